@@ -1,0 +1,263 @@
+"""The HTTP seam of every adapter: `ask` for harmless calls, `buy` for purchases.
+
+A purchase on these wires is a GET, so the HTTP method says nothing about what is safe to repeat; the verb does. Nothing
+in here ever sends a request twice: no redirects, no retries, and aiohttp's own repeat of idempotent methods (sent when
+a server drops a connection without an answer) is switched off.
+
+Purchases have a pool of their own, so polls that hang can't starve them, and its idle connections are kept for two
+seconds only: long enough to be reused under load, shorter than the idle time-out of any server met (PHP and Apache 5 s,
+nginx 75 s). A connection that the server is about to close would make a purchase look in doubt.
+
+Failures are translated once, here. Messages hold class names and HTTP status, never a URL, key, number or text; and the
+foreign exception is not chained, since aiohttp prints the whole URL, key included, in some of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, TypeVar
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from adapters._values import Unreadable, load_json
+from gateway.errors import InDoubt, NotReached, Unwell, UpstreamError
+from gateway.upstream import Context
+
+CONNECTIONS = 100
+BUY_IDLE_SECONDS = 2.0
+ASK_IDLE_SECONDS = 15.0
+CONNECT_SECONDS = 4.0
+ASK_SECONDS = 10.0
+LIST_SECONDS = 60.0
+BODY_BYTES = 1 << 20
+LIST_BYTES = 64 << 20
+
+T = TypeVar("T")
+
+_FOREIGN = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError, LookupError)
+"""Whatever a lost or senseless answer can raise; TimeoutError is an OSError, Unreadable a ValueError."""
+
+_NOTHING_SENT = (
+    # aiohttp: no address, no route, refused, TLS, certificate; a proxy not reached or one that would not connect us;
+    # no connection (or no free place in the pool) in time
+    aiohttp.ClientConnectorError,
+    aiohttp.ServerFingerprintMismatch,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    # stock httpx, and transports that stand in for it
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+)
+
+
+class TooLarge(Unreadable):
+    """The body outgrew its cap; reading stopped there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that arrived whole."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The body as text, without a byte order mark and surrounding white space."""
+        return self.body.decode("utf-8-sig", errors="replace").strip()
+
+    def json(self) -> Any:
+        """The body as JSON, decimals as text. Raises Unreadable."""
+        return load_json(self.body)
+
+
+class Http:
+    """The connections of one upstream."""
+
+    def __init__(self, context: Context, headers: Mapping[str, str] | None = None) -> None:
+        self._observe = context.observe
+        self._asks = _client(context, headers, ASK_IDLE_SECONDS)
+        self._buys = _client(context, headers, BUY_IDLE_SECONDS)
+
+    async def ask(
+        self,
+        verb: str,
+        url: str,
+        read: Callable[[Reply], T],
+        *,
+        params: Mapping[str, str] | None = None,
+        seconds: float = ASK_SECONDS,
+        body_bytes: int = BODY_BYTES,
+    ) -> T:
+        """One harmless call: what `read` makes of the reply.
+
+        `seconds` bounds the whole call. Raises Unwell when no sensible answer came, and any UpstreamError of `read`.
+        """
+        with self._observed(verb):
+            return await _exchange(self._asks, _Call(url, params, seconds, body_bytes), read, _unwell)
+
+    async def buy(
+        self, url: str, read: Callable[[Reply], T], *, params: Mapping[str, str] | None = None, seconds: float
+    ) -> T:
+        """One purchase, one request: what `read` makes of the reply.
+
+        Raises NotReached when surely nothing was sent, InDoubt when the reply was lost or makes no sense, and any
+        UpstreamError of `read`.
+        """
+        with self._observed("buy"):
+            return await _exchange(self._buys, _Call(url, params, seconds, BODY_BYTES), read, _lost)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._asks.aclose()
+        await self._buys.aclose()
+
+    @contextmanager
+    def _observed(self, verb: str) -> Iterator[None]:
+        started = time.monotonic()
+        outcome = "ok"
+        try:
+            yield
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            self._observe(verb, outcome, time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    url: str = field(repr=False)
+    params: Mapping[str, str] | None = field(repr=False)
+    seconds: float
+    body_bytes: int
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        """Waiting for a connection ends well before the call does, so that "not reached" can be told from "lost".
+
+        httpx-aiohttp makes `pool` the limit on a place in the pool and the connection together.
+        """
+        connect = min(CONNECT_SECONDS, self.seconds / 2)
+        return httpx.Timeout(self.seconds, connect=connect, pool=connect)
+
+
+async def _exchange(
+    client: httpx.AsyncClient, call: _Call, read: Callable[[Reply], T], failure: Callable[[Exception], UpstreamError]
+) -> T:
+    try:
+        async with asyncio.timeout(call.seconds):
+            reply = await _fetch(client, call)
+        return read(reply)
+    except _FOREIGN as error:
+        translated = failure(error)
+    raise translated  # outside the handler, so that nothing foreign is chained to it
+
+
+async def _fetch(client: httpx.AsyncClient, call: _Call) -> Reply:
+    request = client.build_request("GET", call.url, params=call.params, timeout=call.timeout)
+    response = await client.send(request, stream=True)
+    try:
+        body = await _read_capped(response, call.body_bytes)
+    finally:
+        await response.aclose()
+    return Reply(response.status_code, body, response.headers)
+
+
+async def _read_capped(response: httpx.Response, body_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > body_bytes:
+            raise TooLarge("body too large")
+    return bytes(body)
+
+
+def _unwell(error: Exception) -> UpstreamError:
+    return Unwell(f"no sensible answer ({_cause_name(error)})")
+
+
+def _lost(error: Exception) -> UpstreamError:
+    if isinstance(_cause(error), _NOTHING_SENT):
+        return NotReached(f"not connected ({_cause_name(error)})")
+    return InDoubt(f"answer lost or senseless ({_cause_name(error)})")
+
+
+def _cause(error: Exception) -> BaseException:
+    """What aiohttp said, where it spoke: httpx-aiohttp calls a dropped reply `ConnectTimeout`."""
+    return error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+
+
+def _cause_name(error: Exception) -> str:
+    return type(_cause(error)).__name__
+
+
+def _client(context: Context, headers: Mapping[str, str] | None, idle_seconds: float) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        transport=context.transport or _network(context.proxy, idle_seconds),
+        headers={"user-agent": "simroute", **(headers or {})},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+def _network(proxy: str | None, idle_seconds: float) -> AiohttpTransport:
+    return AiohttpTransport(
+        verify=_tls(),
+        trust_env=False,
+        proxy=_proxy(proxy) if proxy else None,
+        client=lambda: _session(idle_seconds),  # called by the first request, inside the running loop
+    )
+
+
+def _proxy(address: str) -> httpx.Proxy:
+    """Raises ValueError, without the address (it may hold a password)."""
+    try:
+        proxy = httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL):
+        proxy = None
+    if proxy is None or proxy.url.scheme not in ("http", "https"):
+        raise ValueError("the outgoing proxy must be an http:// or https:// address")
+    return proxy
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _session(idle_seconds: float) -> aiohttp.ClientSession:
+    return without_retry(
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=idle_seconds, ssl=_tls()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+    )
+
+
+def without_retry(session: aiohttp.ClientSession) -> aiohttp.ClientSession:
+    """Switch off aiohttp's repeat of a GET on a dropped connection: it would buy twice.
+
+    Raises RuntimeError where aiohttp no longer has the switch, since going on would be unsafe.
+    """
+    if not hasattr(session, "_retry_connection"):
+        raise RuntimeError("this aiohttp has no `_retry_connection` switch: purchases could be sent twice")
+    session._retry_connection = False
+    return session

@@ -1,0 +1,208 @@
+"""Accounts and their keys: who pays. Functions that take a `Tx` are units of work; `Callers` is the cached way in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cachetools import TTLCache
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
+
+from gateway import ledger
+from gateway.errors import BadKey, BadWebhookUrl, TooManyRequests
+from gateway.store import Conflict, Row, Store, Tx
+from gateway.vault import KEY_LENGTH, Vault, new_api_key
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}")
+CURRENCY = re.compile(r"[A-Z]{3}")
+URL_LENGTH_MAX = 255
+CACHED_SECONDS = 30.0
+UNKNOWN_SECONDS = 2.0
+
+
+class AccountError(Exception):
+    """A person asked for something that can't be; the message says what, in words for that person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking, as far as a use-case needs to know."""
+
+    key_id: int
+    account_id: int
+    account_name: str
+    currency: str
+    is_demo: bool
+    barred_until: float | None
+
+
+def bump(tx: Tx) -> None:
+    """Tells every running server that accounts or keys have changed."""
+    tx.execute("update revisions set value = value + 1 where name = 'accounts'")
+
+
+def revision(tx: Tx) -> int:
+    row = tx.one("select value from revisions where name = 'accounts'")
+    return int(row["value"]) if row else 0
+
+
+def create(tx: Tx, name: str, currency: str, at: float, *, is_demo: bool, parent: str | None = None) -> int:
+    """A new account with an empty purse; its id. Children share their parent's currency. Raises AccountError."""
+    if not NAME.fullmatch(name):
+        raise AccountError("a name has 1 to 63 letters, digits, or _ . @ - and begins with a letter or digit")
+    if not CURRENCY.fullmatch(currency):
+        raise AccountError("a currency is three capital letters, such as USD")
+    parent_row = find(tx, parent) if parent else None
+    if parent_row and parent_row["currency"] != currency:
+        raise AccountError(f"{parent} is kept in {parent_row['currency']}, its children too")
+    try:
+        account_id = tx.insert(
+            "insert into accounts (name, parent_id, currency, is_demo, created_at)"
+            " values (:name, :parent, :currency, :demo, :at) returning id",
+            name=name,
+            parent=parent_row["id"] if parent_row else None,
+            currency=currency,
+            demo=int(is_demo),
+            at=at,
+        )
+    except Conflict:
+        raise AccountError(f"there is an account {name} already") from None
+    ledger.open_balance(tx, account_id)
+    bump(tx)
+    return account_id
+
+
+def find(tx: Tx, name: str) -> Row:
+    """The account of that name. Raises AccountError."""
+    row = tx.one("select id, name, currency, is_demo from accounts where name = :name", name=name)
+    if row is None:
+        raise AccountError(f"there is no account {name}")
+    return row
+
+
+def overview(tx: Tx) -> Sequence[Row]:
+    """Every account with its balance and its working keys, by name."""
+    return tx.all(
+        "select a.id, a.name, a.currency, a.is_demo, a.barred_until, a.created_at, b.available, b.held, b.open_count,"
+        " (select count(*) from api_keys k where k.account_id = a.id and k.revoked_at is null) as keys,"
+        " (select p.name from accounts p where p.id = a.parent_id) as parent"
+        " from accounts a join balances b on b.account_id = a.id order by a.name"
+    )
+
+
+def bar(tx: Tx, name: str, until: float | None) -> None:
+    """Stops an account from buying until a time, or lets it buy again (None)."""
+    tx.execute("update accounts set barred_until = :until where id = :id", until=until, id=find(tx, name)["id"])
+    bump(tx)
+
+
+def issue_key(tx: Tx, vault: Vault, name: str, at: float) -> str:
+    """A new key of an account, in plain: only its digest is kept, so this is the one time it can be shown."""
+    key = new_api_key()
+    tx.execute(
+        "insert into api_keys (account_id, digest, hint, created_at) values (:account, :digest, :hint, :at)",
+        account=find(tx, name)["id"],
+        digest=vault.key_digests(key)[0],
+        hint=key[:4],
+        at=at,
+    )
+    return key
+
+
+def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
+    """Keys, all or one account's: id, account, the first four characters, when made, when revoked."""
+    return tx.all(
+        "select k.id, a.name as account, k.hint, k.created_at, k.revoked_at from api_keys k"
+        " join accounts a on a.id = k.account_id where a.name = :name or :name = '' order by k.id",
+        name=name or "",
+    )
+
+
+def revoke_key(tx: Tx, key_id: int, at: float) -> None:
+    """Ends a key; repeating it is harmless. Raises AccountError where there is no such key."""
+    found = tx.execute("update api_keys set revoked_at = coalesce(revoked_at, :at) where id = :id", at=at, id=key_id)
+    if not found:
+        raise AccountError(f"there is no key {key_id}")
+    bump(tx)
+
+
+def _by_digest(tx: Tx, digests: Sequence[str]) -> Row | None:
+    for digest in digests:
+        row = tx.one(
+            "select k.id as key_id, a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until from api_keys k"
+            " join accounts a on a.id = k.account_id where k.digest = :digest and k.revoked_at is null",
+            digest=digest,
+        )
+        if row is not None:
+            return row
+    return None
+
+
+def set_webhook(tx: Tx, vault: Vault, account_id: int, url: str) -> None:
+    """Where the account's notices go; sealed, since such addresses tend to carry secrets of their own."""
+    if not url or len(url) > URL_LENGTH_MAX:
+        raise BadWebhookUrl
+    tx.execute("update accounts set webhook_url_sealed = :url where id = :id", url=vault.seal(url), id=account_id)
+
+
+def webhook(tx: Tx, vault: Vault, account_id: int) -> str:
+    """The account's webhook address, empty where none is set."""
+    row = tx.one("select webhook_url_sealed from accounts where id = :id", id=account_id)
+    return vault.open(row["webhook_url_sealed"]) if row and row["webhook_url_sealed"] else ""
+
+
+class Callers:
+    """Turns keys into callers, and counts what they ask. No plain key is kept, only digests."""
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._store = store
+        self._vault = vault
+        self._known: TTLCache[str, Caller] = TTLCache(50_000, CACHED_SECONDS)
+        self._unknown: TTLCache[str, None] = TTLCache(10_000, UNKNOWN_SECONDS)
+        self._revision = -1
+        self._windows = FixedWindowRateLimiter(MemoryStorage())
+        self._items: dict[int, RateLimitItemPerMinute] = {}
+
+    async def caller(self, key: str) -> Caller:
+        """The caller behind a key. Raises BadKey, or Unavailable."""
+        if len(key) != KEY_LENGTH or not key.isascii() or not key.isalnum():
+            raise BadKey
+        digests = self._vault.key_digests(key)
+        caller = self._known.get(digests[0])
+        return caller if caller is not None else await self._look_up(digests)
+
+    async def _look_up(self, digests: Sequence[str]) -> Caller:
+        if digests[0] in self._unknown:
+            raise BadKey
+        row = await self._store.read(_by_digest, digests)
+        if row is None:
+            self._unknown[digests[0]] = None
+            raise BadKey
+        caller = Caller(
+            row["key_id"], row["account_id"], row["name"], row["currency"], bool(row["is_demo"]), row["barred_until"]
+        )
+        self._known[digests[0]] = caller
+        return caller
+
+    async def refresh(self) -> None:
+        """Forgets what it knows when accounts or keys have changed, by whatever process. Raises Unavailable."""
+        now = await self._store.read(revision)
+        if now != self._revision:
+            self._revision = now
+            self._known.clear()
+            self._unknown.clear()
+
+    def is_within(self, kind: str, caller: Caller, per_minute: int) -> bool:
+        """Counts one request of a kind; whether it is within the caller's limit. In memory, per process."""
+        item = self._items.get(per_minute)
+        if item is None:
+            item = self._items[per_minute] = RateLimitItemPerMinute(per_minute)
+        return self._windows.hit(item, kind, str(caller.key_id))
+
+    def require_within(self, kind: str, caller: Caller, per_minute: int) -> None:
+        """As `is_within`; raises TooManyRequests where it is not."""
+        if not self.is_within(kind, caller, per_minute):
+            raise TooManyRequests

@@ -1,0 +1,486 @@
+"""What happens to an activation once it has a number: read, deliver, ask again, finish, cancel, expire.
+
+Every change is one conditional update on the row as it stands, together with its money; the map in memory follows after
+the commit. A call to an upstream is never made inside a transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import structlog
+
+from gateway import ledger
+from gateway.accounts import Caller
+from gateway.codes import clean_code
+from gateway.errors import (
+    CancelTooEarly,
+    HasSms,
+    NotAllowed,
+    NotAllowedNow,
+    TooEarly,
+    Unavailable,
+    UnknownActivation,
+    UnknownLease,
+    UpstreamError,
+)
+from gateway.house import House
+from gateway.live import Live, Shown
+from gateway.model import LeaseState, Outcome, Progress, Sms, Status, Watched
+from gateway.money import MICROS, Money
+from gateway.records import load, load_open
+from gateway.store import Row, Tx
+from gateway.upstream import AsksAgain
+from gateway.vault import Vault
+
+UNKNOWN_TIMES_MAX = 3
+"""How often an upstream may say it does not know a lease before we believe it."""
+
+JUDGED_AFTER_SECONDS = 60.0
+"""A caller who gives up sooner says nothing about whether a code would have come."""
+
+EXPIRED_TOGETHER = 25
+CLOSE_TRIES_MAX = 40
+CLOSE_PAUSE_SECONDS_MAX = 60.0
+
+log = structlog.get_logger()
+
+
+class _Asked(Enum):
+    ACCEPTED = "accepted"
+    LATER = "later"
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A message about to be written down."""
+
+    identity: str
+    round: int
+    code: str
+    text: str
+    received_at: float
+
+
+class Activations:
+    """The use-cases of one gateway. Every method that names a caller touches only that caller's activations."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    async def restore(self) -> None:
+        """Fills the map at start. Raises Unavailable."""
+        for live in await load_open(self._house.store, self._house.vault):
+            self._house.live.put(live)
+
+    # Reading
+
+    def peek(self, account_id: int, activation_id: int) -> Live | None:
+        """The caller's activation if it is in memory: what nearly every poll needs."""
+        live = self._house.live.get(activation_id)
+        if live is None or live.account_id != account_id:
+            return None
+        live.polled_at = self._house.clock()
+        return live
+
+    async def get(self, caller: Caller, activation_id: int) -> Live:
+        """The caller's activation. Raises UnknownActivation (also where it is somebody else's), Unavailable."""
+        live = self._house.live.get(activation_id)
+        if live is None:
+            live = await load(self._house.store, self._house.vault, activation_id)
+            known = self._house.live.get(activation_id)
+            if known is not None:
+                live = known
+            elif live is not None:
+                self._house.live.put(live)
+        if live is None or live.account_id != caller.account_id:
+            raise UnknownActivation
+        live.polled_at = self._house.clock()
+        return live
+
+    def open_of(self, caller: Caller) -> list[Live]:
+        """The caller's open activations, oldest first."""
+        return list(self._house.live.of_account(caller.account_id))
+
+    # Delivering
+
+    async def take(self, live: Live, round_asked: int, progress: Progress) -> bool:
+        """Brings in what an upstream showed when asked in a given round; whether a new message came. Raises Unavailable."""
+        live.unknown_times = live.unknown_times + 1 if progress.state is LeaseState.UNKNOWN else 0
+        is_new = await self.deliver(live, round_asked, progress.messages)
+        is_over = (
+            progress.state in (LeaseState.CANCELLED, LeaseState.FINISHED) or live.unknown_times >= UNKNOWN_TIMES_MAX
+        )
+        if is_over and not live.is_over_upstream:
+            live.is_over_upstream = True
+            if live.status is Status.WAITING:
+                await self._end_without_code(live, close=False)
+        return is_new
+
+    async def deliver(self, live: Live, round_asked: int, messages: Sequence[Sms]) -> bool:
+        """Writes new messages down, captures the hold with the first, queues the notice: one transaction.
+
+        Repeats are harmless. A message for an activation that is over is kept, not shown, and is the operator's loss
+        where nobody paid. Raises Unavailable.
+        """
+        if not messages:
+            return False
+        fresh = self._fresh(live, round_asked, messages)
+        if not fresh:
+            return False
+        shown = await self._house.store.run(_deliver, self._house.vault, live.id, fresh, self._house.clock())
+        if shown is None:
+            live.identities.update(new.identity for new in fresh)
+            self._house.metrics.late_messages.labels(live.upstream).inc()
+            log.warning("message.late", activation=live.id, upstream=live.upstream)
+            return False
+        self._show(live, fresh, shown)
+        return bool(shown)
+
+    def _fresh(self, live: Live, round_asked: int, messages: Sequence[Sms]) -> list[_New]:
+        now = self._house.clock()
+        found: dict[str, _New] = {}
+        for sms in messages:
+            plain = sms.identity or f"{round_asked}:{sms.code or sms.text}"
+            identity = self._house.vault.index_digest(f"message:{live.id}", plain)
+            if identity not in live.identities:
+                code = clean_code(sms.code, sms.text)
+                received_at = sms.received_at if sms.received_at is not None else now
+                found[identity] = _New(identity, round_asked, code, sms.text or sms.code, received_at)
+        return list(found.values())
+
+    def _show(self, live: Live, fresh: Sequence[_New], shown: set[str]) -> None:
+        is_first = not live.messages
+        added = tuple(Shown(new.code, new.text, new.received_at, new.round) for new in fresh if new.identity in shown)
+        live.identities.update(new.identity for new in fresh)
+        if not added:
+            return
+        live.messages += added
+        live.status = Status.RECEIVED
+        self._house.live.put(live)
+        if is_first:
+            self._house.health.delivered(live.upstream, live.country, live.service)
+            self._house.metrics.activations.labels(live.upstream, "received").inc()
+        log.info("message.delivered", activation=live.id, upstream=live.upstream, is_first=is_first)
+
+    # What a caller asks for
+
+    async def ready(self, caller: Caller, activation_id: int) -> Live:
+        """ "I have triggered the SMS": nothing changes. Raises UnknownActivation, NotAllowedNow after the end."""
+        live = await self.get(caller, activation_id)
+        if not live.status.is_open:
+            raise NotAllowedNow
+        return live
+
+    async def ask_again(self, caller: Caller, activation_id: int) -> Live:
+        """Wants another SMS, free. Safe to repeat. Raises UnknownActivation, NotAllowedNow, Unavailable."""
+        live = await self.get(caller, activation_id)
+        if live.status is Status.RETRYING:
+            return live
+        if live.status is not Status.RECEIVED or live.is_over_upstream:
+            raise NotAllowedNow
+        await self._ask_upstream_again(live)
+        if await self._house.store.run(_retry, live.id):
+            live.round += 1
+            live.status = Status.RETRYING
+            self._house.live.put(live)
+        elif live.status is not Status.RETRYING:
+            raise NotAllowedNow
+        return live
+
+    async def _ask_upstream_again(self, live: Live) -> None:
+        upstream = self._house.upstreams.get(live.upstream)
+        if not isinstance(upstream, AsksAgain):
+            return
+        try:
+            async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
+                await upstream.ask_again(live.reference)
+        except (NotAllowed, UnknownLease):
+            raise NotAllowedNow from None
+        except (UpstreamError, TimeoutError):
+            raise Unavailable from None
+
+    async def finish(self, caller: Caller, activation_id: int) -> Live:
+        """Done with it; the upstream is told in the background. Safe to repeat. Raises as `ask_again`."""
+        live = await self.get(caller, activation_id)
+        if live.status is Status.FINISHED:
+            return live
+        if live.status not in (Status.RECEIVED, Status.RETRYING):
+            raise NotAllowedNow
+        await self._finish(live)
+        return live
+
+    async def _finish(self, live: Live) -> None:
+        now = self._house.clock()
+        if await self._house.store.run(_end, live.id, Status.FINISHED, Outcome.FINISHED, now, now):
+            self._ended(live, Status.FINISHED, now)
+
+    async def cancel(self, caller: Caller, activation_id: int) -> Live:
+        """Gives the number back and releases the money. Safe to repeat.
+
+        Raises UnknownActivation, NotAllowedNow (a code is there), CancelTooEarly, Unavailable.
+        """
+        live = await self.get(caller, activation_id)
+        if live.status in (Status.CANCELLED, Status.EXPIRED):
+            return live
+        if live.status is not Status.WAITING:
+            raise NotAllowedNow
+        if self._house.clock() - live.opened_at < self._house.settings.gateway.activations.early_cancel_seconds:
+            raise CancelTooEarly
+        await self.give_back(live)
+        return live
+
+    async def give_back(self, live: Live) -> None:
+        """Cancels a waiting activation, whoever wants it. Raises NotAllowedNow, CancelTooEarly, Unavailable."""
+        house = self._house
+        asked, close_at = await self._ask_to_cancel(live)
+        now = house.clock()
+        cap = round(house.settings.gateway.activations.cancel_exposure * MICROS)
+        outcome = Outcome.CANCELLED if asked is _Asked.LATER else None
+        if not await house.store.run(_cancel, live.id, outcome, close_at, now, cap):
+            if live.status in (Status.CANCELLED, Status.EXPIRED):
+                return
+            raise NotAllowedNow
+        self._ended(live, Status.CANCELLED, now)
+
+    async def _ask_to_cancel(self, live: Live) -> tuple[_Asked, float | None]:
+        """Whether the upstream takes it back now, or when to ask again. Raises NotAllowedNow, CancelTooEarly."""
+        house = self._house
+        upstream = house.upstreams.get(live.upstream)
+        now = house.clock()
+        if upstream is None:
+            return _Asked.LATER, now + CLOSE_PAUSE_SECONDS_MAX
+        try:
+            async with asyncio.timeout(house.settings.gateway.activations.cancel_deadline_seconds):
+                await upstream.close(live.reference, Outcome.CANCELLED)
+        except HasSms:
+            await self._read_now(live)
+            raise NotAllowedNow from None
+        except TooEarly as error:
+            stanza = house.stanza(live.upstream)
+            if stanza is not None and stanza.early_cancel == "deny":
+                raise CancelTooEarly from None
+            return _Asked.LATER, now + (error.retry_seconds or 5.0)
+        except (UnknownLease, NotAllowed):
+            return _Asked.ACCEPTED, None
+        except (UpstreamError, TimeoutError):
+            return _Asked.LATER, now + 2.0
+        return _Asked.ACCEPTED, None
+
+    async def _read_now(self, live: Live) -> None:
+        upstream = self._house.upstreams.get(live.upstream)
+        if upstream is None:
+            return
+        round_asked = live.round
+        try:
+            async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
+                progress = await upstream.read(watched(live))
+        except (UpstreamError, TimeoutError):
+            return
+        await self.take(live, round_asked, progress)
+
+    # What time does
+
+    async def expire(self) -> None:
+        """Ends what is past its life, after one last look for a code. Raises Unavailable."""
+        now = self._house.clock()
+        overdue = [live for live in self._house.live.all_open() if live.expires_at <= now]
+        for start in range(0, len(overdue), EXPIRED_TOGETHER):
+            await asyncio.gather(*map(self._expire_one, overdue[start : start + EXPIRED_TOGETHER]))
+
+    async def _expire_one(self, live: Live) -> None:
+        if live.status is Status.WAITING and not live.is_over_upstream:
+            await self._read_now(live)
+        if live.status is Status.WAITING:
+            await self._end_without_code(live, close=True)
+        elif live.status.is_open:
+            await self._finish(live)
+
+    async def _end_without_code(self, live: Live, *, close: bool) -> None:
+        now = self._house.clock()
+        outcome = Outcome.CANCELLED if close else None
+        if await self._house.store.run(_end, live.id, Status.EXPIRED, outcome, now, now):
+            self._ended(live, Status.EXPIRED, now)
+
+    def _ended(self, live: Live, status: Status, at: float) -> None:
+        if status is not Status.FINISHED and at - live.opened_at >= JUDGED_AFTER_SECONDS:
+            self._house.health.undelivered(live.upstream, live.country, live.service)
+        live.status, live.ended_at = status, at
+        self._house.live.put(live)
+        self._house.metrics.activations.labels(live.upstream, status.value).inc()
+        log.info("activation.ended", activation=live.id, upstream=live.upstream, status=status.value)
+
+    async def close_upstream(self) -> None:
+        """Tells upstreams how leases ended, as far as it is time to. Raises Unavailable."""
+        rows = await self._house.store.read(_closing, self._house.clock())
+        await asyncio.gather(*(self._close_one(row) for row in rows))
+
+    async def _close_one(self, row: Row) -> None:
+        house = self._house
+        upstream = house.upstreams.get(row["upstream"])
+        if upstream is None:
+            return
+        now = house.clock()
+        try:
+            await upstream.close(row["reference"], Outcome(row["close_outcome"]))
+        except HasSms:
+            await self._take_late(row)
+        except (UnknownLease, NotAllowed):
+            log.info("close.refused", activation=row["id"], upstream=row["upstream"])
+        except UpstreamError as error:
+            pause = error.retry_seconds if isinstance(error, TooEarly) else None
+            if row["close_tries"] < CLOSE_TRIES_MAX:
+                pause = pause or min(CLOSE_PAUSE_SECONDS_MAX, 2.0 ** min(row["close_tries"], 10))
+                await house.store.run(_close_later, row["id"], now + pause)
+                return
+            log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)
+        await house.store.run(_closed, row["id"])
+
+    async def _take_late(self, row: Row) -> None:
+        """A message came after the caller was released: written down, not shown, the operator's loss."""
+        live = self._house.live.get(row["id"]) or await load(self._house.store, self._house.vault, row["id"])
+        if live is not None:
+            await self._read_now(live)
+
+
+def watched(live: Live) -> Watched:
+    """What an adapter is told of a lease it shall read."""
+    return Watched(live.reference, live.round, live.service, live.opened_at)
+
+
+# Units of work
+
+
+def _deliver(tx: Tx, vault: Vault, activation_id: int, fresh: Sequence[_New], at: float) -> set[str] | None:
+    """The identities that were new and are shown to the caller; None where the activation was over."""
+    # An update that changes nothing takes the row's lock: a cancel waits until this message is in, or is over already.
+    row = tx.one(
+        "update activations set round = round where id = :id returning account_id, status, upstream, cost, cost_currency",
+        id=activation_id,
+    )
+    if row is None:
+        return set()
+    is_open = Status(row["status"]).is_open
+    written = {new.identity: _insert(tx, vault, activation_id, new, is_shown=is_open) for new in fresh}
+    new_ids = {identity: message_id for identity, message_id in written.items() if message_id is not None}
+    if not is_open:
+        if new_ids and row["status"] != Status.FINISHED:
+            _book_loss(tx, activation_id, row, at)
+        return None
+    if not new_ids:
+        return set()
+    tx.execute("update activations set status = 'received' where id = :id", id=activation_id)
+    cost = Money(row["cost"], row["cost_currency"])
+    ledger.capture(tx, activation_id, cost, row["upstream"], at, actor="delivery")
+    for message_id in new_ids.values():
+        _queue_notice(tx, row["account_id"], activation_id, message_id, at)
+    return set(new_ids)
+
+
+def _insert(tx: Tx, vault: Vault, activation_id: int, new: _New, *, is_shown: bool) -> int | None:
+    row = tx.one(
+        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at, is_shown)"
+        " values (:activation, :identity, :round, :code, :text, :at, :shown)"
+        " on conflict (activation_id, identity) do nothing returning id",
+        activation=activation_id, identity=new.identity, round=new.round, code=vault.seal(new.code),
+        text=vault.seal(new.text), at=new.received_at, shown=int(is_shown),
+    )  # fmt: skip
+    return row["id"] if row is not None else None
+
+
+def _queue_notice(tx: Tx, account_id: int, activation_id: int, message_id: int, at: float) -> None:
+    """The outgoing notice, in the transaction of the delivery it tells of; nothing where no webhook is set."""
+    tx.execute(
+        "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at)"
+        " select id, :activation, :message, 'sms_activate', 'pending', :at, :at from accounts"
+        " where id = :account and webhook_url_sealed is not null",
+        activation=activation_id,
+        message=message_id,
+        at=at,
+        account=account_id,
+    )
+
+
+def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> None:
+    booked = tx.one(
+        "select 1 as x from ledger where activation_id = :id and kind in ('cost', 'loss')", id=activation_id
+    )
+    if booked is None:
+        cost = Money(row["cost"], row["cost_currency"])
+        ledger.spend(tx, "loss", cost, row["upstream"], at, activation=activation_id, actor="delivery")
+
+
+def _retry(tx: Tx, activation_id: int) -> bool:
+    return bool(
+        tx.execute(
+            "update activations set status = 'retrying', round = round + 1 where id = :id and status = 'received'",
+            id=activation_id,
+        )
+    )
+
+
+_FROM = {
+    Status.FINISHED: "status in ('received', 'retrying')",
+    Status.EXPIRED: "status = 'waiting'",
+    Status.CANCELLED: "status = 'waiting'",
+}
+"""Which states lead to an end."""
+
+
+def _end(
+    tx: Tx, activation_id: int, status: Status, outcome: Outcome | None, close_at: float | None, at: float
+) -> bool:
+    """Ends an activation, gives back its place and, without a code, its money; whether this call did it."""
+    row = tx.one(
+        "update activations set status = :status, ended_at = :at, close_outcome = :outcome, close_at = :close_at"
+        f" where id = :id and {_FROM[status]} returning account_id",
+        status=status.value,
+        at=at,
+        outcome=outcome.value if outcome else None,
+        close_at=close_at if outcome else None,
+        id=activation_id,
+    )
+    if row is None:
+        return False
+    if status is not Status.FINISHED:
+        ledger.release(tx, activation_id, at, actor="activation")
+    ledger.leave(tx, row["account_id"])
+    return True
+
+
+def _cancel(
+    tx: Tx, activation_id: int, outcome: Outcome | None, close_at: float | None, at: float, exposure_max: int
+) -> bool:
+    """As `_end`. Raises CancelTooEarly where cancelling later would exceed what the account's unaccepted cancels may cost."""
+    ended = _end(tx, activation_id, Status.CANCELLED, outcome, close_at, at)
+    if ended and outcome is not None:
+        # Asked after the account's balance row is locked by the ending itself, so that parallel cancels are all counted.
+        row = tx.one(
+            "select coalesce(sum(price), 0) as exposed from activations where close_outcome = 'cancelled'"
+            " and account_id = (select account_id from activations where id = :id)",
+            id=activation_id,
+        )
+        if row is not None and int(row["exposed"]) > exposure_max:
+            raise CancelTooEarly
+    return ended
+
+
+def _closing(tx: Tx, now: float) -> Sequence[Row]:
+    return tx.all(
+        "select id, upstream, reference, close_outcome, close_tries from activations"
+        " where close_outcome is not null and close_at <= :now order by close_at limit 50",
+        now=now,
+    )
+
+
+def _close_later(tx: Tx, activation_id: int, at: float) -> None:
+    tx.execute(
+        "update activations set close_at = :at, close_tries = close_tries + 1 where id = :id", at=at, id=activation_id
+    )
+
+
+def _closed(tx: Tx, activation_id: int) -> None:
+    tx.execute("update activations set close_outcome = null, close_at = null where id = :id", id=activation_id)

@@ -1,0 +1,254 @@
+"""The wiring: the one place that knows every part."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import adapters
+import compat
+from gateway.accounts import Callers
+from gateway.activations import Activations
+from gateway.catalog import Catalog
+from gateway.database import Database
+from gateway.errors import Unavailable
+from gateway.front import Front
+from gateway.health import Health
+from gateway.house import House
+from gateway.metrics import Metrics
+from gateway.model import Clock
+from gateway.offers import Market, view_of
+from gateway.purchases import Purchases
+from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
+from gateway.store import Tx
+from gateway.upstream import Context, Upstream
+from gateway.webhooks import Courier
+from gateway.worker import Worker
+
+OFFLOAD_BYTES = 256 * 1024
+"""Price lists above this size are parsed in a process of their own: JSON holds the interpreter while it is read."""
+
+WATCH_SECONDS = 1.0
+HEALTH_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+def read_settings(directory: Path, environment: Mapping[str, str]) -> Settings:
+    """The settings in a directory, with the adapters' own options checked. Raises SettingsError."""
+    return load_settings(
+        directory,
+        environment,
+        lambda name: adapters.load(name).Options,
+        lambda name: adapters.needs_secret(adapters.load(name)),
+    )
+
+
+class Offloader:
+    """Runs big parsing jobs in one helper process, started when first needed."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        if sum(len(arg) for arg in args if isinstance(arg, bytes)) < OFFLOAD_BYTES:
+            return function(*args)
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        except BrokenProcessPool:
+            self._pool = None
+            raise Unavailable from None
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Gateway:
+    """One running gateway: built, started, stopped. `app` is what a server runs."""
+
+    def __init__(
+        self, directory: Path, environment: Mapping[str, str], database: Database, clock: Clock = time.time
+    ) -> None:
+        """Raises SettingsError."""
+        self._directory = directory
+        self._environment = environment
+        self._database = database
+        self._stamp = config_stamp(directory)
+        settings = read_settings(directory, environment)
+        self._offload = Offloader()
+        self._clock = clock
+        self._metrics = metrics = Metrics()
+        health = Health(clock, settings.gateway.health)
+        enabled = [stanza for stanza in settings.upstreams.values() if stanza.enabled]
+        upstreams = {stanza.name: self._build(stanza, settings.catalog) for stanza in enabled}
+        market = Market(clock, health, view_of(settings, upstreams))
+        self.house = House(database.store, database.vault, clock, settings, upstreams, market, health, metrics)
+        self.callers = Callers(database.store, database.vault)
+        self.activations = Activations(self.house)
+        self.purchases = Purchases(self.house)
+        self._courier = Courier(self.house)
+        self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier)
+        self.front = Front(self.house, self.callers, self.activations, self.purchases)
+        self.app = Starlette(
+            routes=[
+                *compat.routes(self.front),
+                Route("/health", self._health),
+                Route("/health/live", _alive),
+                Route("/health/ready", self._health),
+                Route("/metrics", self._show_metrics),
+            ],
+            lifespan=self._lifespan,
+        )
+        self.app.router.redirect_slashes = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._checked_at = 0.0
+        self._is_well = True
+        self._check: asyncio.Task[None] | None = None
+
+    def _build(self, stanza: Stanza, catalog: Catalog) -> Upstream:
+        name = stanza.name
+
+        def observe(verb: str, outcome: str, seconds: float) -> None:
+            self._metrics.observe_upstream(name, verb, outcome, seconds)
+            if verb != "buy":
+                self.house.status_calls[name] += 1
+
+        context = Context(
+            name=name,
+            currency=stanza.currency,
+            names=catalog,
+            clock=self._clock,
+            secret=stanza.secret,
+            proxy=stanza.proxy or None,
+            observe=observe,
+            offload=self._offload,
+        )
+        return adapters.load(stanza.adapter).build(context, stanza.parsed)
+
+    async def start(self) -> None:
+        """Restores what was open, settles what a crash left behind, and starts the loops. Raises Unavailable."""
+        await self.activations.restore()
+        await self.purchases.recover()
+        self.worker.start()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Ends the loops, settles what is in flight, closes everything."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.worker.stop()
+        await self._courier.aclose()
+        for upstream in self.house.upstreams.values():
+            await upstream.aclose()
+        self._offload.close()
+        await self._database.store.close()
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    # Configuration
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            stamp = config_stamp(self._directory)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                await self.reload()
+
+    async def reload(self) -> bool:
+        """Reads the files again: all of it takes effect, or nothing does and the log says why."""
+        try:
+            settings = await asyncio.to_thread(read_settings, self._directory, self._environment)
+        except SettingsError as error:
+            log.error("settings.refused", problems=list(error.problems))
+            return False
+        except Exception:
+            log.exception("settings.refused")
+            return False
+        if settings.version != self.house.settings.version:
+            await self._apply(settings)
+            log.info("settings.applied", version=settings.version)
+        return True
+
+    async def _apply(self, settings: Settings) -> None:
+        house, before = self.house, self.house.settings
+        wanted = {name: stanza for name, stanza in settings.upstreams.items() if stanza.enabled}
+        kept = {
+            name: upstream
+            for name, upstream in house.upstreams.items()
+            if name in wanted and wanted[name] == before.upstreams.get(name) and settings.catalog == before.catalog
+        }
+        selling = {name: kept[name] if name in kept else self._build(stanza, settings.catalog) for name, stanza in wanted.items()}
+        # Numbers still open at an upstream that was switched off are seen through to their end.
+        leaving = {
+            name: upstream
+            for name, upstream in house.upstreams.items()
+            if name not in selling and house.live.at_upstream(name)
+        }
+        replaced = [
+            upstream
+            for name, upstream in house.upstreams.items()
+            if kept.get(name) is not upstream and name not in leaving
+        ]
+        house.settings = settings
+        house.former = {**house.former, **before.upstreams}
+        house.upstreams = {**selling, **leaving}
+        house.health.settings = settings.gateway.health
+        house.market.apply(view_of(settings, selling))
+        self.worker.follow_upstreams()
+        for upstream in replaced:
+            await upstream.aclose()
+
+    # Seen from outside
+
+    async def _health(self, _request: Request) -> Response:
+        """Ready: the database takes a write. Asked of it once a second at most, however often this is called."""
+        if time.monotonic() - self._checked_at >= HEALTH_SECONDS:
+            if self._check is None or self._check.done():
+                self._check = asyncio.create_task(self._check_database())
+            await asyncio.shield(self._check)
+        word = "ok" if self._is_well else "unavailable"
+        return JSONResponse({"status": word, "database": word}, 200 if self._is_well else 503)
+
+    async def _check_database(self) -> None:
+        try:
+            await self.house.store.run(_probe)
+            self._is_well = True
+        except Unavailable:
+            self._is_well = False
+        self._checked_at = time.monotonic()
+
+    async def _show_metrics(self, _request: Request) -> Response:
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _alive(_request: Request) -> Response:
+    """The process answers, whatever the state of the rest."""
+    return JSONResponse({"status": "ok"})
+
+
+def _probe(tx: Tx) -> None:
+    tx.execute("update revisions set value = value where name = 'accounts'")

@@ -1,0 +1,606 @@
+"""The `simroute` command: a thin face over the same use-cases the server has.
+
+A person reads aligned tables; `--json` gives a program the same facts. Problems go to standard error, exit status 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import uvicorn
+
+from gateway import accounts, ledger, logs
+from gateway.accounts import AccountError, Caller
+from gateway.app import Gateway, read_settings
+from gateway.database import Database, DatabaseError, lock_for_serving, open_database
+from gateway.errors import Unavailable, UpstreamError
+from gateway.model import Order
+from gateway.money import Money, MoneyError, parse, plain, to_micros
+from gateway.settings import Settings, SettingsError
+from gateway.store import Tx
+from gateway.vault import SecretsError, write_private
+
+DEMO_ACCOUNT = "demo"
+DEMO_KEY_FILE = "demo-key"
+DEMO_BALANCE = "100.00"
+KEEP_ALIVE_SECONDS = 75
+"""Longer than any client's pause between polls: a connection closed under a poll looks like an error to it."""
+
+STOP_SECONDS = 15
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every command starts from."""
+
+    directory: Path
+    environment: Mapping[str, str]
+    is_json: bool
+
+    def settings(self) -> Settings:
+        return read_settings(self.directory, self.environment)
+
+
+class Group(click.Group):
+    """Turns what a person can put right into one sentence and status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            raise click.ClickException("\n".join(error.problems)) from None
+        except (AccountError, DatabaseError, SecretsError, MoneyError, ValueError) as error:
+            raise click.ClickException(str(error)) from None
+        except Unavailable:
+            raise click.ClickException("the database does not answer; nothing was done") from None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", "directory", type=click.Path(path_type=Path), default=Path("config"), help="Directory of files.")
+@click.option("--json", "is_json", is_flag=True, help="Facts for a program instead of a table.")
+@click.version_option(package_name="simroute")
+@click.pass_context
+def main(ctx: click.Context, directory: Path, is_json: bool) -> None:
+    """A self-hosted gateway that speaks the SMS-Activate protocol."""
+    ctx.obj = Context(directory, os.environ, is_json)
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets `--config` and `--json` stand behind the command as well, where most people put them."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value:
+            known: Context = ctx.obj
+            directory = value if parameter.name == "directory" else known.directory
+            ctx.obj = Context(directory, known.environment, known.is_json or parameter.name == "is_json")
+
+    for option in (
+        click.option("--config", "directory", type=click.Path(path_type=Path), expose_value=False, callback=remember, help="Directory of files."),  # fmt: skip
+        click.option("--json", "is_json", is_flag=True, expose_value=False, callback=remember, help="Facts for a program."),
+    ):
+        function = option(function)
+    return function
+
+
+def show(context: Context, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows as an aligned table, or as JSON."""
+    if context.is_json:
+        click.echo(json.dumps([dict(row) for row in rows], ensure_ascii=False))
+        return
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[place]) for line in [list(columns), *cells]) for place in range(len(columns))]
+    for line in [[column.upper() for column in columns], *cells]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def tell(context: Context, facts: Mapping[str, Any], sentence: str) -> None:
+    """One result, as a sentence or as JSON."""
+    click.echo(json.dumps(dict(facts), ensure_ascii=False) if context.is_json else sentence)
+
+
+def with_database(context: Context, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Runs something against the database, and closes it."""
+
+    async def run() -> T:
+        database = open_database(context.environment)
+        try:
+            return await work(database)
+        finally:
+            await database.store.close()
+
+    return asyncio.run(run())
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+
+
+def _sells_sandbox_only(settings: Settings) -> bool:
+    return all(stanza.adapter == "sandbox" for stanza in settings.upstreams.values() if stanza.enabled)
+
+
+# Serving
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
+@common
+@click.pass_obj
+def serve(context: Context, host: str | None, port: int | None) -> None:
+    """Serve clients, and do the work behind it."""
+    settings = context.settings()
+    server = settings.gateway.server
+    logs.configure(server.log_level, server.log_format)
+    database = open_database(context.environment)
+    lock = lock_for_serving(database)
+    listener = _listen(host or server.host, server.port if port is None else port)
+    try:
+        asyncio.run(_serve(context, database, listener))
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+    finally:
+        lock.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise click.ClickException(f"can't listen on {host}:{port}: {error.strerror or error}") from None
+    listener.listen(2048)
+    return listener
+
+
+async def _serve(context: Context, database: Database, listener: socket.socket) -> None:
+    gateway = Gateway(context.directory, context.environment, database)
+    key = await _demo_key(context.settings(), database)
+    config = uvicorn.Config(
+        gateway.app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        http="httptools",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    announce = asyncio.create_task(_announce(server, listener, key))
+    try:
+        await server.serve([listener])
+    finally:
+        announce.cancel()
+
+
+async def _announce(server: uvicorn.Server, listener: socket.socket, key: str) -> None:
+    while not server.started:
+        await asyncio.sleep(0.01)
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 — shown, not bound
+    click.echo(banner(f"http://{shown}:{port}/stubs/handler_api.php", key))
+
+
+def banner(base: str, key: str) -> str:
+    """What a person sees first: where it is, with which key, and three lines to paste."""
+    if not key:
+        return f"\n  simroute is ready at {base}\n"
+    curl = f"curl '{base}?api_key={key}&action="
+    return "\n".join(
+        [
+            "",
+            "  simroute is ready. Point a client at it:",
+            "",
+            f"    base URL  {base}",
+            f"    API key   {key}   (demo account, sandbox numbers)",
+            "",
+            "  Or paste these. The number's code comes within three seconds:",
+            "",
+            f"    {curl}getBalance'",
+            f"    {curl}getNumber&service=tg&country=6'",
+            f"    {curl}getActiveActivations'",
+            "",
+        ]
+    )
+
+
+async def _demo_key(settings: Settings, database: Database) -> str:
+    """The demo account's key on an embedded database, made at the first start; empty elsewhere."""
+    if database.directory is None:
+        return ""
+    path = database.directory / DEMO_KEY_FILE
+    if path.exists():
+        return path.read_text().strip()
+    now, currency = time.time(), settings.pricing.currency
+
+    def create(tx: Tx) -> str:
+        if any(row["name"] == DEMO_ACCOUNT for row in accounts.overview(tx)):
+            return ""
+        account_id = accounts.create(tx, DEMO_ACCOUNT, currency, now, is_demo=True)
+        ledger.deposit(tx, account_id, parse(DEMO_BALANCE, currency), now, actor="first start")
+        return accounts.issue_key(tx, database.vault, DEMO_ACCOUNT, now)
+
+    key = await database.store.run(create)
+    if key:
+        write_private(path, key + "\n")
+    return key
+
+
+# Configuration
+
+
+@main.command("check-config")
+@common
+@click.pass_obj
+def check_config(context: Context) -> None:
+    """Read every file and say what is wrong with them."""
+    settings = context.settings()
+    upstreams = [name for name, stanza in settings.upstreams.items() if stanza.enabled]
+    facts = {"version": settings.version, "upstreams": upstreams}
+    tell(context, facts, f"ok: version {settings.version}, upstreams {', '.join(upstreams) or 'none'}")
+
+
+@main.command()
+@common
+@click.pass_obj
+def doctor(context: Context) -> None:
+    """Ask every upstream: is the key good, what is the balance there, what does it sell that we can't name."""
+    rows = _with_gateway(context, _examine)
+    show(context, rows, ("upstream", "state", "balance", "offers", "unmapped", "note"))
+    if any(row["state"] != "ok" for row in rows):
+        sys.exit(1)
+
+
+async def _examine(gateway: Gateway) -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(_examine_one(gateway, name) for name in gateway.house.upstreams)))
+
+
+async def _examine_one(gateway: Gateway, name: str) -> dict[str, Any]:
+    upstream = gateway.house.upstreams[name]
+    row: dict[str, Any] = {"upstream": name, "state": "ok", "balance": None, "offers": None, "unmapped": None, "note": ""}
+    try:
+        row["balance"] = str(await upstream.balance())
+        row["offers"] = len(await upstream.offers())
+    except UpstreamError as error:
+        row["state"], row["note"] = type(error).__name__, str(error)
+    unmapped = getattr(upstream, "unmapped", None)
+    if unmapped:
+        row["unmapped"] = len(unmapped)
+        row["note"] = row["note"] or "e.g. " + ", ".join(str(word) for word in list(unmapped)[:3])
+    return row
+
+
+def _with_gateway(context: Context, work: Callable[[Gateway], Awaitable[T]]) -> T:
+    """Runs something with every part wired up, but no loop running."""
+    logs.configure("error", "auto")
+
+    async def run(database: Database) -> T:
+        gateway = Gateway(context.directory, context.environment, database)
+        try:
+            return await work(gateway)
+        finally:
+            await gateway.stop()
+
+    return with_database(context, run)
+
+
+# Accounts, keys, money
+
+
+@main.group()
+def account() -> None:
+    """Who pays."""
+
+
+@account.command("create")
+@click.argument("name")
+@click.option("--balance", default="0", help="First deposit.")
+@click.option("--demo/--no-demo", default=None, help="Served by the sandbox, and only by it.")
+@click.option("--currency", help="Its currency, for good; the house currency unless given.")
+@click.option("--parent", help="The account it belongs to.")
+@common
+@click.pass_obj
+def account_create(
+    context: Context, name: str, balance: str, demo: bool | None, currency: str | None, parent: str | None
+) -> None:
+    """Open an account. It is a demo account while the sandbox is the only upstream."""
+    settings = context.settings()
+    is_demo = _sells_sandbox_only(settings) if demo is None else demo
+    money = None if to_micros(balance) == 0 else parse(balance, currency or settings.pricing.currency)
+
+    def create(tx: Tx) -> None:
+        now = time.time()
+        account_id = accounts.create(
+            tx, name, currency or settings.pricing.currency, now, is_demo=is_demo, parent=parent
+        )
+        if money is not None:
+            ledger.deposit(tx, account_id, money, now, actor="cli")
+
+    with_database(context, lambda database: database.store.run(create))
+    shown = str(money or Money(0, currency or settings.pricing.currency))
+    kind = "demo account" if is_demo else "account"
+    tell(context, {"account": name, "balance": shown, "is_demo": is_demo}, f"{kind} {name} created, balance {shown}")
+
+
+@account.command("list")
+@common
+@click.pass_obj
+def account_list(context: Context) -> None:
+    """Every account with its balance."""
+    found = with_database(context, lambda database: database.store.read(accounts.overview))
+    rows = [
+        {
+            "account": row["name"],
+            "available": plain(row["available"]),
+            "held": plain(row["held"]),
+            "currency": row["currency"],
+            "open": row["open_count"],
+            "keys": row["keys"],
+            "demo": bool(row["is_demo"]),
+            "parent": row["parent"],
+            "barred_until": _moment(row["barred_until"]),
+        }
+        for row in found
+    ]
+    show(context, rows, ("account", "available", "held", "currency", "open", "keys", "demo", "parent", "barred_until"))
+
+
+@account.command("bar")
+@click.argument("name")
+@click.option("--hours", type=click.FloatRange(0, 24 * 3650), default=24.0, help="For how long; 0 lets it buy again.")
+@common
+@click.pass_obj
+def account_bar(context: Context, name: str, hours: float) -> None:
+    """Stop an account from buying for a while."""
+    until = time.time() + hours * 3600 if hours else None
+    with_database(context, lambda database: database.store.run(accounts.bar, name, until))
+    words = f"barred until {_moment(until)} UTC" if until else "free to buy"
+    tell(context, {"account": name, "barred_until": _moment(until)}, f"{name} is {words}")
+
+
+@main.command()
+@click.argument("name", metavar="ACCOUNT")
+@click.argument("amount")
+@click.option("--note", default="", help="Kept with the entry.")
+@common
+@click.pass_obj
+def deposit(context: Context, name: str, amount: str, note: str) -> None:
+    """Add money to an account."""
+
+    def pay(tx: Tx) -> Money:
+        row = accounts.find(tx, name)
+        ledger.deposit(tx, row["id"], parse(amount, row["currency"]), time.time(), actor="cli", note=note)
+        return ledger.balance(tx, row["id"]).available
+
+    available = with_database(context, lambda database: database.store.run(pay))
+    tell(context, {"account": name, "available": plain(available.micros)}, f"{name} now has {available}")
+
+
+@main.group()
+def key() -> None:
+    """What clients sign in with."""
+
+
+@key.command("issue")
+@click.argument("name", metavar="ACCOUNT")
+@common
+@click.pass_obj
+def key_issue(context: Context, name: str) -> None:
+    """A new key. It is shown this once: only its digest is kept."""
+    made = with_database(
+        context, lambda database: database.store.run(accounts.issue_key, database.vault, name, time.time())
+    )
+    tell(context, {"key": made}, made)
+
+
+@key.command("list")
+@click.argument("name", metavar="[ACCOUNT]", required=False)
+@common
+@click.pass_obj
+def key_list(context: Context, name: str | None) -> None:
+    """Keys, by their first four characters."""
+    found = with_database(context, lambda database: database.store.read(accounts.keys, name))
+    rows = [
+        {
+            "id": row["id"],
+            "account": row["account"],
+            "key": row["hint"] + "…",
+            "created": _moment(row["created_at"]),
+            "revoked": _moment(row["revoked_at"]),
+        }
+        for row in found
+    ]
+    show(context, rows, ("id", "account", "key", "created", "revoked"))
+
+
+@key.command("revoke")
+@click.argument("key_id", type=int)
+@common
+@click.pass_obj
+def key_revoke(context: Context, key_id: int) -> None:
+    """End a key, by its id. A running server follows within a second."""
+    with_database(context, lambda database: database.store.run(accounts.revoke_key, key_id, time.time()))
+    tell(context, {"id": key_id, "revoked": True}, f"key {key_id} is revoked")
+
+
+@main.group("ledger")
+def ledger_group() -> None:
+    """The books."""
+
+
+@ledger_group.command("verify")
+@common
+@click.pass_obj
+def ledger_verify(context: Context) -> None:
+    """Recompute everything from the immutable rows."""
+    problems = with_database(context, lambda database: database.store.read(ledger.verify))
+    if context.is_json:
+        click.echo(json.dumps({"ok": not problems, "problems": problems}))
+    else:
+        click.echo("\n".join(problems) if problems else "ok")
+    if problems:
+        sys.exit(1)
+
+
+@main.group()
+def db() -> None:
+    """The database."""
+
+
+@db.command("upgrade")
+@common
+@click.pass_obj
+def db_upgrade(context: Context) -> None:
+    """Bring the schema up to date; a server does this at its start as well."""
+
+    async def nothing(database: Database) -> str:
+        return "SQLite" if database.is_embedded else "PostgreSQL"
+
+    kind = with_database(context, nothing)
+    tell(context, {"database": kind, "state": "up to date"}, f"{kind}: up to date")
+
+
+# What is for sale
+
+
+@main.command()
+@click.option("--service", help="Service code, such as tg.")
+@click.option("--country", type=int, help="Country id, such as 6.")
+@click.option("--account", "name", help="Whose prices; unless given, a customer of the default rules.")
+@click.option("--limit", type=click.IntRange(1), default=50, help="Rows at most; JSON has them all.")
+@common
+@click.pass_obj
+def offers(context: Context, service: str | None, country: int | None, name: str | None, limit: int) -> None:
+    """What can be bought now, and at which price."""
+
+    async def read(gateway: Gateway) -> list[dict[str, Any]]:
+        buyer = await _buyer(gateway, name)
+        await _fetch_offers(gateway)
+        return _offer_rows(gateway, buyer, service, country)
+
+    rows = _with_gateway(context, read)
+    show(context, rows if context.is_json else rows[:limit], ("service", "country", "name", "price", "currency", "count"))
+    if len(rows) > limit and not context.is_json:
+        click.echo(f"… and {len(rows) - limit} more", err=True)
+
+
+def _offer_rows(gateway: Gateway, buyer: Caller, service: str | None, country: int | None) -> list[dict[str, Any]]:
+    countries = gateway.house.settings.catalog.countries
+    return [
+        {
+            "service": row.service,
+            "country": row.country,
+            "name": countries[row.country].eng if row.country in countries else "",
+            "price": plain(row.price.micros),
+            "currency": row.price.currency,
+            "count": row.count,
+        }
+        for row in gateway.house.market.listing_now(buyer, service, country)
+    ]
+
+
+async def _buyer(gateway: Gateway, name: str | None) -> Caller:
+    """The account named, or a customer the enabled upstreams would serve."""
+    settings = gateway.house.settings
+    if name is None:
+        return Caller(0, 0, "", settings.pricing.currency, _sells_sandbox_only(settings), None)
+    row = await gateway.house.store.read(accounts.find, name)
+    return Caller(0, row["id"], row["name"], row["currency"], bool(row["is_demo"]), None)
+
+
+async def _fetch_offers(gateway: Gateway) -> None:
+    """Brings in every price list, saying which could not be had."""
+
+    async def fetch(name: str) -> None:
+        try:
+            gateway.house.market.put(name, await gateway.house.upstreams[name].offers())
+        except UpstreamError as error:
+            gateway.house.market.failed(name, str(error))
+            click.echo(f"{name}: no price list: {error}", err=True)
+
+    await asyncio.gather(*(fetch(name) for name in gateway.house.upstreams))
+
+
+@main.command()
+@click.argument("service")
+@click.argument("country", type=int)
+@click.option("--account", "name", help="Who would buy.")
+@click.option("--max-price", help="Their highest price.")
+@click.option("--operator", default="", help="The operator they name.")
+@common
+@click.pass_obj
+def explain(context: Context, service: str, country: int, name: str | None, max_price: str | None, operator: str) -> None:
+    """Which upstreams would be tried, in which order, at which price, and why each other one is out."""
+
+    async def read(gateway: Gateway) -> dict[str, Any]:
+        buyer = await _buyer(gateway, name)
+        cap = parse(max_price, buyer.currency) if max_price else None
+        await _fetch_offers(gateway)
+        return _explanation(gateway, buyer, Order(service, country, operator, cap))
+
+    facts = _with_gateway(context, read)
+    if context.is_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    click.echo(f"{service} in {country}: listed {facts['listed'] or '-'}, ceiling {facts['ceiling'] or '-'}\n")
+    show(context, facts["tried"], ("place", "upstream", "price", "cost", "count", "operator", "why"))
+    if facts["excluded"]:
+        click.echo()
+        show(context, facts["excluded"], ("upstream", "price", "why"))
+
+
+def _explanation(gateway: Gateway, buyer: Caller, order: Order) -> dict[str, Any]:
+    settings = gateway.house.settings
+    if order.service not in settings.catalog.services or order.country not in settings.catalog.countries:
+        raise click.ClickException("no such service or country in config/catalog")
+    found = gateway.house.market.shortlist(buyer, order)
+    return {
+        "service": order.service,
+        "country": order.country,
+        "config_version": settings.version,
+        "listed": str(found.listed.price) if found.listed else None,
+        "ceiling": str(found.ceiling) if found.ceiling else None,
+        "tried": [
+            {
+                "place": place,
+                "upstream": ranked.quote.offer.upstream,
+                "price": str(ranked.quote.price),
+                "cost": str(ranked.quote.offer.cost),
+                "count": ranked.quote.offer.count,
+                "operator": ranked.quote.offer.operator or None,
+                "why": ranked.reason,
+            }
+            for place, ranked in enumerate(found.ranked, start=1)
+        ],
+        "excluded": [
+            {"upstream": out.upstream, "price": str(out.price) if out.price else None, "why": out.reason}
+            for out in found.excluded
+        ],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Opening the database: where it is, its secrets, its schema, and whether this process may serve from it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psycopg
+
+from gateway import migrations
+from gateway.store import Store, connect, sqlite_path
+from gateway.vault import SECRET_NAMES, Secrets, SecretsError, Vault, create_secrets, read_secrets, read_secrets_file
+
+EMBEDDED_URL = "sqlite:///var/simroute.db"
+SECRETS_FILE = "secrets.env"
+SERVE_LOCK = 0x51_40_0002
+"""A number of our own for PostgreSQL's advisory lock."""
+
+
+class DatabaseError(Exception):
+    """The database can't be opened; the message says why and what to do."""
+
+
+class Lock(Protocol):
+    """Held for as long as this process serves."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Database:
+    """An open database with the secrets that belong to it. `directory` is None where it is not a file."""
+
+    url: str
+    store: Store
+    vault: Vault
+    directory: Path | None
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.directory is not None
+
+
+def open_database(environment: Mapping[str, str]) -> Database:
+    """Opens the database of this environment, creating an embedded one where there is none, and updates its schema.
+
+    Raises DatabaseError, or SecretsError where an existing database's secrets are missing: it never gets new ones.
+    """
+    url = environment.get("DATABASE_URL", "").strip() or EMBEDDED_URL
+    try:
+        return _embedded(url, environment) if url.startswith("sqlite:") else _server(url, environment)
+    except (OSError, ValueError) as error:
+        raise DatabaseError(f"the database can't be opened: {error}") from error
+
+
+def _embedded(url: str, environment: Mapping[str, str]) -> Database:
+    path = sqlite_path(url)
+    secrets_path = path.parent / SECRETS_FILE
+    is_new = not path.exists() or path.stat().st_size == 0
+    if is_new:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not secrets_path.exists() and not all(environment.get(name) for name in SECRET_NAMES):
+            create_secrets(secrets_path)
+        if not path.exists():
+            migrations.create_sqlite(path)
+    secrets = _secrets(secrets_path, environment)
+    if migrations.sqlite_version(path) != migrations.LATEST:
+        migrations.upgrade(f"sqlite:///{path}")
+    return Database(url, connect(url), Vault(secrets), path.parent)
+
+
+def _secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
+    given = {name: environment[name] for name in SECRET_NAMES if environment.get(name, "").strip()}
+    try:
+        return read_secrets({**read_secrets_file(path), **given})
+    except SecretsError as error:
+        raise SecretsError(
+            f"{error}. They were made with the database and can't be made again: put {path} back, or set them in the"
+            " environment."
+        ) from None
+
+
+def _server(url: str, environment: Mapping[str, str]) -> Database:
+    try:
+        secrets = read_secrets(environment)
+    except SecretsError as error:
+        raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
+    store = connect(url)
+    try:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            current = _server_version(connection)
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
+    if current != migrations.LATEST:
+        migrations.upgrade(url)
+    return Database(url, store, Vault(secrets), None)
+
+
+def _server_version(connection: psycopg.Connection[tuple[str]]) -> str:
+    if connection.execute("select to_regclass('alembic_version')").fetchone() == (None,):
+        return ""
+    row = connection.execute("select version_num from alembic_version").fetchone()
+    return row[0] if row else ""
+
+
+class _FileLock:
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise DatabaseError(
+                "another simroute serves from this SQLite file. More than one process needs PostgreSQL and Redis:"
+                " set DATABASE_URL and REDIS_URL."
+            ) from None
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def lock_for_serving(database: Database) -> Lock:
+    """Makes this process the one that serves from the database. Raises DatabaseError where another one does."""
+    if database.directory is not None:
+        return _FileLock(sqlite_path(database.url).with_suffix(".lock"))
+    connection = psycopg.connect(database.url, autocommit=True, connect_timeout=5)
+    row = connection.execute("select pg_try_advisory_lock(%s)", (SERVE_LOCK,)).fetchone()
+    if row != (True,):
+        connection.close()
+        raise DatabaseError("another simroute serves from this database, and this version serves from one process.")
+    return connection

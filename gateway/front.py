@@ -1,0 +1,20 @@
+"""What a dialect may use: the use-cases, and the house they work in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.accounts import Callers
+from gateway.activations import Activations
+from gateway.house import House
+from gateway.purchases import Purchases
+
+
+@dataclass(frozen=True)
+class Front:
+    """One gateway's use-cases, as every dialect gets them."""
+
+    house: House
+    callers: Callers
+    activations: Activations
+    purchases: Purchases

@@ -1,0 +1,305 @@
+"""Money that moves: hold, capture or release, deposit. Every function here is part of a unit of work on the store.
+
+Each row of `ledger` takes an amount from one account (`debit`) and gives it to another (`credit`), so the books balance by
+construction, in every currency. Callers' accounts are `account:ID:available` and `account:ID:held`, mirrored in `balances`;
+the operator's (`house:…`, `upstream:…`) are summed when somebody asks, so that no sale waits for another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.errors import NoBalance, TooManyOpen
+from gateway.money import Money
+from gateway.store import Row, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account can spend, what is reserved, and how many activations it has open."""
+
+    available: Money
+    held: Money
+    open_count: int
+
+
+def available(account_id: int) -> str:
+    return f"account:{account_id}:available"
+
+
+def held(account_id: int) -> str:
+    return f"account:{account_id}:held"
+
+
+def _enter(
+    tx: Tx,
+    kind: str,
+    debit: str,
+    credit: str,
+    money: Money,
+    at: float,
+    *,
+    activation: int | None,
+    actor: str,
+    note: str = "",
+) -> None:
+    if money.micros == 0:
+        return
+    tx.execute(
+        "insert into ledger (at, kind, debit, credit, amount, currency, activation_id, actor, note)"
+        " values (:at, :kind, :debit, :credit, :amount, :currency, :activation, :actor, :note)",
+        at=at, kind=kind, debit=debit, credit=credit, amount=money.micros, currency=money.currency,
+        activation=activation, actor=actor, note=note,
+    )  # fmt: skip
+
+
+def open_balance(tx: Tx, account_id: int) -> None:
+    """An empty purse for a new account."""
+    tx.execute("insert into balances (account_id, available, held, open_count) values (:id, 0, 0, 0)", id=account_id)
+
+
+def balance(tx: Tx, account_id: int) -> Balance:
+    """The account's balance, in its own currency. KeyError where there is no such account."""
+    row = tx.one(
+        "select b.available, b.held, b.open_count, a.currency from balances b join accounts a on a.id = b.account_id"
+        " where b.account_id = :id",
+        id=account_id,
+    )
+    if row is None:
+        raise KeyError(account_id)
+    currency = row["currency"]
+    return Balance(Money(row["available"], currency), Money(row["held"], currency), row["open_count"])
+
+
+def deposit(tx: Tx, account_id: int, money: Money, at: float, *, actor: str, note: str = "") -> None:
+    """Adds money from outside. ValueError where it is not above zero or not in the account's currency."""
+    if money.micros <= 0:
+        raise ValueError("a deposit is above zero")
+    currency = balance(tx, account_id).available.currency
+    if money.currency != currency:
+        raise ValueError(f"the account is kept in {currency}")
+    tx.execute(
+        "update balances set available = available + :amount where account_id = :id", amount=money.micros, id=account_id
+    )
+    _enter(tx, "deposit", "house:deposits", available(account_id), money, at, activation=None, actor=actor, note=note)
+
+
+def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *, open_max: int, actor: str) -> None:
+    """Reserves the order's ceiling and one of the account's places, in one conditional update.
+
+    Raises TooManyOpen or NoBalance, having changed nothing.
+    """
+    taken = tx.execute(
+        "update balances set available = available - :amount, held = held + :amount, open_count = open_count + 1"
+        " where account_id = :id and available >= :amount and open_count < :open_max",
+        amount=money.micros,
+        id=account_id,
+        open_max=open_max,
+    )
+    if not taken:
+        raise TooManyOpen if balance(tx, account_id).open_count >= open_max else NoBalance
+    tx.execute(
+        "insert into holds (activation_id, account_id, amount, currency, state, opened_at)"
+        " values (:activation, :account, :amount, :currency, 'open', :at)",
+        activation=activation_id,
+        account=account_id,
+        amount=money.micros,
+        currency=money.currency,
+        at=at,
+    )
+    _enter(tx, "hold", available(account_id), held(account_id), money, at, activation=activation_id, actor=actor)
+
+
+def _open_hold(tx: Tx, activation_id: int) -> Row | None:
+    return tx.one(
+        "select account_id, amount, currency from holds where activation_id = :id and state = 'open'", id=activation_id
+    )
+
+
+def shrink(tx: Tx, activation_id: int, price: Money, at: float, *, actor: str) -> None:
+    """Gives back what the hold reserves above `price`. Never grows a hold; a closed one stays as it is."""
+    row = _open_hold(tx, activation_id)
+    if row is None or row["amount"] <= price.micros:
+        return
+    changed = tx.execute(
+        "update holds set amount = :price where activation_id = :id and state = 'open' and amount = :amount",
+        price=price.micros,
+        id=activation_id,
+        amount=row["amount"],
+    )
+    if changed:
+        back = Money(row["amount"] - price.micros, row["currency"])
+        _unhold(tx, row["account_id"], back.micros)
+        _enter(
+            tx,
+            "shrink",
+            held(row["account_id"]),
+            available(row["account_id"]),
+            back,
+            at,
+            activation=activation_id,
+            actor=actor,
+        )
+
+
+def _unhold(tx: Tx, account_id: int, micros: int) -> None:
+    tx.execute(
+        "update balances set available = available + :amount, held = held - :amount where account_id = :id",
+        amount=micros,
+        id=account_id,
+    )
+
+
+def _close_hold(tx: Tx, activation_id: int, state: str, at: float) -> Row | None:
+    """The hold as it was, closed by this very call; None where it was closed before."""
+    return tx.one(
+        "update holds set state = :state, closed_at = :at where activation_id = :id and state = 'open'"
+        " returning account_id, amount, currency",
+        state=state,
+        at=at,
+        id=activation_id,
+    )
+
+
+def capture(tx: Tx, activation_id: int, cost: Money, upstream: str, at: float, *, actor: str) -> bool:
+    """Keeps the hold and books what the upstream takes; whether this call did it (a repeat does nothing)."""
+    row = _close_hold(tx, activation_id, "captured", at)
+    if row is None:
+        return False
+    account, price = row["account_id"], Money(row["amount"], row["currency"])
+    tx.execute("update balances set held = held - :amount where account_id = :id", amount=price.micros, id=account)
+    _enter(tx, "capture", held(account), "house:sales", price, at, activation=activation_id, actor=actor)
+    spend(tx, "cost", cost, upstream, at, activation=activation_id, actor=actor)
+    return True
+
+
+def spend(tx: Tx, kind: str, cost: Money, upstream: str, at: float, *, activation: int, actor: str) -> None:
+    """Books what an upstream took from our float there: `cost` for a sale, `loss` where nobody paid for it."""
+    _enter(
+        tx,
+        kind,
+        f"upstream:{upstream}:float",
+        f"upstream:{upstream}:{kind}",
+        cost,
+        at,
+        activation=activation,
+        actor=actor,
+    )
+
+
+def release(tx: Tx, activation_id: int, at: float, *, actor: str) -> bool:
+    """Gives the hold back; whether this call did it."""
+    row = _close_hold(tx, activation_id, "released", at)
+    if row is None:
+        return False
+    account = row["account_id"]
+    _unhold(tx, account, row["amount"])
+    money = Money(row["amount"], row["currency"])
+    _enter(tx, "release", held(account), available(account), money, at, activation=activation_id, actor=actor)
+    return True
+
+
+def leave(tx: Tx, account_id: int) -> None:
+    """Gives back the place an ended activation took."""
+    tx.execute("update balances set open_count = open_count - 1 where account_id = :id", id=account_id)
+
+
+HOLD_OF_STATUS = {
+    "opening": "open",
+    "waiting": "open",
+    "received": "captured",
+    "retrying": "captured",
+    "finished": "captured",
+    "cancelled": "released",
+    "expired": "released",
+    "failed": "released",
+}
+"""What an activation's status says about its money."""
+
+
+def verify(tx: Tx) -> list[str]:
+    """Recomputes everything from the immutable rows; a sentence for each thing that does not add up."""
+    return [
+        *_verify_balances(tx),
+        *_verify_holds(tx),
+        *_verify_activations(tx),
+        *_verify_closings(tx),
+        *_verify_costs(tx),
+    ]
+
+
+def _verify_balances(tx: Tx) -> Iterable[str]:
+    sums: dict[tuple[str, str], int] = {}
+    for row in tx.all("select debit as side, currency, sum(amount) as total from ledger group by debit, currency"):
+        sums[row["side"], row["currency"]] = -int(row["total"])
+    for row in tx.all("select credit as side, currency, sum(amount) as total from ledger group by credit, currency"):
+        key = (row["side"], row["currency"])
+        sums[key] = sums.get(key, 0) + int(row["total"])
+    known: set[tuple[str, str]] = set()
+    for row in tx.all(
+        "select a.id, a.name, a.currency, b.available, b.held from accounts a join balances b on b.account_id = a.id"
+    ):
+        for side, shown in ((available(row["id"]), row["available"]), (held(row["id"]), row["held"])):
+            known.add((side, row["currency"]))
+            booked = sums.get((side, row["currency"]), 0)
+            if booked != shown or shown < 0:
+                yield f"balances: {side} ({row['name']}) shows {shown}, its ledger rows say {booked}"
+    for side, currency in sums:
+        if side.startswith("account:") and (side, currency) not in known:
+            yield f"ledger: rows name {side} in {currency}, which no account has"
+    for currency in {currency for _, currency in sums}:
+        total = sum(amount for (_, other), amount in sums.items() if other == currency)
+        if total:
+            yield f"ledger: rows in {currency} sum to {total}, not to zero"
+
+
+def _verify_holds(tx: Tx) -> Iterable[str]:
+    for row in tx.all(
+        "select b.account_id, b.held, coalesce(sum(h.amount), 0) as total from balances b"
+        " left join holds h on h.account_id = b.account_id and h.state = 'open' group by b.account_id, b.held"
+    ):
+        if row["held"] != row["total"]:
+            yield f"balances: account {row['account_id']} holds {row['held']}, its open holds sum to {row['total']}"
+    for row in tx.all(
+        "select b.account_id, b.open_count, count(a.id) as total from balances b"
+        " left join activations a on a.account_id = b.account_id and a.ended_at is null group by b.account_id, b.open_count"
+    ):
+        if row["open_count"] != row["total"]:
+            yield f"balances: account {row['account_id']} counts {row['open_count']} open activations, there are {row['total']}"
+
+
+def _verify_activations(tx: Tx) -> Iterable[str]:
+    for row in tx.all(
+        "select a.id, a.status, a.price, h.state, h.amount from activations a left join holds h on h.activation_id = a.id"
+    ):
+        expected = HOLD_OF_STATUS.get(row["status"])
+        if row["state"] != expected:
+            yield f"activations: {row['id']} is {row['status']} and its hold is {row['state']}, not {expected}"
+        elif row["amount"] != row["price"]:
+            yield f"activations: {row['id']} costs {row['price']}, its hold is {row['amount']}"
+
+
+def _verify_closings(tx: Tx) -> Iterable[str]:
+    for row in tx.all(
+        "select h.activation_id, h.state, h.amount,"
+        " (select count(*) from ledger l where l.activation_id = h.activation_id and l.kind in ('capture', 'release')) as closings,"
+        " (select coalesce(sum(case when l.kind = 'hold' then l.amount when l.kind = 'shrink' then -l.amount else 0 end), 0)"
+        "  from ledger l where l.activation_id = h.activation_id) as reserved,"
+        " (select coalesce(sum(l.amount), 0) from ledger l where l.activation_id = h.activation_id and l.kind ="
+        "  case h.state when 'captured' then 'capture' when 'released' then 'release' else '' end) as closed"
+        " from holds h"
+    ):
+        wanted = 0 if row["state"] == "open" or row["amount"] == 0 else 1
+        if row["closings"] != wanted:
+            yield f"holds: {row['activation_id']} is {row['state']} and was closed {row['closings']} times in the ledger"
+        if row["reserved"] != row["amount"] or (wanted and row["closed"] != row["amount"]):
+            yield f"holds: {row['activation_id']} is for {row['amount']}, its ledger rows say {row['reserved']}"
+
+
+def _verify_costs(tx: Tx) -> Iterable[str]:
+    for row in tx.all(
+        "select activation_id, count(*) as times from ledger where kind in ('cost', 'loss') and activation_id is not null"
+        " group by activation_id having count(*) > 1"
+    ):
+        yield f"ledger: activation {row['activation_id']} was paid for upstream {row['times']} times"

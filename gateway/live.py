@@ -1,0 +1,105 @@
+"""The map of live activations: what a poll reads. Memory only; the database stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cachetools import LRUCache
+
+from gateway.model import Status
+
+K = TypeVar("K")
+L = TypeVar("L")
+
+ENDED_KEPT = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A message as its owner sees it. `code` has neither colon nor white space."""
+
+    code: str
+    text: str
+    received_at: float
+    round: int
+
+    def __repr__(self) -> str:
+        return "Shown(…)"
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """An activation in memory. Only `gateway.activations` and `gateway.purchases` change it, after their commit."""
+
+    id: int
+    account_id: int
+    service: str
+    country: int
+    operator: str
+    status: Status
+    price_micros: int
+    currency: str
+    opened_at: float
+    number: str = field(default="", repr=False)
+    upstream: str = ""
+    reference: str = field(default="", repr=False)
+    expires_at: float = 0.0
+    ended_at: float | None = None
+    round: int = 1
+    messages: tuple[Shown, ...] = ()
+    identities: set[str] = field(default_factory=set, repr=False)
+    polled_at: float = 0.0
+    read_at: float = 0.0
+    unknown_times: int = 0
+    is_over_upstream: bool = False
+
+    @property
+    def code(self) -> str:
+        """The newest code, empty before the first."""
+        return self.messages[-1].code if self.messages else ""
+
+
+class LiveMap:
+    """Live activations by id, by account and by upstream; the most recently used ended ones too."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Live] = {}
+        self._ended: LRUCache[int, Live] = LRUCache(ENDED_KEPT)
+        self._by_account: dict[int, dict[int, Live]] = {}
+        self._by_upstream: dict[str, dict[str, Live]] = {}
+
+    def get(self, activation_id: int) -> Live | None:
+        return self._open.get(activation_id) or self._ended.get(activation_id)
+
+    def put(self, live: Live) -> None:
+        """Adds an activation, or files it anew after its status changed."""
+        if live.status.is_open:
+            self._open[live.id] = live
+            self._by_account.setdefault(live.account_id, {})[live.id] = live
+            self._by_upstream.setdefault(live.upstream, {})[live.reference] = live
+        else:
+            self._ended[live.id] = live
+            if self._open.pop(live.id, None) is not None:
+                _drop(self._by_account, live.account_id, live.id)
+                _drop(self._by_upstream, live.upstream, live.reference)
+
+    def at_upstream(self, upstream: str) -> Mapping[str, Live]:
+        """Open activations leased from an upstream, by its reference."""
+        return self._by_upstream.get(upstream, {})
+
+    def of_account(self, account_id: int) -> Collection[Live]:
+        """An account's open activations, oldest first."""
+        return self._by_account.get(account_id, {}).values()
+
+    def all_open(self) -> Collection[Live]:
+        return self._open.values()
+
+
+def _drop(index: dict[K, dict[L, Live]], key: K, inner: L) -> None:
+    rows = index.get(key)
+    if rows is not None:
+        rows.pop(inner, None)
+        if not rows:
+            del index[key]

@@ -1,0 +1,65 @@
+"""Structured logs that can't give a secret away: whatever a line holds, it is redacted as it is written."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import structlog
+
+QUIET = ("httpx", "httpcore", "aiohttp", "asyncio", "alembic", "sqlalchemy", "psycopg", "psycopg.pool", "uvicorn.access")
+"""Libraries that log addresses with keys in them, or nothing an operator needs below a warning."""
+
+_SECRET = re.compile(
+    r"(?P<name>(?:api_?key|token|secret|password|authorization|bearer)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;}]+", re.IGNORECASE
+)
+_KEY = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{32}(?![A-Za-z0-9])")
+_NUMBER = re.compile(r"(?<![\w.:-])\+?\d{10,15}(?![\w.:-])")
+
+
+def redact(line: str) -> str:
+    """The line with API keys, tokens and phone numbers blotted out."""
+    return _NUMBER.sub("[number]", _KEY.sub("[key]", _SECRET.sub(r"\g<name>[secret]", line)))
+
+
+def _redacted(_logger: Any, _method: str, line: Any) -> str:
+    return redact(str(line))
+
+
+def configure(level: str, form: str) -> None:
+    """Sets up structlog and the standard library's logging alike, to standard error.
+
+    `level` is debug, info, warning or error; `form` is console, json, or auto (console on a terminal).
+    """
+    is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if is_console
+        else structlog.processors.JSONRenderer()
+    )
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    exceptions: list[Any] = [] if is_console else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[*shared, *exceptions, renderer, _redacted],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer, _redacted],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,62 @@
+"""What is counted, in Prometheus form. One registry per gateway, so that tests and processes don't share counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The gateway's counters. Label values come from closed sets: never a key, a number, or what a client typed."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "simroute_requests", "Client requests by action and outcome", ["action", "outcome"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "simroute_request_seconds",
+            "Time to answer a client",
+            ["action"],
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.upstream_calls = Counter(
+            "simroute_upstream_calls", "Calls to upstreams by verb and outcome", ["upstream", "verb", "outcome"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.upstream_latency = Histogram(
+            "simroute_upstream_seconds", "Time an upstream took to answer", ["upstream", "verb"],
+            buckets=LATENCY_BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.activations = Counter(
+            "simroute_activations", "Activations by upstream and what became of them", ["upstream", "status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.open_activations = Gauge("simroute_open_activations", "Activations open now", registry=self.registry)
+        self.holds_open = Gauge("simroute_holds_open", "Holds open now", ["currency"], registry=self.registry)
+        self.holds_amount = Gauge("simroute_holds_amount", "Money held now", ["currency"], registry=self.registry)
+        self.in_doubt = Gauge("simroute_attempts_in_doubt", "Purchases in doubt", ["upstream"], registry=self.registry)
+        self.exposure = Gauge(
+            "simroute_exposure_amount",
+            "What purchases in doubt may have cost",
+            ["upstream", "currency"],
+            registry=self.registry,
+        )
+        self.late_messages = Counter(
+            "simroute_late_messages", "Messages after the caller was released", ["upstream"], registry=self.registry
+        )
+        self.notices = Counter("simroute_notices", "Webhook attempts by result", ["result"], registry=self.registry)
+        self.offers_age = Gauge(
+            "simroute_offers_age_seconds", "Age of the price list in use", ["upstream"], registry=self.registry
+        )
+
+    def observe_upstream(self, upstream: str, verb: str, outcome: str, seconds: float) -> None:
+        """Counts one call; `outcome` is `ok` or an error's class name."""
+        self.upstream_calls.labels(upstream, verb, outcome).inc()
+        self.upstream_latency.labels(upstream, verb).observe(seconds)
+
+    def render(self) -> bytes:
+        """The text Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,160 @@
+"""The values that travel between modules: frozen, plain, without behaviour of their own.
+
+Times are seconds since the epoch, UTC, as floats. Numbers are digits only, without a plus sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.money import Money
+
+Clock = Callable[[], float]
+"""Seconds since the epoch; passed in, so that tests own the time."""
+
+
+class Status(StrEnum):
+    """Where an activation stands: `opening → waiting → received ⇄ retrying → finished`, or an end without a code."""
+
+    OPENING = "opening"
+    WAITING = "waiting"
+    RECEIVED = "received"
+    RETRYING = "retrying"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+    @property
+    def is_open(self) -> bool:
+        return self in OPEN
+
+
+OPEN = frozenset({Status.OPENING, Status.WAITING, Status.RECEIVED, Status.RETRYING})
+
+
+class Outcome(StrEnum):
+    """How a lease ends, told to the upstream."""
+
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What an upstream would sell now: `count` numbers at `cost` each.
+
+    `operator` is the upstream's own word, empty where it does not tell. `success_rate` is the upstream's own claim
+    (0 to 1), None where it makes none.
+    """
+
+    upstream: str
+    service: str
+    country: int
+    cost: Money
+    count: int
+    operator: str = ""
+    success_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """An offer priced for one caller; `price` is what is held and, at most, charged."""
+
+    offer: Offer
+    price: Money
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a caller asked for. `price_max` is None where the listed price is the ceiling.
+
+    `fingerprint` is the same for two identical requests of one key; `reference` is the caller's own order id.
+    """
+
+    service: str
+    country: int
+    operator: str = ""
+    price_max: Money | None = None
+    phone_exceptions: tuple[str, ...] = ()
+    reference: str = ""
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BuyOrder:
+    """One purchase, as an adapter sees it: `cost_max` is the most we pay, in the upstream's currency."""
+
+    service: str
+    country: int
+    operator: str
+    cost_max: Money
+    timeout_seconds: float
+    phone_exceptions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A number handed over. `reference` is the upstream's id, kept as text; `cost` None where the reply names none."""
+
+    reference: str
+    number: str
+    cost: Money | None = None
+    operator: str = ""
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A lease seen in an upstream's list of open orders, with what is needed to tell whose it is."""
+
+    lease: Lease
+    service: str
+    country: int
+    created_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A lease to be read: `round` counts the SMS asked for so far, from 1."""
+
+    reference: str
+    round: int
+    service: str = ""
+    opened_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sms:
+    """One message. `identity` is the same however often it is read; empty where the upstream names none.
+
+    `code` is the upstream's reading of the text, or empty; `text` may be empty where only the code is told.
+    """
+
+    code: str
+    text: str
+    sender: str = ""
+    received_at: float | None = None
+    identity: str = ""
+
+    def __repr__(self) -> str:
+        return "Sms(…)"
+
+
+class LeaseState(StrEnum):
+    """What the upstream says of a lease. `UNKNOWN`: it does not know the reference (any more)."""
+
+    OPEN = "open"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """State of a lease and every SMS the upstream shows for it, oldest first."""
+
+    state: LeaseState
+    messages: tuple[Sms, ...] = ()

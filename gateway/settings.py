@@ -1,0 +1,878 @@
+"""Environment and configuration files → one frozen `Settings`, or every problem there is, in words.
+
+The models below are the reference: `describe()` lists each setting with its type, default and sentence, and a test
+holds `docs/configuration.md` to that list. Decimals are exact (`tomllib` with `parse_float=Decimal`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from gateway.catalog import COUNTRIES_FILE, SERVICES_FILE, Catalog, CatalogError, load_catalog
+
+GATEWAY_FILE = "gateway.toml"
+UPSTREAMS_FILE = "upstreams.toml"
+ROUTING_FILE = "routing.toml"
+PRICING_FILE = "pricing.toml"
+CATALOG_DIRECTORY = "catalog"
+SECRET_LENGTH_MIN = 32
+
+_STAMPED = (
+    GATEWAY_FILE,
+    UPSTREAMS_FILE,
+    ROUTING_FILE,
+    PRICING_FILE,
+    f"{CATALOG_DIRECTORY}/{SERVICES_FILE}",
+    f"{CATALOG_DIRECTORY}/{COUNTRIES_FILE}",
+)
+_UPSTREAMS_WITHOUT_FILE: Mapping[str, Any] = {"sandbox": {"adapter": "sandbox", "early_cancel": "deny"}}
+_UPSTREAM_NAME = re.compile(r"[a-z_][a-z0-9_]{0,31}")
+
+KeyPath = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+OptionsOf = Callable[[str], type[BaseModel]]
+NeedsSecret = Callable[[str], bool]
+
+
+class SettingsError(ValueError):
+    """The configuration cannot be used; `problems` are sentences, one for everything that has to be put right."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+# --- Types of single values ------------------------------------------------------------------------------------------
+
+
+def _as_decimal(value: object) -> object:
+    """Whole numbers and text become decimals; anything else is left for the model to refuse."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,24}(\.\d{1,24})?", value.strip()):
+        return Decimal(value.strip())
+    return value
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _currency(text: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3}", text):
+        raise ValueError("should be three capital letters (ISO 4217)")
+    return text
+
+
+def _proxy(address: str) -> str:
+    if address and not re.fullmatch(r"https?://\S+", address):
+        raise ValueError("should be an http:// or https:// address, or empty")
+    return address
+
+
+Exact = Annotated[Decimal, BeforeValidator(_as_decimal), Field(le=1_000_000_000, allow_inf_nan=False)]
+Amount = Annotated[Exact, Field(ge=0, decimal_places=6)]
+Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=30 * 86400, allow_inf_nan=False)]
+Currency = Annotated[str, AfterValidator(_currency)]
+UpstreamNames = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+_LISTS = (list, tuple, set, frozenset)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What rules may refer to; None where it could not be read, which is a problem of its own."""
+
+    catalog: Catalog | None
+    upstreams: Collection[str] | None
+
+
+def _known(info: ValidationInfo) -> _Known:
+    return info.context if isinstance(info.context, _Known) else _Known(None, None)
+
+
+def _unknown(kind: str, value: object, known: Collection[str]) -> str:
+    return f"there is no {kind} {value!r}{_nearest(str(value), known)}"
+
+
+def _texts(value: object, what: str) -> frozenset[str]:
+    if not isinstance(value, _LISTS) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"should be a list of {what}")
+    return frozenset(value)
+
+
+def _service_codes(value: object, info: ValidationInfo) -> frozenset[str]:
+    codes, catalog = _texts(value, "service codes"), _known(info).catalog
+    unknown = sorted(codes - catalog.services.keys()) if catalog else []
+    if catalog and unknown:
+        raise ValueError("; ".join(_unknown("service", code, catalog.services) for code in unknown))
+    return codes
+
+
+def _country_ids(value: object, info: ValidationInfo) -> frozenset[int]:
+    """Ids, and two letters for every id that has them: a file may say 174 or "no".
+
+    Without a catalogue nothing is checked, and only ids are kept.
+    """
+    if not isinstance(value, _LISTS) or not all(_is_country(item) for item in value):
+        raise ValueError("should be a list of country ids and two-letter codes")
+    catalog = _known(info).catalog
+    if catalog is None:
+        return frozenset(item for item in value if isinstance(item, int))
+    found = {item: _ids_of(item, catalog) for item in value}
+    unknown = [item for item, ids in found.items() if not ids]
+    if unknown:
+        raise ValueError("; ".join(_unknown("country", item, _country_words(catalog)) for item in unknown))
+    return frozenset().union(*found.values())
+
+
+def _is_country(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _ids_of(item: str | int, catalog: Catalog) -> frozenset[int]:
+    if isinstance(item, str):
+        return catalog.countries_of(item)
+    return frozenset({item}) & catalog.countries.keys()
+
+
+def _country_words(catalog: Catalog) -> list[str]:
+    return sorted({*catalog.country_iso2.values(), *map(str, catalog.countries)})
+
+
+def _account_names(value: object) -> frozenset[str]:
+    if isinstance(value, _LISTS) and all(_is_country(item) for item in value):
+        return frozenset(str(item) for item in value)
+    raise ValueError("should be a list of account names or ids")
+
+
+def _in_known_upstreams(names: Collection[str], info: ValidationInfo) -> None:
+    known = _known(info).upstreams
+    unknown = [name for name in names if known is not None and name not in known]
+    if known is not None and unknown:
+        raise ValueError("; ".join(_unknown("upstream", name, known) for name in unknown))
+
+
+def _upstream_order(names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    _in_known_upstreams(names, info)
+    return names
+
+
+def _upstream_set(value: object, info: ValidationInfo) -> frozenset[str]:
+    names = _texts(value, "upstream names")
+    _in_known_upstreams(sorted(names), info)
+    return names
+
+
+Services = Annotated[frozenset[str], BeforeValidator(_service_codes), PlainSerializer(sorted)]
+Countries = Annotated[frozenset[int], BeforeValidator(_country_ids), PlainSerializer(sorted)]
+Accounts = Annotated[frozenset[str], BeforeValidator(_account_names), PlainSerializer(sorted)]
+Upstreams = Annotated[frozenset[str], BeforeValidator(_upstream_set), PlainSerializer(sorted)]
+UpstreamOrder = Annotated[UpstreamNames, AfterValidator(_upstream_order)]
+
+
+# --- gateway.toml ----------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A table of a file: frozen, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ServerSettings(Section):
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; `HOST` overrides it.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on; `PORT` overrides it.")
+    default_country: int = Field(default=0, ge=0, description="Country id used where a client names none.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is logged."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="`auto` is `console` on a terminal and `json` elsewhere."
+    )
+
+
+class LimitsSettings(Section):
+    changes_per_minute: int = Field(default=600, ge=1, description="Purchases and state changes one key may ask for.")
+    polls_per_minute: int = Field(
+        default=6000, ge=1, description="Reads one key may ask for; above it, the last known state."
+    )
+    open_activations: int = Field(default=1000, ge=1, description="Activations one account may have open at once.")
+
+
+class ActivationsSettings(Section):
+    life_seconds: Seconds = Field(
+        default=1200, description="Life of an activation, unless the lease or the dialect is shorter."
+    )
+    early_cancel_seconds: SecondsOrZero = Field(
+        default=0, description="A cancel younger than this is refused to every caller; 0 leaves it to the upstream."
+    )
+    order_deadline_seconds: Seconds = Field(
+        default=9.0, description="Time for a whole purchase, all attempts at all upstreams together."
+    )
+    cancel_deadline_seconds: Seconds = Field(
+        default=3.0, description="How long a caller waits for the upstream's answer to a cancel."
+    )
+    claim_seconds: Seconds = Field(
+        default=60, description="How long an unclaimed number waits for the same key's identical request."
+    )
+    code_grace_seconds: SecondsOrZero = Field(
+        default=600, description="How long the codes of a finished activation can still be read."
+    )
+    cancel_exposure: Amount = Field(
+        default=Decimal("2.00"),
+        description="Most that cancels not yet accepted upstream may cost, per account, in its currency.",
+    )
+    in_doubt_exposure: Amount = Field(
+        default=Decimal("20.00"),
+        description="Most that purchases in doubt may cost, per upstream, in the house currency.",
+    )
+
+
+class HealthSettings(Section):
+    faults_to_open: int = Field(default=5, ge=1, description="Faults in a row after which an upstream is left out.")
+    cooldown_seconds: Seconds = Field(default=30, description="How long it is left out before one attempt is risked.")
+    delivery_prior: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Chance of a code assumed before there is any evidence.",
+    )
+    delivery_prior_weight: float = Field(
+        default=5, gt=0, le=10_000, allow_inf_nan=False, description="How many activations that assumption counts for."
+    )
+    delivery_half_life_hours: float = Field(
+        default=24, gt=0, le=8760, allow_inf_nan=False, description="After this time an observation counts half."
+    )
+
+
+class WebhooksSettings(Section):
+    timeout_seconds: Seconds = Field(default=5.0, description="How long a receiver may take to answer a notice.")
+    retry_seconds: Annotated[tuple[Seconds, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(1, 2, 4, 8, 15, 30, 60), min_length=1, description="Pauses between the attempts to deliver a notice."
+    )
+    allow_http: bool = Field(default=False, description="Accept plain `http://` receivers (for tests on one machine).")
+    allow_private_addresses: bool = Field(
+        default=False, description="Deliver to private, loopback and link-local addresses (likewise)."
+    )
+
+
+class GatewaySettings(Section):
+    """`gateway.toml`."""
+
+    server: ServerSettings = ServerSettings()
+    limits: LimitsSettings = LimitsSettings()
+    activations: ActivationsSettings = ActivationsSettings()
+    health: HealthSettings = HealthSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
+
+
+# --- upstreams.toml --------------------------------------------------------------------------------------------------
+
+
+class StanzaKeys(Section):
+    """What every upstream's table may say; all other keys belong to its adapter."""
+
+    adapter: str = Field(default="", description="Adapter module; left out, it is the name of the table.")
+    enabled: bool = Field(default=True, description="Whether anything is bought there.")
+    priority: int = Field(default=100, ge=0, le=1_000_000, description="Place among equals; lower comes first.")
+    tier: int = Field(default=1, ge=1, le=100, description="A tier is tried only when those below it have nothing.")
+    currency: Currency = Field(default="USD", description="Currency of its prices and of our account there.")
+    proxy: Annotated[str, AfterValidator(_proxy)] = Field(
+        default="", repr=False, description="Outgoing proxy as a URL; empty for none."
+    )
+    poll_seconds: Seconds = Field(default=1.0, description="Pause between two looks for messages.")
+    status_calls_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        le=10_000,
+        allow_inf_nan=False,
+        description="Most status calls; unset, its abilities decide.",
+    )
+    offers_seconds: Seconds = Field(default=60.0, description="Pause between two readings of its price list.")
+    offers_max_age_seconds: Seconds = Field(default=900.0, description="A price list older than this is not sold from.")
+    early_cancel: Literal["absorb", "deny"] = Field(
+        default="absorb",
+        description="It refuses a cancel for now: `absorb` releases the caller at once and cancels later, "
+        "`deny` tells the caller.",
+    )
+    exclusive: bool = Field(
+        default=False,
+        description="The account there is ours alone: numbers open there that we do not know are cancelled.",
+    )
+
+
+class Stanza(StanzaKeys):
+    """One upstream. `parsed` is the adapter's own options model, `options` the raw keys it was made of."""
+
+    name: str
+    options: Mapping[str, Any]
+    parsed: Any
+    secret: str = Field(default="", repr=False)
+
+
+# --- routing.toml ----------------------------------------------------------------------------------------------------
+
+PolicyWord = Literal["value", "priority"]
+
+
+class RoutingRule(Section):
+    """A rule applies where every list that is not empty contains the order's own; the first that applies decides."""
+
+    services: Services = Field(default=frozenset(), description="Service codes; empty for any.")
+    countries: Countries = Field(default=frozenset(), description="Country ids or two-letter codes; empty for any.")
+    accounts: Accounts = Field(default=frozenset(), description="Account names or ids; empty for any.")
+    policy: PolicyWord | None = Field(default=None, description="Policy for these orders; unset, that of the file.")
+    upstreams: UpstreamOrder = Field(
+        default=(), description="Only these upstreams, in this order of priority; empty for all."
+    )
+    exclude: Upstreams = Field(default=frozenset(), description="Upstreams never used for these orders.")
+
+
+class RoutingSettings(Section):
+    """`routing.toml`."""
+
+    policy: PolicyWord = Field(
+        default="value",
+        description="`value` weighs price against the chance of a code, `priority` keeps strictly to the order.",
+    )
+    rule: Annotated[tuple[RoutingRule, ...], BeforeValidator(_as_tuple)] = ()
+
+
+# --- pricing.toml ----------------------------------------------------------------------------------------------------
+
+
+class PriceTerms(Section):
+    """How a price is made: `fixed`, or the cost with `percent` and `add` on top."""
+
+    fixed: Annotated[Amount, Field(gt=0)] | None = Field(
+        default=None, description="The price, whatever the number costs us."
+    )
+    percent: Annotated[Exact, Field(ge=0, le=100_000)] | None = Field(
+        default=None, description="Markup on the cost, in percent."
+    )
+    add: Amount | None = Field(default=None, description="Amount added to the cost, after the markup.")
+
+    @model_validator(mode="after")
+    def _one_way_only(self) -> PriceTerms:
+        if (self.fixed is None) == (self.percent is None and self.add is None):
+            raise ValueError("needs exactly one of `fixed` or (`percent` and/or `add`)")
+        return self
+
+
+class PriceRule(PriceTerms):
+    """Terms for the orders that match; the first rule that matches decides."""
+
+    services: Services = Field(default=frozenset(), description="Service codes; empty for any.")
+    countries: Countries = Field(default=frozenset(), description="Country ids or two-letter codes; empty for any.")
+    accounts: Accounts = Field(default=frozenset(), description="Account names or ids; empty for any.")
+    upstreams: Upstreams = Field(default=frozenset(), description="Upstreams the number comes from; empty for any.")
+
+
+class FloorSettings(Section):
+    margin_percent: Annotated[Exact, Field(ge=0, le=100_000)] = Field(
+        default=Decimal(0), description="Least margin on the cost, in percent; a lower price is raised to it."
+    )
+    below_cost: bool = Field(default=False, description="Sell below cost where a fixed price says so.")
+
+
+class PricingSettings(Section):
+    """`pricing.toml`. Amounts are in `currency`."""
+
+    currency: Currency = Field(
+        default="USD", description="The house currency: amounts in this file and the operator's books."
+    )
+    default: PriceTerms = PriceTerms(fixed=Decimal("0.08"))
+    floor: FloorSettings = FloorSettings()
+    rule: Annotated[tuple[PriceRule, ...], BeforeValidator(_as_tuple)] = ()
+    rates: Annotated[Mapping[Currency, Annotated[Exact, Field(gt=0)]], AfterValidator(MappingProxyType)] = Field(
+        default_factory=lambda: MappingProxyType({}),
+        description="Value of one unit of another currency, in the house currency.",
+    )
+
+    @model_validator(mode="after")
+    def _house_is_worth_one(self) -> PricingSettings:
+        if self.rates.get(self.currency, 1) != 1:
+            raise ValueError(f"rates.{self.currency} is the rate of the house currency to itself: leave it out")
+        return self
+
+
+# --- Environment -----------------------------------------------------------------------------------------------------
+
+
+def _variable(sentence: str, *, is_shown: bool = False) -> Any:
+    return field(default=None, repr=is_shown, metadata={"sentence": sentence})
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What comes from the environment; a blank variable counts as absent. Secrets and addresses stay out of `repr`."""
+
+    database_url: str | None = _variable("PostgreSQL address; absent, SQLite in `var/`.")
+    redis_url: str | None = _variable("Redis address; absent, everything is kept in the process.")
+    host: str | None = _variable("Address to listen on, over `server.host`.", is_shown=True)
+    port: int | None = _variable("Port to listen on, over `server.port`.", is_shown=True)
+    api_key_salt: str | None = _variable("Peppers the digests of API keys.")
+    data_encryption_keys: str | None = _variable("Keys for data at rest, newest first, separated by commas.")
+    index_key: str | None = _variable("Key of the digests that numbers are looked up by.")
+    webhook_secret: str | None = _variable("Signs webhooks; at least 32 characters.")
+    webhook_url: str | None = _variable("Our public HTTPS address, for pushes from upstreams.", is_shown=True)
+    jwt_secret_key: str | None = _variable("Signs user sessions; at least 32 characters.")
+
+
+def read_environment(environment: Mapping[str, str]) -> Environment:
+    """Raises SettingsError on a PORT that is none and on secrets that are too short."""
+    found, problems = _environment(environment)
+    if problems:
+        raise SettingsError(problems)
+    return found
+
+
+def _environment(environment: Mapping[str, str]) -> tuple[Environment, list[str]]:
+    names = [variable.name for variable in fields(Environment)]
+    values: dict[str, Any] = {name: _present(environment, name.upper()) for name in names}
+    problems = [
+        f"environment: {name.upper()} is shorter than {SECRET_LENGTH_MIN} characters"
+        for name in ("webhook_secret", "jwt_secret_key")
+        if values[name] and len(values[name]) < SECRET_LENGTH_MIN
+    ]
+    port = values["port"]
+    if port and not (re.fullmatch(r"\d{1,5}", port) and 1 <= int(port) <= 65535):
+        problems.append("environment: PORT is not a number from 1 to 65535")
+        port = None
+    values["port"] = int(port) if port else None
+    return Environment(**values), problems
+
+
+def _present(environment: Mapping[str, str], variable: str) -> str | None:
+    return environment.get(variable, "").strip() or None
+
+
+# --- Everything together ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One configuration, whole. `version` is a digest of the files it was read from."""
+
+    gateway: GatewaySettings
+    upstreams: Mapping[str, Stanza]
+    routing: RoutingSettings
+    pricing: PricingSettings
+    catalog: Catalog = field(repr=False)
+    environment: Environment
+    version: str
+
+
+def load_settings(
+    directory: Path, environment: Mapping[str, str], options_of: OptionsOf, needs_secret: NeedsSecret
+) -> Settings:
+    """Reads everything or raises SettingsError with all problems of all files.
+
+    `options_of(adapter)` returns an adapter's options model or raises LookupError with a sentence;
+    `needs_secret(adapter)` says whether it cannot work without `<UPSTREAM>_API_KEY`.
+    """
+    if not directory.is_dir():
+        raise SettingsError([f"{directory}: there is no such directory of configuration files"])
+    contents = {name: _content(directory / name) for name in _STAMPED}
+    problems: list[str] = []
+    catalog = _catalog(directory / CATALOG_DIRECTORY, problems)
+    files = {name: _File.parse(directory / name, contents[name], problems) for name in _STAMPED[:4]}
+    reader = _StanzaReader(options_of, needs_secret, environment, problems)
+
+    upstreams = reader.stanzas(files[UPSTREAMS_FILE])
+    known = _Known(catalog, _stanza_tables(files[UPSTREAMS_FILE]))
+    gateway = files[GATEWAY_FILE].validate(GatewaySettings, known, problems)
+    routing = files[ROUTING_FILE].validate(RoutingSettings, known, problems)
+    pricing = files[PRICING_FILE].validate(PricingSettings, known, problems)
+    found, environment_problems = _environment(environment)
+    problems += environment_problems
+    if gateway and catalog:
+        problems += _country_problems(files[GATEWAY_FILE], gateway, catalog)
+    if pricing:
+        problems += _rate_problems(files[UPSTREAMS_FILE], upstreams, pricing)
+    if problems or not (gateway and routing and pricing and catalog):
+        raise SettingsError(problems)
+    return Settings(
+        gateway=_overridden(gateway, found),
+        upstreams=MappingProxyType(upstreams),
+        routing=routing,
+        pricing=pricing,
+        catalog=catalog,
+        environment=found,
+        version=_version(contents),
+    )
+
+
+def config_stamp(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, mtime in nanoseconds and size of every configuration file: changes whenever a reload may be due."""
+    return tuple(_stamp(directory, name) for name in _STAMPED)
+
+
+def _stamp(directory: Path, name: str) -> tuple[str, int, int]:
+    try:
+        found = (directory / name).stat()
+    except OSError:
+        return name, -1, -1
+    return name, found.st_mtime_ns, found.st_size
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _version(contents: Mapping[str, bytes | None]) -> str:
+    digest = hashlib.sha256()
+    for name, content in contents.items():
+        digest.update(f"{name}:{-1 if content is None else len(content)}:".encode() + (content or b""))
+    return digest.hexdigest()[:12]
+
+
+def _catalog(directory: Path, problems: list[str]) -> Catalog | None:
+    try:
+        return load_catalog(directory)
+    except CatalogError as error:
+        problems += error.problems
+        return None
+
+
+def _overridden(gateway: GatewaySettings, environment: Environment) -> GatewaySettings:
+    over = {"host": environment.host, "port": environment.port}
+    server = gateway.server.model_copy(update={key: value for key, value in over.items() if value is not None})
+    return gateway.model_copy(update={"server": server})
+
+
+def _country_problems(file: _File, gateway: GatewaySettings, catalog: Catalog) -> Iterator[str]:
+    if gateway.server.default_country not in catalog.countries:
+        yield file.sentence(("server", "default_country"), "there is no such country in the catalogue")
+
+
+def _rate_problems(file: _File, upstreams: Mapping[str, Stanza], pricing: PricingSettings) -> Iterator[str]:
+    priced = {pricing.currency, *pricing.rates}
+    for name, stanza in upstreams.items():
+        if stanza.enabled and stanza.currency not in priced:
+            yield file.sentence(
+                (name, "currency"), f"{PRICING_FILE} has no rate for {stanza.currency}: add it under [rates]"
+            )
+
+
+@dataclass(frozen=True)
+class _StanzaReader:
+    """Builds stanzas: their own keys by the model above, the rest by the adapter's."""
+
+    options_of: OptionsOf
+    needs_secret: NeedsSecret
+    environment: Mapping[str, str]
+    problems: list[str]
+
+    def stanzas(self, file: _File) -> dict[str, Stanza]:
+        built = (self._stanza(file, name, table) for name, table in (_stanza_tables(file) or {}).items())
+        return {stanza.name: stanza for stanza in built if stanza}
+
+    def _stanza(self, file: _File, name: str, table: object) -> Stanza | None:
+        if not _UPSTREAM_NAME.fullmatch(name) or not isinstance(table, dict):
+            self.problems.append(file.sentence((name,), _not_a_stanza(name, table)))
+            return None
+        common = {key: value for key, value in table.items() if key in StanzaKeys.model_fields}
+        options = {key: value for key, value in table.items() if key not in common}
+        keys = file.validate(StanzaKeys, None, self.problems, at=(name,), data=common)
+        adapter = keys.adapter or name if keys else name
+        parsed = self._options(file, name, adapter, options) if keys else None
+        if keys is None or parsed is None:
+            return None
+        secret = self._secret(name, adapter, is_wanted=keys.enabled)
+        given = {**keys.model_dump(), "adapter": adapter}
+        return Stanza(**given, name=name, options=MappingProxyType(options), parsed=parsed, secret=secret)
+
+    def _options(self, file: _File, name: str, adapter: str, options: Mapping[str, Any]) -> BaseModel | None:
+        try:
+            model = self.options_of(adapter)
+        except LookupError as error:
+            self.problems.append(file.sentence((name, "adapter"), str(error.args[0] if error.args else error)))
+            return None
+        return file.validate(model, None, self.problems, at=(name,), data=options, also_known=StanzaKeys.model_fields)
+
+    def _secret(self, name: str, adapter: str, *, is_wanted: bool) -> str:
+        variable = f"{name.upper()}_API_KEY"
+        secret = _present(self.environment, variable)
+        if secret is None and is_wanted and self.needs_secret(adapter):
+            self.problems.append(f"environment: {variable} is missing, and the upstream {name!r} is enabled")
+        return secret or ""
+
+
+def _stanza_tables(file: _File) -> Mapping[str, Any] | None:
+    """The file's tables by upstream; without a file the sandbox alone, None where the file cannot be read."""
+    if file.content is None:
+        return _UPSTREAMS_WITHOUT_FILE
+    return None if file.is_broken else file.data
+
+
+def _not_a_stanza(name: str, table: object) -> str:
+    if not isinstance(table, dict):
+        return f"should be a table, not {_kind(table)}: settings stand under a [name] of an upstream"
+    return "an upstream's name is lower-case letters, digits and _, does not start with a digit, has 32 at most"
+
+
+# --- Problems in words -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _File:
+    """A parsed file that can say where a key stands."""
+
+    path: Path
+    content: bytes | None
+    data: Mapping[str, Any]
+    is_broken: bool = False
+
+    @classmethod
+    def parse(cls, path: Path, content: bytes | None, problems: list[str]) -> _File:
+        """A file that cannot be read counts as empty, and adds its problem."""
+        try:
+            return cls(path, content, tomllib.loads((content or b"").decode(), parse_float=Decimal))
+        except UnicodeDecodeError as error:
+            problems.append(f"{path} line {error.object.count(10, 0, error.start) + 1}: not UTF-8 text")
+        except tomllib.TOMLDecodeError as error:
+            problems.append(_syntax_sentence(path, str(error), content or b""))
+        return cls(path, content, {}, is_broken=True)
+
+    def validate(
+        self,
+        model: type[Model],
+        known: _Known | None,
+        problems: list[str],
+        *,
+        at: KeyPath = (),
+        data: Mapping[str, Any] | None = None,
+        also_known: Collection[str] = (),
+    ) -> Model | None:
+        """The model of `data` (the whole file unless given), or None and one sentence per problem."""
+        try:
+            return model.model_validate(self.data if data is None else data, context=known)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                problems.append(self.sentence((*at, *detail["loc"]), _explained(model, detail, also_known)))
+        return None
+
+    def sentence(self, path: KeyPath, words: str) -> str:
+        path = tuple(part for part in path if part != "[key]")  # pydantic's word for "the key itself is wrong"
+        line = _line_of((self.content or b"").decode(errors="replace"), path)
+        where = f"{self.path} line {line}" if line else str(self.path)
+        return f"{where}: {_dotted(path)}: {words}" if path else f"{where}: {words}"
+
+
+def _syntax_sentence(path: Path, message: str, content: bytes) -> str:
+    found = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", message)
+    if found:
+        return f"{path} line {found[2]}: not valid TOML: {found[1]} (column {found[3]})"
+    return f"{path} line {content.count(10) + 1}: not valid TOML: {message}"
+
+
+def _explained(model: type[BaseModel], detail: ErrorDetails, also_known: Collection[str]) -> str:
+    """What is wrong, without the value: a secret typed into the wrong place must not reach a log."""
+    kind, path = detail["type"], detail["loc"]
+    if kind == "extra_forbidden":
+        known = [*_keys_at(model, path[:-1]), *(also_known if len(path) == 1 else ())]
+        return f"unknown key{_nearest(str(path[-1]), known) or _all_known(known)}{_secret_hint(str(path[-1]))}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    words = _NOT_DECIMAL if kind == "is_instance_of" else re.sub(r"^Input ", "", detail["msg"])
+    return f"{words}, not {_kind(detail['input'])}" if _is_about_type(kind) else words
+
+
+_NOT_DECIMAL = "should be a plain decimal number"
+
+
+def _is_about_type(kind: str) -> bool:
+    return kind.endswith(("_type", "is_instance_of"))
+
+
+_KINDS: tuple[tuple[type, str], ...] = (
+    (bool, "true or false"),
+    (str, "text"),
+    (int, "a whole number"),
+    (Decimal, "a decimal number"),
+    (list, "a list"),
+    (tuple, "a list"),
+    (dict, "a table"),
+)
+
+
+def _kind(value: object) -> str:
+    return next((word for kind, word in _KINDS if isinstance(value, kind)), type(value).__name__)
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
+    found = difflib.get_close_matches(key.lower(), known, n=1) or difflib.get_close_matches(key.upper(), known, n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _all_known(known: Collection[str]) -> str:
+    return f"; known here: {', '.join(sorted(known))}" if known else "; nothing is known here"
+
+
+def _secret_hint(key: str) -> str:
+    is_secret = re.search(r"key|secret|token|password", key, re.IGNORECASE)
+    return " (secrets come from the environment, see docs/configuration.md)" if is_secret else ""
+
+
+def _keys_at(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """Keys of the table at `path`, as far as the models tell."""
+    current: type[BaseModel] | None = model
+    for part in path:
+        if isinstance(part, int):
+            continue
+        inner = current.model_fields.get(part) if current else None
+        current = _model_in(inner.annotation) if inner else None
+    return list(current.model_fields) if current else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for found in map(_model_in, get_args(annotation)) if found), None)
+
+
+def _dotted(path: KeyPath) -> str:
+    """`("rule", 0, "services")` as `rule[1].services`: people count from one."""
+    parts = (f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
+
+
+_HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
+_ASSIGNMENT = re.compile(r"\s*([^=#\[\]{}]+?)\s*=")
+
+
+def _line_of(text: str, path: KeyPath) -> int | None:
+    """The line where the key at `path` stands, or the nearest table around it; None where neither is found."""
+    lines = _lines(text)
+    return next((lines[path[:length]] for length in range(len(path), 0, -1) if path[:length] in lines), None)
+
+
+def _lines(text: str) -> dict[KeyPath, int]:
+    """Key paths with their lines. `tomllib` keeps no positions, so headers and assignments are found by shape."""
+    lines: dict[KeyPath, int] = {}
+    counts: dict[KeyPath, int] = {}
+    table: KeyPath = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header, assignment = _HEADER.match(line), _ASSIGNMENT.match(line)
+        if header:
+            table = _key_path(header[2])
+            if header[1] == "[[":
+                counts[table] = counts.get(table, -1) + 1
+                table = (*table, counts[table])
+            lines.setdefault(table, number)
+        elif assignment:
+            lines.setdefault((*table, *_key_path(assignment[1])), number)
+    return lines
+
+
+def _key_path(key: str) -> KeyPath:
+    """`a."b c"` as ("a", "b c"), read by the TOML parser itself; empty where it is no key."""
+    try:
+        data = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return ()
+    path: list[str] = []
+    while isinstance(data, dict):
+        name, data = next(iter(data.items()))
+        path.append(name)
+    return tuple(path)
+
+
+# --- The reference ---------------------------------------------------------------------------------------------------
+
+
+class Described(NamedTuple):
+    """One setting as the documentation has it; `default` is written as in TOML, empty where there is none."""
+
+    file: str
+    key: str
+    type: str
+    default: str
+    sentence: str
+
+
+def describe() -> list[Described]:
+    """Every setting and environment variable, in the order of the files."""
+    return [
+        *_described(GATEWAY_FILE, GatewaySettings),
+        *_described(UPSTREAMS_FILE, StanzaKeys, "<name>."),
+        *_described(ROUTING_FILE, RoutingSettings),
+        *_described(PRICING_FILE, PricingSettings),
+        *(
+            Described("environment", variable.name.upper(), "text", "", variable.metadata["sentence"])
+            for variable in fields(Environment)
+        ),
+        Described("environment", "<NAME>_API_KEY", "text", "", "Our key at the upstream of that name."),
+    ]
+
+
+def _described(file: str, model: type[BaseModel], prefix: str = "") -> Iterator[Described]:
+    for name, info in model.model_fields.items():
+        inner = _model_in(info.annotation)
+        if inner:
+            yield from _described(file, inner, f"{prefix}{name}.")
+        else:
+            key = f"{prefix}{name}.<CURRENCY>" if get_origin(info.annotation) is Mapping else f"{prefix}{name}"
+            yield Described(file, key, _words_of(info.annotation), _toml(info.default), info.description or "")
+
+
+_TYPES: Mapping[Any, str] = {bool: "true/false", int: "whole number", float: "number", Decimal: "decimal", str: "text"}
+
+
+def _words_of(annotation: Any) -> str:
+    """Words for a field's type; what may be unset is described by what it may be."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f'"{word}"' for word in arguments)
+    if origin in (tuple, frozenset):
+        return f"list of {_words_of(arguments[0])}".replace("number", "numbers")
+    if origin is Annotated:
+        return _words_of(arguments[0])
+    if arguments:
+        return _words_of(next(argument for argument in reversed(arguments) if argument is not type(None)))
+    return _TYPES[annotation]
+
+
+def _toml(value: object) -> str:
+    """A default as it would stand in the file."""
+    if value is None or value is PydanticUndefined or isinstance(value, Mapping):
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | Decimal):
+        return f'"{value}"'
+    if isinstance(value, tuple | frozenset):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value)

@@ -1,0 +1,366 @@
+"""Where the truth lies: units of work on SQLite or PostgreSQL, written once in the SQL both understand.
+
+A unit of work is a plain function that takes a `Tx` first. It runs on a thread, never on the event loop, and either all
+of it is committed when `run` returns or none of it happened. It may run again after a deadlock, so it touches nothing
+outside its transaction.
+
+SQLite has one writer: units that arrive while a commit is under way are committed together by the next one, each
+inside its own savepoint, so that the disk is waited for once and not once per caller (`docs/decisions.md` has the
+measurement).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from urllib.parse import unquote, urlsplit
+
+import psycopg
+from psycopg import conninfo, errors
+from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from gateway.errors import Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Row = Mapping[str, Any]
+
+BUSY_SECONDS = 1.5
+"""How long a unit waits for another process's lock, or for a connection, before it gives up."""
+
+GROUP_MAX = 64
+"""Units committed together at most: bounds how long the first one waits for the last."""
+
+MINIMUM_SQLITE = (3, 35, 0)
+"""The first SQLite with RETURNING."""
+
+_PARAMETER = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
+
+
+class Conflict(Exception):
+    """A unique constraint refused the row."""
+
+
+class _Connection(Protocol):
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any: ...
+
+
+class Tx:
+    """One transaction, as a unit of work sees it. Parameters are named: `:name` in the text, keywords here."""
+
+    __slots__ = ("_connection", "_translate")
+
+    def __init__(self, connection: _Connection, translate: Callable[[str], str] | None = None) -> None:
+        self._connection = connection
+        self._translate = translate
+
+    def _run(self, sql: str, values: Mapping[str, Any]) -> Any:
+        return self._connection.execute(self._translate(sql) if self._translate else sql, values)
+
+    def execute(self, sql: str, **values: Any) -> int:
+        """Runs a statement; how many rows it touched."""
+        return cast(int, self._run(sql, values).rowcount)
+
+    def one(self, sql: str, **values: Any) -> Row | None:
+        """The first row, or None."""
+        return cast("Row | None", self._run(sql, values).fetchone())
+
+    def all(self, sql: str, **values: Any) -> Sequence[Row]:
+        """Every row."""
+        return cast("Sequence[Row]", self._run(sql, values).fetchall())
+
+    def insert(self, sql: str, **values: Any) -> int:
+        """Runs an `insert … returning id`; the id. Raises Conflict where a unique constraint says no."""
+        try:
+            row = self.one(sql, **values)
+        except (sqlite3.IntegrityError, errors.UniqueViolation) as error:
+            raise Conflict(_constraint(error)) from None
+        if row is None:
+            raise Conflict("nothing was inserted")
+        return cast(int, row["id"])
+
+
+def _constraint(error: Exception) -> str:
+    """Which constraint refused, without the values that SQLite and PostgreSQL like to quote."""
+    if isinstance(error, psycopg.Error):
+        return error.diag.constraint_name or "unique"
+    return str(error).partition(": ")[2] or "unique"
+
+
+Unit = Callable[Concatenate[Tx, P], T]
+
+
+class Store(Protocol):
+    """The database."""
+
+    dialect: str
+
+    async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a unit of work in a transaction and returns what it returned once that is durable.
+
+        Raises Unavailable when the database does not answer (the unit may then have been committed: whoever cares
+        has written down beforehand what it was about to do), and whatever the unit raises, after undoing it.
+        """
+        ...
+
+    async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a unit that only reads. Raises Unavailable."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+def connect(url: str) -> Store:
+    """The store behind a `sqlite:///path` or `postgresql://…` address. Raises ValueError on any other."""
+    scheme = urlsplit(url).scheme
+    if scheme == "sqlite":
+        return SqliteStore(sqlite_path(url))
+    if scheme in ("postgresql", "postgres"):
+        return PostgresStore(url)
+    raise ValueError("DATABASE_URL must begin with sqlite:/// or postgresql://")
+
+
+def sqlite_path(url: str) -> Path:
+    """The file behind `sqlite:///relative` or `sqlite:////absolute`."""
+    return Path(unquote(url.removeprefix("sqlite:///")))
+
+
+class _Job:
+    __slots__ = ("args", "error", "future", "kwargs", "result", "unit")
+
+    def __init__(self, unit: Callable[..., Any], args: Any, kwargs: Any, future: asyncio.Future[Any]) -> None:
+        self.unit = unit
+        self.args = args
+        self.kwargs = kwargs
+        self.future = future
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+def _settle(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
+
+
+class SqliteStore:
+    """One file, one writing thread with group commit, one reading thread (WAL: they do not block each other)."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+            raise ValueError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or newer is needed")
+        self.path = path
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._writer: sqlite3.Connection | None = None
+        self._inode = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._readers = ThreadPoolExecutor(1, "sqlite-read")
+        self._reader: sqlite3.Connection | None = None
+        self._reader_inode = 0
+        self._closed = False
+
+    async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise Unavailable
+        if self._thread is None:
+            self._loop = loop
+            self._thread = threading.Thread(target=self._write, name="sqlite-write", daemon=True)
+            self._thread.start()
+        job = _Job(unit, args, kwargs, loop.create_future())
+        self._jobs.put(job)
+        # A caller that gives up must not undo what is about to be committed, nor be taken for its failure.
+        return cast(T, await asyncio.shield(job.future))
+
+    async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise Unavailable
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, lambda: self._read(unit, args, kwargs))
+
+    def _read(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+        try:
+            inode = os.stat(self.path).st_ino
+            if self._reader is None or inode != self._reader_inode:
+                self._reader, self._reader_inode = self._open(), inode
+            return unit(Tx(self._reader), *args, **kwargs)
+        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as error:
+            _close(self._reader)
+            self._reader = None
+            raise Unavailable from error
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is not None:
+            self._jobs.put(None)
+            await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self._readers.shutdown)
+        _close(self._reader)
+        self._reader = None
+
+    def _open(self) -> sqlite3.Connection:
+        # `mode=rw`: a file that has gone away must be noticed, not quietly replaced by an empty one.
+        connection = sqlite3.connect(
+            f"file:{self.path}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = full")
+        connection.execute("pragma foreign_keys = on")
+        return connection
+
+    def _connection(self) -> sqlite3.Connection:
+        inode = os.stat(self.path).st_ino
+        if self._writer is None or inode != self._inode:
+            _close(self._writer)
+            self._writer, self._inode = self._open(), inode
+        return self._writer
+
+    def _write(self) -> None:
+        while (first := self._jobs.get()) is not None:
+            jobs = [first]
+            last: _Job | None = first
+            while len(jobs) < GROUP_MAX and not self._jobs.empty():
+                last = self._jobs.get()
+                if last is None:
+                    break
+                jobs.append(last)
+            self._commit_together(jobs)
+            self._answer(jobs)
+            if last is None:
+                break
+        _close(self._writer)
+        self._writer = None
+
+    def _answer(self, jobs: Sequence[_Job]) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, jobs)
+
+    def _commit_together(self, jobs: Sequence[_Job]) -> None:
+        try:
+            connection = self._connection()
+            connection.execute("begin immediate")
+            try:
+                for job in jobs:
+                    _run_in_savepoint(connection, job)
+                connection.execute("commit")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+        except (sqlite3.Error, OSError) as error:
+            self._give_up(jobs, error)
+
+    def _give_up(self, jobs: Sequence[_Job], error: Exception) -> None:
+        if not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
+            _close(self._writer)
+            self._writer = None
+        for job in jobs:
+            job.error = Unavailable()
+            job.error.__cause__ = error
+
+
+def _run_in_savepoint(connection: sqlite3.Connection, job: _Job) -> None:
+    connection.execute("savepoint unit")
+    try:
+        job.result = job.unit(Tx(connection), *job.args, **job.kwargs)
+    except sqlite3.OperationalError:
+        raise  # the disk or the file, not the unit: the whole group fails together
+    except Exception as error:
+        job.error = error
+        connection.execute("rollback to unit")
+    connection.execute("release unit")
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        connection.close()
+
+
+class PostgresStore:
+    """A pool of connections, each used by one thread at a time."""
+
+    dialect = "postgresql"
+    TRIES = 4
+    DOWN_SECONDS = 0.5
+
+    def __init__(self, url: str, *, connections: int = 10) -> None:
+        self._threads = ThreadPoolExecutor(connections, "postgres")
+        self._pool = ConnectionPool(
+            conninfo.make_conninfo(url, connect_timeout=2, application_name="simroute"),
+            min_size=1,
+            max_size=connections,
+            timeout=BUSY_SECONDS,
+            reconnect_timeout=10,
+            open=False,
+            kwargs={
+                "row_factory": dict_row,
+                "autocommit": False,
+                "options": "-c statement_timeout=5000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000",
+            },
+        )
+        self._statements: dict[str, str] = {}
+        self._down_until = 0.0
+        self._opened = False
+
+    async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs)))
+
+    async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.run(unit, *args, **kwargs)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._opened:
+            await asyncio.to_thread(self._pool.close)
+
+    def _translate(self, sql: str) -> str:
+        text = self._statements.get(sql)
+        if text is None:
+            text = self._statements[sql] = _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
+        return text
+
+    def _work(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+        # While the server is away, everybody waiting for the same time-out would hold all threads.
+        if time.monotonic() < self._down_until:
+            raise Unavailable
+        try:
+            for attempt in range(self.TRIES):
+                try:
+                    return self._once(unit, args, kwargs)
+                except (errors.DeadlockDetected, errors.SerializationFailure):
+                    if attempt == self.TRIES - 1:
+                        raise
+            raise Unavailable
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
+            if not isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
+                self._down_until = time.monotonic() + self.DOWN_SECONDS
+            raise Unavailable from error
+
+    def _once(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+        if not self._opened:
+            self._pool.open()
+            self._opened = True
+        with self._pool.connection() as connection:
+            return unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)

@@ -1,0 +1,215 @@
+"""The seam between the house and its upstreams: five verbs, optional abilities, and the columnar price list."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import httpx
+
+from gateway.model import BuyOrder, Clock, Found, Lease, Offer, Outcome, Progress, Watched
+from gateway.money import Money
+
+
+class Upstream(Protocol):
+    """One provider. Every verb raises only `gateway.errors.UpstreamError`."""
+
+    name: str
+
+    async def offers(self) -> OfferTable:
+        """Everything it sells now; fetched in the background, never while a caller waits."""
+        ...
+
+    async def buy(self, order: BuyOrder) -> Lease:
+        """One attempt, one request. Raises NothingTaken when no number was taken, InDoubt when perhaps one was."""
+        ...
+
+    async def read(self, watched: Watched) -> Progress:
+        """State and every SMS so far. Raises Unwell; an unknown reference is a state, not an error."""
+        ...
+
+    async def close(self, reference: str, outcome: Outcome) -> None:
+        """Tell the upstream how the lease ends. Safe to repeat: done already is done.
+
+        Raises TooEarly, HasSms, NotAllowed, UnknownLease, Unwell.
+        """
+        ...
+
+    async def balance(self) -> Money:
+        """What the account there can spend. Raises Refused (bad key) or Unwell."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give connections back."""
+        ...
+
+
+@runtime_checkable
+class ReadsMany(Protocol):
+    """Reads all open leases in few calls. A lease missing from the answer has to be asked for singly."""
+
+    async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]: ...
+
+
+@runtime_checkable
+class AsksAgain(Protocol):
+    """Has to be told that another SMS is wanted. Raises NotAllowed, UnknownLease, Unwell. Safe to repeat."""
+
+    async def ask_again(self, reference: str) -> None: ...
+
+
+@runtime_checkable
+class Finds(Protocol):
+    """Can list its open orders, so that a purchase whose reply was lost can be found. Raises Unwell."""
+
+    async def find(self, since: float) -> Sequence[Found]: ...
+
+
+@runtime_checkable
+class SellsByRule(Protocol):
+    """Sells by a rule instead of a list; `offers()` is then empty."""
+
+    def offers_for(self, service: str, country: int) -> Sequence[Offer]: ...
+
+
+class Names(Protocol):
+    """What an adapter needs of the catalogue."""
+
+    @property
+    def service_names(self) -> Mapping[str, str]:
+        """Canonical code to English name."""
+        ...
+
+    @property
+    def country_iso2(self) -> Mapping[int, str]:
+        """Canonical id to ISO 3166 letters, upper case."""
+        ...
+
+    @property
+    def country_prefix(self) -> Mapping[int, str]:
+        """Canonical id to dialling digits, without a plus sign."""
+        ...
+
+
+Observe = Callable[[str, str, float], None]
+"""Called once per upstream request with verb, outcome (`ok` or the error's class name) and seconds."""
+
+Offload = Callable[..., Awaitable[Any]]
+"""`await offload(function, *args)` runs a module-level pure function outside the event loop's process."""
+
+
+def no_observer(_verb: str, _outcome: str, _seconds: float) -> None:
+    """Observes nothing."""
+
+
+async def run_inline(function: Callable[..., Any], *args: Any) -> Any:
+    """The Offload for tests and small bodies: runs right here."""
+    return function(*args)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the wiring hands an adapter beside its own options. `secret` never appears in a repr."""
+
+    name: str
+    currency: str
+    names: Names
+    clock: Clock
+    secret: str = field(default="", repr=False)
+    proxy: str | None = None
+    observe: Observe = no_observer
+    offload: Offload = run_inline
+    transport: httpx.AsyncBaseTransport | None = None
+    """Replaces the network in an adapter's own tests."""
+
+
+def _key(service: str, country: int) -> int:
+    """Service (at most five ASCII letters or digits) and country packed into one sortable integer."""
+    return (country << 40) | int.from_bytes(service.encode("ascii").rjust(5, b"\0"), "big")
+
+
+def _unpack(key: int) -> tuple[str, int]:
+    return (key & 0xFFFFFFFFFF).to_bytes(5, "big").lstrip(b"\0").decode("ascii"), key >> 40
+
+
+class OfferTable:
+    """A price list in columns, sorted by country, service and cost: about 30 bytes a row, cheap to pickle.
+
+    Built once (often in another process), then only read. Counts are per row: a cumulative ladder has to be made plain
+    by the adapter before it gets here.
+    """
+
+    __slots__ = ("_costs", "_counts", "_keys", "_operators", "_rates", "_words", "currency", "upstream")
+
+    def __init__(self, upstream: str, currency: str, rows: Iterable[tuple[str, int, int, int, str, float | None]] = ()):
+        """`rows` are (service, country, cost in micro-units, count, operator, success rate 0..1 or None).
+
+        Rows with no stock, a negative cost, or a service code that cannot be packed are left out.
+        """
+        self.upstream = upstream
+        self.currency = currency
+        words: dict[str, int] = {"": 0}
+        kept = []
+        for service, country, cost, count, operator, rate in rows:
+            if (
+                count <= 0
+                or cost < 0
+                or not 0 < len(service) <= 5
+                or not service.isascii()
+                or not 0 <= country < 1 << 20
+            ):
+                continue
+            word = words.setdefault(operator, len(words))
+            kept.append((_key(service, country), cost, min(count, 2**31 - 1), word, -1.0 if rate is None else rate))
+        kept.sort()
+        self._keys = array("Q", (row[0] for row in kept))
+        self._costs = array("q", (row[1] for row in kept))
+        self._counts = array("l", (row[2] for row in kept))
+        self._operators = array("L", (row[3] for row in kept))
+        self._rates = array("f", (row[4] for row in kept))
+        self._words = tuple(words)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def _offer(self, index: int) -> Offer:
+        service, country = _unpack(self._keys[index])
+        rate = self._rates[index]
+        return Offer(
+            upstream=self.upstream,
+            service=service,
+            country=country,
+            cost=Money(self._costs[index], self.currency),
+            count=self._counts[index],
+            operator=self._words[self._operators[index]],
+            success_rate=None if rate < 0 else rate,
+        )
+
+    def at(self, service: str, country: int) -> tuple[Offer, ...]:
+        """Offers for one service and country, cheapest first."""
+        if not 0 < len(service) <= 5 or not service.isascii():
+            return ()
+        key = _key(service, country)
+        index = bisect_left(self._keys, key)
+        found = []
+        while index < len(self._keys) and self._keys[index] == key:
+            found.append(self._offer(index))
+            index += 1
+        return tuple(found)
+
+    def pairs(self) -> Iterator[tuple[str, int]]:
+        """Each (service, country) that is on sale, once, in order of country."""
+        previous = None
+        for key in self._keys:
+            if key != previous:
+                previous = key
+                yield _unpack(key)
+
+    def operators(self, country: int) -> set[str]:
+        """The upstream's words for operators it sells in one country."""
+        low = bisect_left(self._keys, country << 40)
+        high = bisect_left(self._keys, (country + 1) << 40)
+        return {self._words[word] for word in set(self._operators[low:high])} - {""}

@@ -1,0 +1,131 @@
+"""Secrets: what seals numbers and messages, what makes digests, and where a first start gets them from."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+KEY_LENGTH = 32
+KEY_ALPHABET = string.ascii_letters + string.digits
+SECRET_NAMES = ("API_KEY_SALT", "DATA_ENCRYPTION_KEYS", "INDEX_KEY", "JWT_SECRET_KEY", "WEBHOOK_SECRET")
+SECRET_LENGTH_MIN = 32
+
+
+class SecretsError(Exception):
+    """Secrets are missing or malformed; the message says which, and what to do. It never holds a value."""
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The five secrets, as text. Never in a repr.
+
+    `api_key_salt` and `index_key` may be lists, `2:newer,1:older`: the first one makes digests, all are tried in look-ups.
+    `data_encryption_keys` is a list too, newest first; old ones still open what they sealed.
+    """
+
+    api_key_salt: str = field(repr=False)
+    data_encryption_keys: str = field(repr=False)
+    index_key: str = field(repr=False)
+    jwt_secret_key: str = field(repr=False)
+    webhook_secret: str = field(repr=False)
+
+
+def read_secrets(environment: Mapping[str, str]) -> Secrets:
+    """The secrets of an environment. Raises SecretsError naming each that is absent or too short."""
+    problems = [name for name in SECRET_NAMES if len(environment.get(name, "").strip()) < SECRET_LENGTH_MIN]
+    if problems:
+        raise SecretsError(f"{', '.join(problems)}: missing, or shorter than {SECRET_LENGTH_MIN} characters")
+    return Secrets(**{name.lower(): environment[name].strip() for name in SECRET_NAMES})
+
+
+def create_secrets(path: Path) -> None:
+    """Writes fresh secrets to `path`, readable by its owner only. Raises FileExistsError: secrets are never replaced."""
+    values = {name: secrets.token_urlsafe(32) for name in SECRET_NAMES}
+    values["DATA_ENCRYPTION_KEYS"] = Fernet.generate_key().decode()
+    lines = [
+        "# Made for the database beside this file. Without them its numbers and messages can't be read: back both up."
+    ]
+    lines += [f"{name}={value}" for name, value in values.items()]
+    write_private(path, "\n".join(lines) + "\n")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Creates a file of mode 0600 that must not exist yet."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_secrets_file(path: Path) -> dict[str, str]:
+    """The `NAME=value` lines of a secrets file; empty where there is none."""
+    if not path.exists():
+        return {}
+    pairs = (line.partition("=") for line in path.read_text().splitlines() if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def new_api_key() -> str:
+    """32 of `[A-Za-z0-9]`, as the original's: one client refuses any other length."""
+    return "".join(secrets.choice(KEY_ALPHABET) for _ in range(KEY_LENGTH))
+
+
+def _versions(text: str) -> Sequence[tuple[str, bytes]]:
+    found = []
+    for part in text.split(","):
+        version, colon, value = part.strip().partition(":")
+        found.append((version, value.encode()) if colon and version.isdigit() else ("1", part.strip().encode()))
+    return found
+
+
+def _fernet(key: str) -> Fernet:
+    """A key in Fernet's own form, or any long text, from which one is derived."""
+    try:
+        return Fernet(key)
+    except ValueError:
+        return Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()))
+
+
+class Vault:
+    """Seals, opens and digests. Its methods are pure and may be called from any thread."""
+
+    def __init__(self, values: Secrets) -> None:
+        self._salts = _versions(values.api_key_salt)
+        self._index = _versions(values.index_key)
+        self._ring = MultiFernet(
+            [_fernet(key.strip()) for key in values.data_encryption_keys.split(",") if key.strip()]
+        )
+        self.webhook_secret = values.webhook_secret.encode()
+
+    def __repr__(self) -> str:
+        return "Vault(…)"
+
+    def key_digests(self, key: str) -> Sequence[str]:
+        """Every digest under which an API key may be stored, the newest version first."""
+        plain = key.encode()
+        return [f"{version}:{hmac.digest(salt, plain, 'sha256').hex()}" for version, salt in self._salts]
+
+    def index_digest(self, purpose: str, value: str) -> str:
+        """A digest to look things up by; the same value for another purpose has another digest."""
+        version, key = self._index[0]
+        return f"{version}:{hmac.digest(key, f'{purpose}:{value}'.encode(), 'sha256').hex()}"
+
+    def seal(self, plain: str) -> str:
+        return self._ring.encrypt(plain.encode()).decode()
+
+    def open(self, sealed: str) -> str:
+        """What `seal` was given. Raises SecretsError when no key of the ring fits."""
+        try:
+            return self._ring.decrypt(sealed.encode()).decode()
+        except InvalidToken:
+            raise SecretsError("DATA_ENCRYPTION_KEYS holds no key that opens this database's data") from None

@@ -1,0 +1,480 @@
+"""Notices to clients: which addresses they may go to, how they are signed, sent, tried again and given up.
+
+`activations` queues a notice in the transaction of the delivery it tells of. A courier claims it by moving its `next_at`
+past the time an attempt can take: whoever crashes on the way leaves a notice that falls due again, so each is delivered at
+least once, and a receiver tells repeats by their `webhook-id`.
+
+    pending ──2xx──> sent
+       │ ^──later──┐
+       └──anything else──┴──pauses used up, or no address any more──> dead
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import re
+import socket
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from urllib.parse import SplitResult, urlsplit
+
+import aiohttp
+import structlog
+from aiohttp.abc import AbstractResolver, ResolveResult
+from standardwebhooks.webhooks import Webhook
+
+from gateway.accounts import URL_LENGTH_MAX
+from gateway.errors import BadWebhookUrl, CallerError, Unavailable, WebhookNotHttps, WebhookUrlTooLong
+from gateway.house import House
+from gateway.settings import WebhooksSettings
+from gateway.store import Row, Tx
+from gateway.vault import Vault
+
+PAUSE_SECONDS = 0.25
+IN_FLIGHT_MAX = 64
+"""Attempts under way at once, per process. Each is a socket and a task that mostly wait."""
+
+IN_FLIGHT_PER_ACCOUNT_MAX = 2
+"""So that a receiver that never answers takes two places, and not everybody's."""
+
+LEASE_EXTRA_SECONDS = 5.0
+"""How long, beyond the time-out, an attempt may take to be written down before another process may repeat it."""
+
+CLOSING_SECONDS = 2.0
+RESOLVER_THREADS = 16
+RESPONSE_BUFFER_BYTES = 1024
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+NEVER_PUBLIC = (
+    ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata server, though in public address space
+    ipaddress.ip_network("192.0.0.0/24"),  # protocol assignments; Python 3.11 knows only parts of it as private
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, which lead anywhere
+    ipaddress.ip_network("3fff::/20"),  # documentation, newer than Python 3.11
+)
+
+_HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+_NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029]")
+
+log = structlog.get_logger()
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class PrivateAddress(OSError):
+    """A connection was about to be made to an address that no notice may go to."""
+
+
+# Addresses
+
+
+def check_url(url: str, settings: WebhooksSettings) -> None:
+    """What an account may set. Raises WebhookUrlTooLong, BadWebhookUrl, WebhookNotHttps.
+
+    A courtesy to whoever sets it: what a name leads to is known, and refused, only when a connection is made.
+    """
+    host = _host(_parsed(url, settings))
+    if not settings.allow_private_addresses and _is_plainly_private(host):
+        raise BadWebhookUrl
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address lies in the public internet; one that wraps an IPv4 address is judged by that."""
+    return _is_public(ipaddress.ip_address(address))
+
+
+def _parsed(url: str, settings: WebhooksSettings) -> SplitResult:
+    """A URL of acceptable form and scheme. Raises as `check_url`."""
+    if len(url) > URL_LENGTH_MAX:
+        raise WebhookUrlTooLong
+    parts = _split(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and settings.allow_http):
+        raise WebhookNotHttps
+    return parts
+
+
+def _split(url: str) -> SplitResult:
+    if _NOT_IN_URL.search(url):
+        raise BadWebhookUrl
+    try:
+        parts = urlsplit(url)
+        is_whole = bool(parts.scheme and parts.hostname) and parts.port != 0
+    except ValueError:
+        raise BadWebhookUrl from None
+    if not is_whole or "@" in parts.netloc:
+        raise BadWebhookUrl
+    return parts
+
+
+def _host(parts: SplitResult) -> str:
+    """The host as a resolver would be asked for it: full-width digits and dots, too, are those they stand for."""
+    host = parts.hostname or ""
+    if ":" in host:
+        return host
+    try:
+        name = host.encode("idna").decode().lower()
+    except UnicodeError:
+        raise BadWebhookUrl from None
+    if not _HOST_NAME.fullmatch(name):
+        raise BadWebhookUrl
+    return name.removesuffix(".")
+
+
+def _is_plainly_private(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = _literal(host)
+    return address is not None and not _is_public(address)
+
+
+def _literal(host: str) -> Address | None:
+    """The address a host spells out, in any form the C library reads: `127.1`, `0x7f000001`, `017700000001` too."""
+    try:
+        return ipaddress.IPv6Address(host) if ":" in host else ipaddress.IPv4Address(socket.inet_aton(host))
+    except ValueError:
+        raise BadWebhookUrl from None
+    except OSError:
+        return None
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if inner := _embedded(address):
+            return all(map(_is_public, inner))
+        if address not in GLOBAL_UNICAST:
+            return False
+    is_special = address.is_multicast or address.is_reserved or address.is_private or not address.is_global
+    return not is_special and not any(address in network for network in NEVER_PUBLIC)
+
+
+def _embedded(address: ipaddress.IPv6Address) -> Sequence[ipaddress.IPv4Address]:
+    """The IPv4 addresses that a packet to this one ends up at; none for an address of its own."""
+    if address in NAT64:
+        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    single = address.ipv4_mapped or address.sixtofour
+    return (single,) if single else address.teredo or ()
+
+
+# What is sent
+
+
+def _body(vault: Vault, row: Row) -> str:
+    """The original's push: its members in its order, no spaces. Raises SecretsError."""
+    content = {
+        "activationId": row["activation_id"],
+        "service": row["service"],
+        "text": vault.open(row["text_sealed"]),
+        "code": vault.open(row["code_sealed"]),
+        "country": row["country"],
+        "receivedAt": datetime.fromtimestamp(row["received_at"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _headers(vault: Vault, notice_id: int, body: str, at: float) -> Mapping[str, str]:
+    """Two signatures of the same body: a plain one, and that of standardwebhooks.com, which covers id and time too."""
+    message_id, moment = f"msg_{notice_id}", datetime.fromtimestamp(int(at), UTC)
+    plain = hmac.new(vault.webhook_secret, body.encode(), hashlib.sha256).hexdigest()
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": _USER_AGENT,
+        "X-Signature": f"sha256={plain}",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(at)),
+        "webhook-signature": Webhook(vault.webhook_secret).sign(message_id, moment, body),
+    }
+
+
+def _user_agent() -> str:
+    try:
+        return f"simroute/{metadata.version('simroute')}"
+    except metadata.PackageNotFoundError:  # run from a checkout that was never installed
+        return "simroute/dev"
+
+
+_USER_AGENT = _user_agent()
+
+
+# How it is sent
+
+
+class _Names(AbstractResolver):
+    """Resolves on threads of its own: a client whose name server never answers must not hold up the upstreams' names."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, "webhook-names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
+        return [_resolved(host, port, info[0], info[2], info[4][0]) for info in found]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> Sequence[aiohttp.AddrInfoType]:
+    return socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+
+
+def _resolved(host: str, port: int, family: int, protocol: int, address: object) -> ResolveResult:
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return ResolveResult(hostname=host, host=str(address), port=port, family=family, proto=protocol, flags=flags)
+
+
+class _Wire:
+    """The HTTP client of notices. No proxy, no cookies, no redirects, no reuse; nothing of an answer but its status."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._session: aiohttp.ClientSession | None = None
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        """The status answered. Raises ClientError, TimeoutError, PrivateAddress within ClientConnectorError, ValueError."""
+        timeout = aiohttp.ClientTimeout(total=self._house.settings.gateway.webhooks.timeout_seconds)
+        async with self._opened().post(
+            url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+        ) as response:
+            return response.status
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    resolver=_Names(), socket_factory=self._socket, force_close=True, limit=IN_FLIGHT_MAX
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                read_bufsize=RESPONSE_BUFFER_BYTES,
+                trust_env=False,
+            )
+        return self._session
+
+    def _socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
+        """The one door to the network: what it is given is what gets connected to, whatever a name said before."""
+        family, kind, protocol, _, address = info
+        if not self._house.settings.gateway.webhooks.allow_private_addresses and not is_public(str(address[0])):
+            raise PrivateAddress("not a public address")
+        return socket.socket(family, kind, protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What came of an attempt. `words` come from a closed set: no URL, number or text."""
+
+    words: str
+    is_sent: bool = False
+    is_refused: bool = False
+    is_final: bool = False
+    digest: str = ""
+
+
+def _answered(status: int, digest: str) -> _Result:
+    return _Result(f"http {status}", is_sent=200 <= status < 300, digest=digest)
+
+
+_FAILURES: Sequence[tuple[type[Exception], str]] = (
+    (TimeoutError, "timed out"),
+    (aiohttp.ClientConnectorDNSError, "name not found"),
+    (aiohttp.ClientSSLError, "tls failed"),
+    (aiohttp.ClientConnectorCertificateError, "tls failed"),
+    (aiohttp.ClientConnectorError, "not reached"),
+    (aiohttp.InvalidURL, "bad address"),
+    (aiohttp.ClientResponseError, "unreadable answer"),
+    (aiohttp.ClientError, "connection lost"),
+)
+
+
+def _failed(error: Exception, digest: str) -> _Result:
+    """A failure in words; only ever the class of an error, as messages tend to quote the URL."""
+    if isinstance(error, CallerError):
+        return _Result(f"refused: {error.code}", is_refused=True, digest=digest)
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddress):
+        return _Result("refused: private address", is_refused=True, digest=digest)
+    words = next((words for kind, words in _FAILURES if isinstance(error, kind)), f"failed: {type(error).__name__}")
+    return _Result(words, digest=digest)
+
+
+# The queue
+
+
+class Courier:
+    """Carries notices out of the outbox. Several, in one process or many, may work on one database."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._wire = _Wire(house)
+        self._in_flight: dict[asyncio.Task[None], int] = {}
+
+    async def round(self) -> float:
+        """Starts what is due, as far as there is room, and waits a moment for it; seconds until the next round.
+
+        A slow receiver is left under way and does not hold the next round up. Raises Unavailable.
+        """
+        house = self._house
+        due = await house.store.read(_due, house.clock())
+        chosen = self._fitting(due)
+        if chosen:
+            lease = house.settings.gateway.webhooks.timeout_seconds + LEASE_EXTRA_SECONDS
+            for row in await house.store.run(_claim, chosen, house.clock() + lease):
+                self._start(row)
+        is_more = len(chosen) < len(due)
+        await self._wait(asyncio.FIRST_COMPLETED if is_more else asyncio.ALL_COMPLETED)
+        return 0.0 if is_more or self._in_flight else PAUSE_SECONDS
+
+    async def aclose(self) -> None:
+        """Waits a little for what is under way, then lets go; the store must still be open. What is cut off is repeated."""
+        if self._in_flight:
+            _, late = await asyncio.wait(self._in_flight, timeout=CLOSING_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._wire.aclose()
+
+    async def _wait(self, until: str) -> None:
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=PAUSE_SECONDS, return_when=until)
+
+    def _fitting(self, due: Sequence[Row]) -> list[Row]:
+        """Those there is a place for, in the process and in the share of their account."""
+        busy, room = Counter(self._in_flight.values()), IN_FLIGHT_MAX - len(self._in_flight)
+        chosen: list[Row] = []
+        for row in due:
+            if len(chosen) < room and busy[row["account_id"]] < IN_FLIGHT_PER_ACCOUNT_MAX:
+                busy[row["account_id"]] += 1
+                chosen.append(row)
+        return chosen
+
+    def _start(self, row: Row) -> None:
+        task = asyncio.create_task(self._carry(row), name=f"notice:{row['id']}")
+        self._in_flight[task] = row["account_id"]
+        task.add_done_callback(self._in_flight.pop)
+
+    async def _carry(self, row: Row) -> None:
+        house = self._house
+        result = await self._attempt(row)
+        pauses = house.settings.gateway.webhooks.retry_seconds
+        ending = _ending(result, row["tries"], row["next_at"], pauses, house.clock())
+        try:
+            await house.store.run(_note, row["id"], ending)
+        except Unavailable:
+            log.warning("notice.unrecorded", notice=row["id"], result=result.words)
+            return
+        house.metrics.notices.labels(ending.label).inc()
+        log.info(f"notice.{ending.label}", notice=row["id"], result=result.words, tries=ending.tries)
+
+    async def _attempt(self, row: Row) -> _Result:
+        house, digest = self._house, ""
+        if not row["webhook_url_sealed"]:
+            return _Result("no webhook set", is_final=True)
+        try:
+            url = house.vault.open(row["webhook_url_sealed"])
+            _parsed(url, house.settings.gateway.webhooks)  # the command line may set what a dialect would refuse
+            body = _body(house.vault, row)
+            digest = house.vault.index_digest("notice", body)
+            headers = _headers(house.vault, row["id"], body, house.clock())
+            return _answered(await self._wire.post(url, headers, body.encode()), digest)
+        except Exception as error:  # one notice that cannot be sent must not keep the others
+            return _failed(error, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How an attempt leaves its notice. `leased_until` is the claim it was made under."""
+
+    state: str
+    label: str
+    tries: int
+    next_at: float
+    at: float
+    leased_until: float
+    words: str
+    digest: str = field(repr=False)
+
+
+def _ending(result: _Result, tries: int, leased_until: float, pauses: Sequence[float], now: float) -> _Ending:
+    """`tries` counts the attempts before this one; after the first failure the first pause follows, and so on."""
+    made = tries + (not result.is_final)
+    if result.is_sent:
+        state, label, next_at = "sent", "sent", now
+    elif result.is_final or tries >= len(pauses):
+        state, label, next_at = "dead", "dead", now
+    else:
+        state, label, next_at = "pending", "refused" if result.is_refused else "retry", now + pauses[tries]
+    return _Ending(state, label, made, next_at, now, leased_until, result.words, result.digest)
+
+
+# Units of work
+
+
+def _due(tx: Tx, now: float) -> Sequence[Row]:
+    """What is due, longest first: of each account as many as it may have under way, so that no backlog hides another's.
+
+    More than there is ever room for, since what belongs to busy accounts is passed over.
+    """
+    return tx.all(
+        "select id, account_id, next_at from ("
+        "select id, account_id, next_at, row_number() over (partition by account_id order by next_at, id) as place"
+        " from notices where state = 'pending' and next_at <= :now) as due"
+        " where place <= :each order by next_at, id limit :most",
+        now=now,
+        each=IN_FLIGHT_PER_ACCOUNT_MAX,
+        most=IN_FLIGHT_MAX * (IN_FLIGHT_PER_ACCOUNT_MAX + 1),
+    )
+
+
+def _claim(tx: Tx, chosen: Sequence[Row], until: float) -> list[Row]:
+    """Those of the chosen that nobody else claimed since they were read, with all that is needed to send them."""
+    # In one order everywhere, so that two processes cannot wait for each other.
+    return [row for seen in sorted(chosen, key=lambda seen: int(seen["id"])) if (row := _claim_one(tx, seen, until))]
+
+
+def _claim_one(tx: Tx, seen: Row, until: float) -> Row | None:
+    is_ours = tx.execute(
+        "update notices set next_at = :until where id = :id and state = 'pending' and next_at = :seen",
+        until=until,
+        id=seen["id"],
+        seen=seen["next_at"],
+    )
+    return _whole(tx, seen["id"]) if is_ours else None
+
+
+def _whole(tx: Tx, notice_id: int) -> Row | None:
+    return tx.one(
+        "select n.id, n.account_id, n.activation_id, n.tries, n.next_at, v.service, v.country,"
+        " m.text_sealed, m.code_sealed, m.received_at, a.webhook_url_sealed"
+        " from notices n join messages m on m.id = n.message_id join activations v on v.id = n.activation_id"
+        " join accounts a on a.id = n.account_id where n.id = :id",
+        id=notice_id,
+    )
+
+
+def _note(tx: Tx, notice_id: int, ending: _Ending) -> None:
+    """Writes an attempt down. A failure counts only under its own claim; a success, however late, always does."""
+    tx.execute(
+        "update notices set state = :state, tries = :tries, next_at = :next_at, ended_at = :ended_at,"
+        " last_result = :words, body_digest = :digest"
+        " where id = :id and state = 'pending' and (next_at = :leased_until or :state = 'sent')",
+        id=notice_id,
+        state=ending.state,
+        tries=ending.tries,
+        next_at=ending.next_at,
+        ended_at=None if ending.state == "pending" else ending.at,
+        words=ending.words,
+        digest=ending.digest,
+        leased_until=ending.leased_until,
+    )

@@ -1,0 +1,502 @@
+"""5sim against scripted answers: bare sentences, odd statuses, nanoseconds, two nestings of prices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from adapters import fivesim
+from adapters.fivesim import FiveSim, Sheet, parse_prices
+from gateway.errors import (
+    HasSms,
+    InDoubt,
+    NotAllowed,
+    NotReached,
+    Refused,
+    SoldOut,
+    TooEarly,
+    UnknownLease,
+    Unwell,
+    UpstreamError,
+)
+from gateway.model import LeaseState, Outcome, Progress
+from gateway.money import Money
+from gateway.upstream import AsksAgain, Finds, OfferTable, ReadsMany
+from tests.adapters._context import SECRET, Script, context, order, watched
+
+CREATED = 1793527200.123456
+"""2026-11-01 10:00:00.123456 UTC"""
+
+
+def bought(**changes: Any) -> dict[str, Any]:
+    return {
+        "id": 11631253,
+        "phone": "+447700900123",
+        "operator": "vodafone",
+        "product": "telegram",
+        "price": 0.21,
+        "status": "PENDING",
+        "expires": "2026-11-01T10:15:00.5Z",
+        "sms": None,
+        "created_at": "2026-11-01T10:00:00.123456789Z",
+        "country": "england",
+        **changes,
+    }
+
+
+def message(code: str = "12345", text: str = "Telegram code 12345", **changes: Any) -> dict[str, Any]:
+    return {"created_at": "2026-11-01T10:01:00.1Z", "sender": "Telegram", "text": text, "code": code, **changes}
+
+
+def said(text: str, status: int = 400) -> httpx.Response:
+    return httpx.Response(status, text=text, headers={"content-type": "text/plain"})
+
+
+def listed(*orders: Any) -> dict[str, Any]:
+    return {"Data": list(orders), "ProductNames": [], "Statuses": [], "Total": len(orders)}
+
+
+def by_path(answers: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
+    """The answer of the longest prefix; a tuple answers one after another, and its last one stays."""
+    left = {path: list(given) if isinstance(given, tuple) else [given] for path, given in answers.items()}
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        queue = left[max((path for path in left if request.url.path.startswith(f"/v1/{path}")), key=len)]
+        given = queue.pop(0) if len(queue) > 1 else queue[0]
+        if isinstance(given, Exception):
+            raise given
+        return given if isinstance(given, httpx.Response) else httpx.Response(200, content=json.dumps(given))
+
+    return respond
+
+
+@asynccontextmanager
+async def upstream(answers: dict[str, Any], **options: Any) -> AsyncIterator[tuple[FiveSim, Script]]:
+    script = Script(by_path(answers))
+    made = fivesim.build(context(script), fivesim.Options(**options))
+    try:
+        yield made, script
+    finally:
+        await made.aclose()
+
+
+# --- buying ---
+
+
+async def test_purchase_of_any_operator_carries_the_cap_and_the_token() -> None:
+    async with upstream({"user/buy": bought()}) as (there, script):
+        lease = await there.buy(order())
+    (request,) = script.requests
+    assert str(request.url) == "https://5sim.net/v1/user/buy/activation/england/any/telegram?maxPrice=0.50"
+    assert request.headers["authorization"] == f"Bearer {SECRET}"
+    assert (lease.reference, lease.number, lease.operator) == ("11631253", "447700900123", "vodafone")
+    assert lease.cost == Money(210_000, "USD")
+    assert lease.expires_at == 1793528100.5
+
+
+async def test_named_operator_is_bought_without_a_cap_that_would_be_ignored() -> None:
+    async with upstream({"user/buy": bought(price=0.9)}) as (there, script):
+        lease = await there.buy(order(operator="o2/../x"))
+    assert script.requests[0].url.raw_path == b"/v1/user/buy/activation/england/o2%2F..%2Fx/telegram"
+    assert lease.cost == Money(900_000, "USD")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected", "is_fault"),
+    [
+        (said("no free phones", 200), SoldOut, None),
+        (said("no free phones"), SoldOut, None),
+        (said("not enough user balance"), Refused, True),
+        (said("not enough rating"), Refused, True),
+        (said("", 401), Refused, True),
+        (said("<html>forbidden</html>", 403), Refused, True),
+        (said("api limit is 100 requests per second", 429), Refused, True),
+        (said("ip address limit is 100 requests per second", 503), Refused, True),
+        (said("server offline"), Refused, False),
+        (said("server offline", 200), Refused, False),
+        (said("bad country"), Refused, False),
+        (said("no product"), Refused, False),
+        (said("some new words", 200), Refused, False),
+        (httpx.Response(302, headers={"location": "/404.html"}), Refused, False),
+    ],
+)
+async def test_refused_purchases_took_nothing(
+    given: httpx.Response, expected: type[UpstreamError], is_fault: bool | None
+) -> None:
+    async with upstream({"user/buy": given}) as (there, script):
+        with pytest.raises(expected) as caught:
+            await there.buy(order())
+    assert len(script.requests) == 1
+    if isinstance(caught.value, Refused):
+        assert caught.value.is_fault is is_fault
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        said("internal error", 500),
+        said("no free phones", 500),
+        said("internal error", 200),
+        said("", 200),
+        said("null", 200),
+        said("<html>Welcome</html>", 200),
+        said('{"id":116312', 200),
+        said("{}", 200),
+        bought(id=None),
+        bought(phone=""),
+        said("Bad Gateway", 502),
+        said("ip address banned", 503),
+        httpx.ReadTimeout("late"),
+    ],
+)
+async def test_unreadable_purchases_are_in_doubt(given: Any) -> None:
+    async with upstream({"user/buy": given}) as (there, script):
+        with pytest.raises(InDoubt):
+            await there.buy(order())
+    assert len(script.requests) == 1
+
+
+async def test_purchase_that_did_not_connect_is_not_reached() -> None:
+    async with upstream({"user/buy": httpx.ConnectError("refused")}) as (there, _):
+        with pytest.raises(NotReached):
+            await there.buy(order())
+
+
+async def test_what_has_no_word_there_is_refused_unasked() -> None:
+    async with upstream({}) as (there, script):
+        for unknown in (order("xx"), order(country=12), order(country=999)):
+            with pytest.raises(Refused):
+                await there.buy(unknown)
+    assert script.requests == []
+
+
+async def test_overrides_win_over_the_tables() -> None:
+    async with upstream({"user/buy": bought()}, services={"xx": "nobodys"}, countries={12: "usa"}) as (there, script):
+        await there.buy(order("xx", 12))
+        with pytest.raises(Refused):
+            await there.buy(order(country=187))
+    assert script.requests[0].url.path == "/v1/user/buy/activation/usa/any/nobodys"
+
+
+# --- reading ---
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [
+        ("PENDING", LeaseState.OPEN),
+        ("RECEIVED", LeaseState.OPEN),
+        ("FINISHED", LeaseState.FINISHED),
+        ("CANCELED", LeaseState.CANCELLED),
+        ("BANNED", LeaseState.CANCELLED),
+        ("TIMEOUT", LeaseState.CANCELLED),
+    ],
+)
+@pytest.mark.parametrize("sms", [None, []])
+async def test_states_are_read_and_say_nothing_about_messages(status: str, state: LeaseState, sms: Any) -> None:
+    async with upstream({"user/check/77": bought(status=status, sms=sms)}) as (there, _):
+        assert await there.read(watched()) == Progress(state)
+
+
+async def test_pending_order_with_a_message_delivers_it() -> None:
+    async with upstream({"user/check": bought(sms=[message()])}) as (there, _):
+        progress = await there.read(watched())
+    (sms,) = progress.messages
+    assert (sms.code, sms.text, sms.sender) == ("12345", "Telegram code 12345", "Telegram")
+    assert sms.received_at == 1793527260.1
+
+
+async def test_messages_append_and_keep_their_identities() -> None:
+    first, second, same_code = message(), message("67890", "b"), message(created_at="2026-11-01T10:02:00Z")
+    answers = (bought(sms=[first]), bought(sms=[first, first, second, same_code]))
+    async with upstream({"user/check": answers}) as (there, _):
+        (once,) = (await there.read(watched())).messages
+        again = (await there.read(watched(round_=2))).messages
+    assert again[0] == once
+    assert [sms.code for sms in again] == ["12345", "67890", "12345"]
+    assert len({sms.identity for sms in again}) == 3
+
+
+async def test_message_without_a_code_keeps_its_text_out_of_its_identity() -> None:
+    async with upstream({"user/check": bought(sms=[message("", "Hello there"), message("", "Another")])}) as (there, _):
+        first, second = (await there.read(watched())).messages
+    assert (first.code, first.text) == ("", "Hello there")
+    assert first.identity != second.identity
+    assert "Hello" not in first.identity
+
+
+async def test_unknown_order_is_a_state() -> None:
+    async with upstream({"user/check": said("order not found", 404)}) as (there, _):
+        assert await there.read(watched()) == Progress(LeaseState.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        said("", 401),
+        said("<html>", 404),
+        said("internal error", 500),
+        said("<html>", 200),
+        bought(status="NEW"),
+        httpx.Response(302),
+        httpx.ReadTimeout("late"),
+    ],
+)
+async def test_states_that_say_nothing_are_unwell(given: Any) -> None:
+    async with upstream({"user/check": given}) as (there, _):
+        with pytest.raises(Unwell):
+            await there.read(watched())
+
+
+# --- the list of orders ---
+
+
+def page(first: int, count: int = 100, **changes: Any) -> dict[str, Any]:
+    return listed(*(bought(id=first - step, **changes) for step in range(count)))
+
+
+async def test_one_page_reads_all_and_stops_when_all_are_seen() -> None:
+    async with upstream({"user/orders": page(1000)}) as (there, script):
+        assert set(await there.read_many([watched("1000"), watched("901")])) == {"1000", "901"}
+    assert len(script.requests) == 1
+    assert dict(script.requests[0].url.params) == {
+        "category": "activation",
+        "limit": "100",
+        "offset": "0",
+        "order": "id",
+        "reverse": "true",
+    }
+
+
+async def test_pages_are_read_down_to_the_oldest_watched_order() -> None:
+    async with upstream({"user/orders": (page(1000), page(900), page(800))}) as (there, script):
+        assert set(await there.read_many([watched("950"), watched("850"), watched("99000")])) == {"950", "850"}
+    assert [request.url.params["offset"] for request in script.requests] == ["0", "100"]
+
+
+async def test_unreadable_or_unknown_rows_are_left_to_be_read_singly() -> None:
+    rows = listed(bought(id=1), bought(id=2, status="NEW"), {"id": 3}, None)
+    async with upstream({"user/orders": rows}) as (there, _):
+        assert set(await there.read_many([watched("1"), watched("2"), watched("3")])) == {"1"}
+
+
+async def test_nothing_watched_asks_nothing() -> None:
+    async with upstream({}) as (there, script):
+        assert await there.read_many([]) == {}
+    assert script.requests == []
+
+
+async def test_find_lists_open_orders_since_the_purchase() -> None:
+    rows = listed(
+        bought(id=5),
+        bought(id=4, status="CANCELED"),
+        bought(id=3, status="RECEIVED", country="atlantis", product="nobodys"),
+        bought(id=2, created_at="2026-11-01T09:59:59Z"),
+    )
+    async with upstream({"user/orders": rows}) as (there, script):
+        found = await there.find(CREATED)
+    assert [(order.lease.reference, order.service, order.country) for order in found] == [
+        ("5", "tg", 16),
+        ("3", "nobodys", -1),
+    ]
+    assert found[0].created_at == pytest.approx(CREATED)
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("given", [said("", 401), said("<html>", 200), {"Data": "x"}, said("bad category")])
+async def test_unreadable_lists_are_unwell(given: Any) -> None:
+    async with upstream({"user/orders": given}) as (there, _):
+        with pytest.raises(Unwell):
+            await there.find(0)
+
+
+def test_abilities_are_those_of_the_protocol() -> None:
+    there = fivesim.build(context(), fivesim.Options())
+    assert isinstance(there, ReadsMany)
+    assert isinstance(there, Finds)
+    assert not isinstance(there, AsksAgain)
+
+
+# --- closing ---
+
+ENDED = said("order not found")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answers"),
+    [
+        (Outcome.FINISHED, {"user/finish/77": bought(status="FINISHED")}),
+        (Outcome.CANCELLED, {"user/cancel/77": bought(status="CANCELED")}),
+        (Outcome.FINISHED, {"user/finish": said("order no sms"), "user/cancel/77": bought(status="CANCELED")}),
+        (Outcome.FINISHED, {"user/finish": ENDED, "user/check": bought(status="FINISHED")}),
+        (Outcome.FINISHED, {"user/finish": said("order expired"), "user/check": bought(status="TIMEOUT")}),
+        (Outcome.CANCELLED, {"user/cancel": ENDED, "user/check": bought(status="CANCELED")}),
+        (Outcome.CANCELLED, {"user/cancel": said("order expired"), "user/check": bought(status="TIMEOUT")}),
+    ],
+)
+async def test_close_is_done_or_done_already(outcome: Outcome, answers: dict[str, Any]) -> None:
+    async with upstream(answers) as (there, _):
+        await there.close("77", outcome)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "answers", "expected"),
+    [
+        (Outcome.CANCELLED, {"user/cancel": said("order has sms")}, HasSms),
+        (Outcome.CANCELLED, {"user/cancel": said("hosting order")}, NotAllowed),
+        (Outcome.CANCELLED, {"user/cancel": said("internal error", 500)}, Unwell),
+        (Outcome.CANCELLED, {"user/cancel": said("", 401)}, Unwell),
+        (Outcome.CANCELLED, {"user/cancel": said("<html>", 200)}, Unwell),
+        (Outcome.CANCELLED, {"user/cancel": said("new words")}, Unwell),
+        (Outcome.CANCELLED, {"user/cancel": ENDED, "user/check": said("order not found", 404)}, UnknownLease),
+        (Outcome.CANCELLED, {"user/cancel": ENDED, "user/check": bought(status="FINISHED", sms=[message()])}, HasSms),
+        (Outcome.CANCELLED, {"user/cancel": ENDED, "user/check": bought(status="FINISHED")}, NotAllowed),
+        (Outcome.CANCELLED, {"user/cancel": ENDED, "user/check": bought()}, Unwell),
+        (Outcome.FINISHED, {"user/finish": said("order no sms"), "user/cancel": said("order has sms")}, Unwell),
+        (
+            Outcome.FINISHED,
+            {"user/finish": said("order no sms"), "user/cancel": said("you need to wait time")},
+            TooEarly,
+        ),
+    ],
+)
+async def test_close_says_what_stands_in_the_way(
+    outcome: Outcome, answers: dict[str, Any], expected: type[UpstreamError]
+) -> None:
+    async with upstream(answers) as (there, _):
+        with pytest.raises(expected):
+            await there.close("77", outcome)
+
+
+async def test_early_cancel_is_tried_again_in_small_steps() -> None:
+    async with upstream({"user/cancel": said("you need to wait time")}) as (there, _):
+        with pytest.raises(TooEarly) as caught:
+            await there.close("77", Outcome.CANCELLED)
+    assert caught.value.retry_seconds == 5.0
+
+
+# --- whatever comes ---
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(sorted(bought())) | st.text(), inner),
+    max_leaves=12,
+)
+orders = st.builds(lambda odd: bought(**odd), st.fixed_dictionaries({}, optional=dict.fromkeys(bought(), json_values)))
+bodies = (
+    json_values.map(json.dumps)
+    | orders.map(json.dumps)
+    | st.lists(orders).map(lambda rows: json.dumps({"Data": rows}))
+    | st.text(st.characters(exclude_categories=["Cs"]))
+)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(body=bodies, status=st.sampled_from([200, 302, 400, 404, 500]))
+async def test_no_answer_breaks_any_verb(body: str, status: int) -> None:
+    there = fivesim.build(
+        context(Script(lambda request: httpx.Response(status, content=body.encode()))), fivesim.Options()
+    )
+    calls = (
+        there.buy(order()),
+        there.read(watched()),
+        there.read_many([watched()]),
+        there.find(0),
+        there.balance(),
+        there.offers(),
+        there.close("77", Outcome.FINISHED),
+        there.close("77", Outcome.CANCELLED),
+    )
+    for call in calls:
+        with suppress(UpstreamError):
+            await call
+    await there.aclose()
+
+
+# --- money and prices ---
+
+
+async def test_balance_is_net_of_what_is_held() -> None:
+    async with upstream({"user/profile": {"balance": 12.4731, "frozen_balance": 0.32}}) as (there, _):
+        assert await there.balance() == Money(12_473_100, "USD")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(said("", 401), Refused), (said("internal error", 500), Unwell), ({}, Unwell), (said("<html>", 200), Unwell)],
+)
+async def test_balance_that_is_not_told(given: Any, expected: type[UpstreamError]) -> None:
+    async with upstream({"user/profile": given}) as (there, _):
+        with pytest.raises(expected):
+            await there.balance()
+
+
+def parsed(data: Any) -> tuple[OfferTable, dict[str, int]]:
+    sheet = Sheet("there", "USD", {"telegram": "tg", "whatsapp": "wa"}, {"england": 16, "usa": 187})
+    table, unmapped = parse_prices(json.dumps(data).encode(), sheet)
+    return table, dict(unmapped)
+
+
+LEAVES = {
+    "vodafone": {"cost": 0.21, "count": 321, "rate": 87.5, "rate72": 90},
+    "o2": {"cost": 0.2, "count": 5},
+    "virtual21": {"cost": 0.1, "count": 0, "rate": 3},
+}
+
+
+@pytest.mark.parametrize("data", [{"england": {"telegram": LEAVES}}, {"telegram": {"england": LEAVES}}])
+def test_prices_are_read_in_both_nestings(data: Any) -> None:
+    table, unmapped = parsed(data)
+    assert [(offer.cost.micros, offer.count, offer.operator, offer.success_rate) for offer in table.at("tg", 16)] == [
+        (200_000, 5, "o2", None),
+        (210_000, 321, "vodafone", 0.875),
+    ]
+    assert unmapped == {}
+
+
+def test_unknown_words_and_odd_rows_are_counted() -> None:
+    table, unmapped = parsed(
+        {
+            "atlantis": {"telegram": LEAVES},
+            "england": {"nobodys": LEAVES, "telegram": None, "whatsapp": {"o2": {"cost": None, "count": 1}, "ee": 7}},
+            "usa": None,
+        }
+    )
+    assert len(table) == 0
+    assert unmapped == {"country atlantis": 3, "product nobodys": 3, "unreadable": 2}
+
+
+async def test_offers_keep_what_they_could_not_map() -> None:
+    async with upstream({"guest/prices": {"england": {"telegram": LEAVES, "nobodys": LEAVES}}}) as (there, _):
+        table = await there.offers()
+    assert len(table.at("tg", 16)) == 2
+    assert there.unmapped == {"product nobodys": 3}
+
+
+@pytest.mark.parametrize(
+    "given", [said("<html>", 200), said("null", 200), said('{"england":', 200), said("", 502), {"england": 7}]
+)
+async def test_offers_that_fail_are_unwell(given: Any) -> None:
+    async with upstream({"guest/prices": given}) as (there, _):
+        with pytest.raises(Unwell):
+            await there.offers()
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"base_url": "5sim.net"}, {"countries": {16: "x", 43: "x"}}, {"countries": {"gb": "x"}}, {"operator": "any"}],
+)
+def test_unusable_options_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        fivesim.Options(**given)

@@ -1,0 +1,433 @@
+"""What every adapter promises, told over real sockets against the simulator of its upstream.
+
+A new pair is one entry of `PAIRS`: how to start the simulator, how to build the adapter, what the two call a service.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from adapters import load
+from gateway.errors import (
+    HasSms,
+    InDoubt,
+    NotReached,
+    Refused,
+    SoldOut,
+    TooEarly,
+    UnknownLease,
+    Unwell,
+    UpstreamError,
+)
+from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Watched
+from gateway.money import Money, to_micros
+from gateway.upstream import AsksAgain, Finds, ReadsMany, Upstream
+from tests.adapters._context import Observed, context
+from tests.simulators import fivesim, handler_api
+from tests.simulators._serve import serve
+
+SERVICE, COUNTRY = "tg", 16
+PRICE = "0.40"
+STOCK = 7
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One adapter and the simulator of its upstream.
+
+    `shelf` names the goods to the simulator's `set_stock`; `others` are shelves of the same goods, to be emptied.
+    """
+
+    adapter: str
+    simulator: Callable[..., Starlette]
+    key: str
+    path: str
+    shelf: Mapping[str, str]
+    others: tuple[Mapping[str, str], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    simulator_options: Mapping[str, Any] = field(default_factory=dict)
+    cancel_wait_option: str = "early_cancel_seconds"
+    tells_cost: bool = True
+    tells_prices_without_key: bool = False
+
+
+HANDLER_SHELF = {"service": "tg", "country": "16"}
+FIVESIM_SHELF = {"product": "telegram", "country": "england"}
+
+PAIRS = {
+    "herosms": Pair("herosms", handler_api.build, handler_api.DEFAULT_KEY, handler_api.PATH, HANDLER_SHELF),
+    "family": Pair(
+        "handler_api",
+        handler_api.build,
+        handler_api.DEFAULT_KEY,
+        handler_api.PATH,
+        HANDLER_SHELF,
+        options={"open_list": "getActiveActivations", "open_list_page": None},
+        simulator_options={"brand": "generic"},
+    ),
+    "oldest family": Pair(
+        "handler_api",
+        handler_api.build,
+        handler_api.DEFAULT_KEY,
+        handler_api.PATH,
+        HANDLER_SHELF,
+        options={"number_v2": False, "text_source": "getFullSms"},
+        simulator_options={"brand": "generic"},
+        tells_cost=False,
+    ),
+    "fivesim": Pair(
+        "fivesim",
+        fivesim.build,
+        fivesim.DEFAULT_KEY,
+        "/v1",
+        {**FIVESIM_SHELF, "operator": "o2"},
+        others=({**FIVESIM_SHELF, "operator": "vodafone"}, {**FIVESIM_SHELF, "operator": "virtual21"}),
+        cancel_wait_option="cancel_wait_seconds",
+        tells_prices_without_key=True,
+    ),
+}
+
+
+@dataclass
+class Bench:
+    """An adapter, the simulator it talks to, and what was reported of their talk."""
+
+    pair: Pair
+    there: Upstream
+    sim: Any
+    observed: Observed
+
+    async def buy(self, cost_max: str = "0.50", timeout_seconds: float = 5.0) -> Lease:
+        order = BuyOrder(SERVICE, COUNTRY, "", Money(to_micros(cost_max), "USD"), timeout_seconds)
+        return await self.there.buy(order)
+
+    async def read(self, lease: Lease, round_: int = 1) -> Progress:
+        return await self.there.read(Watched(lease.reference, round_))
+
+    async def ask_again(self, lease: Lease) -> None:
+        if isinstance(self.there, AsksAgain):
+            await self.there.ask_again(lease.reference)
+
+
+@pytest.fixture(params=list(PAIRS.values()), ids=list(PAIRS))
+def pair(request: pytest.FixtureRequest) -> Pair:
+    chosen: Pair = request.param
+    return chosen
+
+
+@asynccontextmanager
+async def opened(pair: Pair, *, key: str | None = None, cancel_wait: float = 0.0) -> AsyncIterator[Bench]:
+    simulator_options = {"stock": 3, "sms_delay_seconds": None, pair.cancel_wait_option: cancel_wait}
+    app = pair.simulator(**simulator_options, **pair.simulator_options)
+    sim, observed, module = app.state.sim, Observed(), load(pair.adapter)
+    sim.set_stock(**pair.shelf, price=PRICE, count=STOCK)
+    for shelf in pair.others:
+        sim.set_stock(**shelf, count=0)
+    with serve(app) as address:
+        options = module.Options(base_url=address + pair.path, **pair.options)
+        there = module.build(context(secret=pair.key if key is None else key, observe=observed), options)
+        try:
+            yield Bench(pair, there, sim, observed)
+        finally:
+            await there.aclose()
+
+
+@pytest.fixture
+async def bench(pair: Pair) -> AsyncIterator[Bench]:
+    async with opened(pair) as made:
+        yield made
+
+
+# --- a whole life ---
+
+
+async def test_number_is_bought_waited_for_received_and_finished(bench: Bench) -> None:
+    lease = await bench.buy()
+    assert lease.number.isdigit()
+    assert lease.cost == (Money(400_000, "USD") if bench.pair.tells_cost else None)
+    assert await bench.read(lease) == Progress(LeaseState.OPEN)
+    bench.sim.deliver(lease.reference, "Your code is 12345")
+    progress = await bench.read(lease)
+    (sms,) = progress.messages
+    assert progress.state is LeaseState.OPEN
+    assert (sms.code, sms.text) == ("12345", "Your code is 12345")
+    assert sms.identity
+    await bench.there.close(lease.reference, Outcome.FINISHED)
+    assert bench.sim.order_views()[0]["state"].lower() == "finished"
+    assert (await bench.read(lease)).state in (LeaseState.FINISHED, LeaseState.CANCELLED)
+
+
+async def test_cancelled_number_gives_the_money_back(bench: Bench) -> None:
+    before = await bench.there.balance()
+    lease = await bench.buy()
+    assert (await bench.there.balance()).micros == before.micros - 400_000
+    await bench.there.close(lease.reference, Outcome.CANCELLED)
+    assert await bench.there.balance() == before
+    assert (await bench.read(lease)).state is LeaseState.CANCELLED
+
+
+async def test_second_sms_comes_after_asking_again(bench: Bench) -> None:
+    lease = await bench.buy()
+    bench.sim.deliver(lease.reference, "Your code is 12345")
+    first = (await bench.read(lease)).messages
+    await bench.ask_again(lease)
+    await bench.ask_again(lease)
+    waiting = (await bench.read(lease, 2)).messages
+    assert {sms.identity for sms in waiting} <= {sms.identity for sms in first}
+    bench.sim.deliver(lease.reference, "Your code is 67890")
+    second = (await bench.read(lease, 2)).messages
+    assert second[-1].code == "67890"
+    assert second[-1].text == "Your code is 67890"
+    assert second[-1].identity not in {sms.identity for sms in first}
+
+
+async def test_same_code_twice_is_two_messages_when_it_was_asked_for_twice(bench: Bench) -> None:
+    lease = await bench.buy()
+    bench.sim.deliver(lease.reference, "Your code is 12345")
+    first = (await bench.read(lease)).messages[-1]
+    await bench.ask_again(lease)
+    bench.sim.skip(1.0)
+    bench.sim.deliver(lease.reference, "Your code is 12345")
+    assert (await bench.read(lease, 2)).messages[-1].identity != first.identity
+
+
+async def test_repeated_sms_has_one_identity(bench: Bench) -> None:
+    lease = await bench.buy()
+    bench.sim.fault("repeat_sms", 1)
+    bench.sim.deliver(lease.reference, "Your code is 12345")
+    seen = [sms for _ in range(2) for sms in (await bench.read(lease)).messages]
+    if isinstance(bench.there, ReadsMany):
+        rows = await bench.there.read_many([Watched(lease.reference, 1)])
+        seen += [sms for progress in rows.values() for sms in progress.messages]
+    assert len({sms.identity for sms in seen}) == 1
+
+
+async def test_order_that_ran_out_is_over(bench: Bench) -> None:
+    lease = await bench.buy()
+    bench.sim.skip(3600)
+    assert (await bench.read(lease)).state is LeaseState.CANCELLED
+
+
+# --- closing ---
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+async def test_close_may_be_repeated(bench: Bench, outcome: Outcome) -> None:
+    lease = await bench.buy()
+    if outcome is Outcome.FINISHED:
+        bench.sim.deliver(lease.reference, "Your code is 12345")
+    await bench.there.close(lease.reference, outcome)
+    await bench.there.close(lease.reference, outcome)
+
+
+async def test_cancel_after_an_sms_says_so(bench: Bench) -> None:
+    lease = await bench.buy()
+    bench.sim.deliver(lease.reference, "Your code is 12345")
+    with pytest.raises(HasSms):
+        await bench.there.close(lease.reference, Outcome.CANCELLED)
+
+
+async def test_cancel_that_meets_an_sms_says_so_and_the_sms_can_be_read(bench: Bench) -> None:
+    lease = await bench.buy()
+    bench.sim.fault("sms_on_cancel", 1)
+    with pytest.raises(HasSms):
+        await bench.there.close(lease.reference, Outcome.CANCELLED)
+    assert [sms.code for sms in (await bench.read(lease)).messages] == ["24680"]
+
+
+async def test_early_cancel_is_told_when_to_come_back(pair: Pair) -> None:
+    async with opened(pair, cancel_wait=120.0) as bench:
+        lease = await bench.buy()
+        with pytest.raises(TooEarly) as caught:
+            await bench.there.close(lease.reference, Outcome.CANCELLED)
+        assert caught.value.retry_seconds is not None
+        assert 0 < caught.value.retry_seconds <= 120
+        bench.sim.skip(121)
+        await bench.there.close(lease.reference, Outcome.CANCELLED)
+
+
+async def test_unknown_reference_is_a_state_to_read_and_an_error_to_close(bench: Bench) -> None:
+    unknown = Lease("99999", "447700900123")
+    assert await bench.read(unknown) == Progress(LeaseState.UNKNOWN)
+    for outcome in Outcome:
+        with pytest.raises(UnknownLease):
+            await bench.there.close(unknown.reference, outcome)
+    if isinstance(bench.there, AsksAgain):
+        with pytest.raises(UnknownLease):
+            await bench.there.ask_again(unknown.reference)
+
+
+# --- refusals ---
+
+
+async def test_nothing_in_stock_is_sold_out(bench: Bench) -> None:
+    bench.sim.set_stock(**bench.pair.shelf, count=0)
+    with pytest.raises(SoldOut):
+        await bench.buy()
+    assert bench.sim.purchases == 0
+
+
+async def test_price_above_the_cap_is_sold_out(bench: Bench) -> None:
+    with pytest.raises(SoldOut):
+        await bench.buy(cost_max="0.39")
+    assert bench.sim.purchases == 0
+    await bench.buy(cost_max="0.40")
+    assert bench.sim.purchases == 1
+
+
+async def test_number_above_the_cap_is_returned_at_its_cost_and_can_be_cancelled(bench: Bench) -> None:
+    bench.sim.fault("overpriced", 1, price="0.90")
+    lease = await bench.buy(cost_max="0.50")
+    assert lease.cost == (Money(900_000, "USD") if bench.pair.tells_cost else None)
+    await bench.there.close(lease.reference, Outcome.CANCELLED)
+
+
+@pytest.mark.parametrize("fault", ["no_balance", "buy.rate_limit"])
+async def test_faults_of_the_account_are_told_from_those_of_the_order(bench: Bench, fault: str) -> None:
+    bench.sim.fault(fault, 1)
+    with pytest.raises(Refused) as caught:
+        await bench.buy()
+    assert caught.value.is_fault
+    assert bench.sim.purchases == 0
+
+
+async def test_bad_key_is_a_fault_and_never_a_state(pair: Pair) -> None:
+    async with opened(pair, key="wrong") as bench:
+        for verb in (bench.buy, bench.there.balance):
+            with pytest.raises(Refused) as caught:
+                await verb()
+            assert caught.value.is_fault
+        for call in (bench.read(Lease("1", "1")), bench.there.close("1", Outcome.CANCELLED)):
+            with pytest.raises(Unwell):
+                await call
+        if not pair.tells_prices_without_key:
+            with pytest.raises(Unwell):
+                await bench.there.offers()
+
+
+async def test_server_that_is_gone_was_not_reached(pair: Pair) -> None:
+    async with opened(pair) as bench:
+        lease = await bench.buy()
+        module = load(pair.adapter)
+        gone = module.build(context(), module.Options(base_url="http://127.0.0.1:1/x", **pair.options))
+        order = BuyOrder(SERVICE, COUNTRY, "", Money(1, "USD"), 1.0)
+        with pytest.raises(NotReached):
+            await gone.buy(order)
+        with pytest.raises(Unwell):
+            await gone.read(Watched(lease.reference, 1))
+        await gone.aclose()
+
+
+# --- purchases whose answer is lost ---
+
+
+@pytest.mark.parametrize("fault", ["drop", "error", "bad_gateway", "html", "truncated", "slow"])
+async def test_lost_answer_is_in_doubt_sent_once_and_found(bench: Bench, fault: str) -> None:
+    for kept_alive in (False, True):
+        bought = bench.sim.purchases
+        since = time.time()
+        bench.sim.fault(f"buy.{fault}", 1)
+        with pytest.raises(InDoubt):
+            await bench.buy(timeout_seconds=0.5 if fault == "slow" else 5.0)
+        assert bench.sim.purchases == bought + 1, f"kept alive: {kept_alive}"
+        await found_again(bench, since, bench.sim.order_views()[-1])
+        await bench.there.close((await bench.buy()).reference, Outcome.CANCELLED)
+
+
+async def found_again(bench: Bench, since: float, order: Mapping[str, str]) -> None:
+    if not isinstance(bench.there, Finds):
+        return
+    found = {one.lease.reference: one for one in await bench.there.find(since)}[order["id"]]
+    assert (found.service, found.country) == (SERVICE, COUNTRY)
+    assert found.lease.number == order["phone"].lstrip("+")
+    assert found.created_at == pytest.approx(since, abs=5)
+    await bench.there.close(found.lease.reference, Outcome.CANCELLED)
+    assert order["id"] not in {one.lease.reference for one in await bench.there.find(since)}
+
+
+async def test_find_leaves_out_what_is_older(bench: Bench) -> None:
+    if not isinstance(bench.there, Finds):
+        pytest.skip("this upstream lists no open orders")
+    await bench.buy()
+    assert await bench.there.find(time.time() + 60) == []
+
+
+# --- lists ---
+
+
+async def test_many_are_read_as_each_would_be(bench: Bench) -> None:
+    if not isinstance(bench.there, ReadsMany):
+        pytest.skip("this upstream has no bulk call")
+    leases = [await bench.buy() for _ in range(3)]
+    bench.sim.deliver(leases[1].reference, "Your code is 12345")
+    watched = [Watched(lease.reference, 1) for lease in leases]
+    many = await bench.there.read_many([*watched, Watched("99999", 1)])
+    assert set(many) == {lease.reference for lease in leases}
+    for lease in leases:
+        assert many[lease.reference] == await bench.read(lease)
+
+
+async def test_closed_lease_is_missing_from_the_bulk_answer_or_reported_closed(bench: Bench) -> None:
+    if not isinstance(bench.there, ReadsMany):
+        pytest.skip("this upstream has no bulk call")
+    lease = await bench.buy()
+    await bench.there.close(lease.reference, Outcome.CANCELLED)
+    progress = (await bench.there.read_many([Watched(lease.reference, 1)])).get(lease.reference)
+    assert progress is None or progress.state is LeaseState.CANCELLED
+
+
+async def test_offers_match_what_is_in_stock(bench: Bench) -> None:
+    before = (await bench.there.offers()).at(SERVICE, COUNTRY)
+    assert [(offer.cost, offer.count) for offer in before] == [(Money(400_000, "USD"), STOCK)]
+    await bench.buy()
+    table = await bench.there.offers()
+    assert [offer.count for offer in table.at(SERVICE, COUNTRY)] == [STOCK - 1]
+    assert len(set(table.pairs())) > 3
+
+
+async def test_what_sells_nothing_is_not_offered(bench: Bench) -> None:
+    bench.sim.set_stock(**bench.pair.shelf, count=0)
+    assert (await bench.there.offers()).at(SERVICE, COUNTRY) == ()
+
+
+# --- errors ---
+
+
+def verbs(bench: Bench, lease: Lease) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Every verb this upstream has, ready to be called."""
+    there, reference = bench.there, lease.reference
+    calls: dict[str, Callable[[], Awaitable[Any]]] = {
+        "offers": there.offers,
+        "buy": bench.buy,
+        "read": lambda: bench.read(lease),
+        "finish": lambda: there.close(reference, Outcome.FINISHED),
+        "cancel": lambda: there.close(reference, Outcome.CANCELLED),
+        "balance": there.balance,
+    }
+    if isinstance(there, ReadsMany):
+        calls["read_many"] = lambda: there.read_many([Watched(reference, 1)])
+    if isinstance(there, AsksAgain):
+        calls["ask_again"] = lambda: there.ask_again(reference)
+    if isinstance(there, Finds):
+        calls["find"] = lambda: there.find(0)
+    return calls
+
+
+@pytest.mark.parametrize("effect", ["drop", "error", "bad_gateway", "html", "truncated", "rate_limit"])
+async def test_every_verb_raises_upstream_errors_only_and_reports_each_request(bench: Bench, effect: str) -> None:
+    lease = await bench.buy()
+    asked = sum(bench.sim.requests.values())
+    for verb, call in verbs(bench, lease).items():
+        bench.sim.fault(f"any.{effect}")
+        with pytest.raises(UpstreamError) as caught:
+            await call()
+        assert isinstance(caught.value, (Unwell, InDoubt, Refused)), verb
+        assert lease.number not in str(caught.value)
+    assert len(bench.observed.calls) - 1 == sum(bench.sim.requests.values()) - asked

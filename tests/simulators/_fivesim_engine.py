@@ -1,0 +1,389 @@
+"""The engine behind the 5sim simulator: stock, money and the life of an order (5sim notes §4 to §6, §9, §10)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+from starlette.responses import Response
+
+from tests.simulators._common import Amount, Clock, NotOpen, Simulator, find_code, money
+
+ANY = "any"
+RATING_MAX = 96.0
+FIRST_ID = 11_630_000
+
+BEHAVIOURS = frozenset(
+    {
+        "bad_key",
+        "no_balance",
+        "no_rating",
+        "sold_out",
+        "server_offline",
+        "overpriced",
+        "sms_on_cancel",
+        "repeat_sms",
+        "keep_pending",
+        "no_sms",
+        "ip_limit",
+    }
+)
+
+Status = Literal["PENDING", "RECEIVED", "CANCELED", "TIMEOUT", "FINISHED", "BANNED"]
+OPEN_STATUSES: frozenset[Status] = frozenset({"PENDING", "RECEIVED"})
+
+
+# --- what it sells ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Country:
+    iso: str
+    prefix: str
+    text_en: str
+    text_ru: str
+    operators: tuple[str, ...]
+
+
+COUNTRIES = {
+    "england": Country("gb", "+44", "England", "Англия", ("vodafone", "o2", "virtual21")),
+    "usa": Country("us", "+1", "USA", "США", ("virtual4", "virtual8", "tmobile")),
+    "indonesia": Country("id", "+62", "Indonesia", "Индонезия", ("telkomsel", "axis", "virtual7")),
+    "kazakhstan": Country("kz", "+7", "Kazakhstan", "Казахстан", ("beeline", "altel", "virtual4")),
+    "germany": Country("de", "+49", "Germany", "Германия", ("lycamobile", "o2", "virtual21")),
+    "netherlands": Country("nl", "+31", "Netherlands", "Нидерланды", ("lebara", "vodafone", "virtual4")),
+    "france": Country("fr", "+33", "France", "Франция", ("orange", "sfr", "virtual21")),
+    "india": Country("in", "+91", "India", "Индия", ("airtel", "virtual21")),
+    "brazil": Country("br", "+55", "Brazil", "Бразилия", ("claro", "tim", "virtual4")),
+    "canada": Country("ca", "+1", "Canada", "Канада", ("rogers", "virtual4")),
+}
+
+PRODUCTS = {
+    "telegram": "0.42",
+    "whatsapp": "0.55",
+    "viber": "0.21",
+    "google": "0.33",
+    "facebook": "0.16",
+    "instagram": "0.13",
+    "discord": "0.11",
+    "twitter": "0.09",
+    "amazon": "0.19",
+    "openai": "0.15",
+    "microsoft": "0.10",
+    "other": "0.26",
+}
+
+SENDERS = {"telegram": "Telegram", "whatsapp": "WhatsApp", "google": "Google"}
+
+
+@dataclass(slots=True)
+class Shelf:
+    """One product of one operator in one country."""
+
+    cost: Decimal
+    count: int
+    rate: float | None = 87.5
+
+
+@dataclass(frozen=True, slots=True)
+class Sms:
+    id: int
+    text: str
+    code: str
+    sender: str
+    at: float
+
+
+@dataclass(slots=True)
+class Order:
+    id: int
+    country: str
+    operator: str
+    product: str
+    phone: str
+    price: Decimal
+    bought_at: float
+    ends_at: float
+    received_at: float
+    """When PENDING turns to RECEIVED; infinite under `keep_pending`."""
+    status: Status = "PENDING"
+    sms: list[Sms] = field(default_factory=list)
+    row: str | None = None
+    """The order as JSON, kept until it changes."""
+
+
+class Refusal(Exception):
+    """A bare text with its HTTP status."""
+
+    def __init__(self, words: str, status: int = 400) -> None:
+        super().__init__(words)
+        self.words = words
+        self.status = status
+
+
+def bare_text(words: str, status: int = 200) -> Response:
+    return Response(words, status, media_type="text/plain; charset=utf-8")
+
+
+class Unroutable(Exception):
+    """A path segment the provider does not know: it redirects to its 404 page."""
+
+
+# --- the account ------------------------------------------------------------------------------------------------------
+
+
+class FiveSim(Simulator):
+    """Stock, balance and orders of one account. A purchase moves its price from `balance` to `frozen`."""
+
+    def __init__(
+        self,
+        *,
+        keys: Iterable[str],
+        balance: Amount,
+        stock: int,
+        sms_delay_seconds: float | None,
+        pending_seconds: float,
+        cancel_wait_seconds: float,
+        life_seconds: float,
+        requests_per_second: int | None,
+        clock: Clock,
+    ) -> None:
+        super().__init__(clock=clock, behaviours=BEHAVIOURS, requests_per_second=requests_per_second, balance=balance)
+        self.keys = frozenset(keys)
+        self.frozen = Decimal(0)
+        self.rating = RATING_MAX
+        self.sms_delay_seconds = sms_delay_seconds
+        self.pending_seconds = pending_seconds
+        self.cancel_wait_seconds = cancel_wait_seconds
+        self.life_seconds = life_seconds
+        self.shelves = _shelves(stock)
+        self.orders: list[Order] = []
+        self.open_count = 0
+
+    # what happens to an order
+
+    def buy(self, country: str, operator: str, product: str, price_max: Decimal | None) -> Order:
+        """The cheapest number that fits, paid for. `price_max` counts only with operator `any`, as documented."""
+        self._check_names(country, operator, product)
+        self._check_account()
+        cap = price_max if operator == ANY else None
+        overpriced = self.faults.take("overpriced")
+        offers = self.offers(country, operator, product, None if overpriced else cap)
+        if not offers or self.faults.take("sold_out"):
+            raise Refusal("no free phones", 200)
+        (place, name), shelf = min(offers.items(), key=lambda offer: offer[1].cost)
+        price = shelf.cost
+        if overpriced:
+            price = overpriced.price or max(price, cap or price) + Decimal("0.5")
+        if self.balance < price:
+            raise Refusal("not enough user balance")
+        shelf.count -= 1
+        return self._open(place, name, product, price)
+
+    def _check_names(self, country: str, operator: str, product: str) -> None:
+        if product not in PRODUCTS:
+            raise Unroutable(product)
+        if country not in (ANY, *COUNTRIES):
+            raise Refusal("bad country")
+        if operator != ANY and country != ANY and operator not in COUNTRIES[country].operators:
+            raise Refusal("bad operator")
+        if country != ANY and not self.shelves[product].get(country):
+            raise Refusal("no product")
+
+    def _check_account(self) -> None:
+        if self.faults.take("server_offline"):
+            raise Refusal("server offline")
+        if self.faults.take("no_balance"):
+            raise Refusal("not enough user balance")
+        if self.faults.take("no_rating") or self.rating <= 0:
+            raise Refusal("not enough rating")
+
+    def offers(
+        self, country: str, operator: str, product: str, price_max: Decimal | None
+    ) -> dict[tuple[str, str], Shelf]:
+        places = self.shelves[product]
+        return {
+            (place, name): shelf
+            for place in (places if country == ANY else [country])
+            for name, shelf in places.get(place, {}).items()
+            if operator in (ANY, name) and shelf.count > 0 and (price_max is None or shelf.cost <= price_max)
+        }
+
+    def _open(self, country: str, operator: str, product: str, price: Decimal) -> Order:
+        now = self.now()
+        self.purchases += 1
+        self.open_count += 1
+        # The factor shares no divisor with 9 000 000 000, so numbers repeat only after as many purchases.
+        national = 1_000_000_000 + self.purchases * 7_919_000_009 % 9_000_000_000
+        order = Order(
+            id=FIRST_ID + self.purchases,
+            country=country,
+            operator=operator,
+            product=product,
+            phone=f"{COUNTRIES[country].prefix}{national}",
+            price=price,
+            bought_at=now,
+            ends_at=now + self.life_seconds,
+            received_at=float("inf") if self.faults.take("keep_pending") else now + self.pending_seconds,
+        )
+        self.balance -= price
+        self.frozen += price
+        self.orders.append(order)
+        self._schedule(order)
+        return order
+
+    def _schedule(self, order: Order) -> None:
+        self.timeline.at(order.ends_at, lambda when: self._expire(order))
+        if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
+            due = order.bought_at + self.sms_delay_seconds
+            self.timeline.at(due, lambda when: self._auto_deliver(order, when))
+
+    def _auto_deliver(self, order: Order, when: float) -> None:
+        if order.status in OPEN_STATUSES and not self.faults.take("no_sms"):
+            code = str(10_000 + order.id * 31 % 90_000)
+            self._receive(order, f"Your code is {code}", code, when)
+
+    def _receive(self, order: Order, text: str, code: str, when: float) -> None:
+        sender = SENDERS.get(order.product, order.product)
+        sms = Sms(order.id * 10 + len(order.sms), text, code, sender, when)
+        order.sms.extend([sms, sms] if self.faults.take("repeat_sms") else [sms])
+        if order.received_at != float("inf"):
+            order.status = "RECEIVED"
+        order.row = None
+
+    def deliver(self, order_id: str, text: str, code: str | None = None) -> None:
+        self.advance()
+        order = self._known(order_id)
+        if order is None or order.status not in OPEN_STATUSES:
+            raise NotOpen(order_id)
+        self._receive(order, text, find_code(text) if code is None else code, self.now())
+
+    def _expire(self, order: Order) -> None:
+        """The end of an order's life: FINISHED with an SMS, else TIMEOUT and the money back."""
+        if order.status not in OPEN_STATUSES:
+            return
+        if order.sms:
+            self._end(order, "FINISHED", rating=0.4, refund=False)
+        else:
+            self._end(order, "TIMEOUT", rating=-0.15, refund=True)
+
+    def _end(self, order: Order, status: Status, *, rating: float, refund: bool) -> None:
+        order.status = status
+        order.row = None
+        self.open_count -= 1
+        self.frozen -= order.price
+        self.rating = min(RATING_MAX, round(self.rating + rating, 2))
+        if refund:
+            self.balance += order.price
+
+    def check(self, order_id: str) -> Order:
+        order = self._known(order_id)
+        if order is None:
+            raise Refusal("order not found", 404)
+        if order.status == "PENDING" and self.now() >= order.received_at:
+            order.status = "RECEIVED"
+            order.row = None
+        return order
+
+    def finish(self, order_id: str) -> Order:
+        order = self._require_open(order_id)
+        if not order.sms:
+            raise Refusal("order no sms")
+        self._end(order, "FINISHED", rating=0.5, refund=False)
+        return order
+
+    def cancel(self, order_id: str) -> Order:
+        order = self._require_open(order_id)
+        if self.faults.take("sms_on_cancel"):
+            self.deliver(order_id, "Your code is 24680")
+        return self._give_back(order, "CANCELED")
+
+    def ban(self, order_id: str) -> Order:
+        return self._give_back(self._require_open(order_id), "BANNED")
+
+    def _give_back(self, order: Order, status: Status) -> Order:
+        if order.sms:
+            raise Refusal("order has sms")
+        if self.now() - order.bought_at < self.cancel_wait_seconds:
+            raise Refusal("you need to wait time")
+        self._end(order, status, rating=-0.1, refund=True)
+        return order
+
+    def _require_open(self, order_id: str) -> Order:
+        order = self._known(order_id)
+        if order is None:
+            raise Refusal("order not found")
+        if order.status not in OPEN_STATUSES:
+            raise Refusal("order expired" if order.status == "TIMEOUT" else "order not found")
+        return order
+
+    def _known(self, order_id: str) -> Order | None:
+        """Ids count up from the first, so the list is its own index."""
+        place = int(order_id) - FIRST_ID - 1 if order_id.isdigit() else -1
+        return self.orders[place] if 0 <= place < len(self.orders) else None
+
+    # what tests and people do to it
+
+    def restock(self, **change: Any) -> None:
+        """`product`, `country`, `operator`, and any of `price`, `count`, `rate`."""
+        self.set_stock(**change)
+
+    def set_stock(
+        self,
+        product: str,
+        country: str,
+        operator: str,
+        *,
+        price: Amount | None = None,
+        count: int | None = None,
+        rate: float | None = None,
+    ) -> None:
+        if product not in PRODUCTS or country not in COUNTRIES or operator not in COUNTRIES[country].operators:
+            raise ValueError(f"this provider sells no {product!r} of {operator!r} in {country!r}")
+        shelf = self.shelves[product].setdefault(country, {}).setdefault(operator, Shelf(Decimal("0.1"), 0))
+        shelf.cost = shelf.cost if price is None else money(price)
+        shelf.count = shelf.count if count is None else count
+        shelf.rate = shelf.rate if rate is None else rate
+
+    def drop_product(self, product: str, country: str) -> None:
+        """The country no longer sells it: `null` in the price list, not a count of 0."""
+        self.shelves[product].pop(country, None)
+
+    def counters(self) -> dict[str, Any]:
+        own = {"frozen_balance": str(self.frozen), "rating": self.rating, "open": self.open_count}
+        return {**super().counters(), **own}
+
+    def order_views(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": str(order.id),
+                "product": order.product,
+                "country": order.country,
+                "operator": order.operator,
+                "phone": order.phone,
+                "price": str(order.price),
+                "state": order.status,
+                "sms": [{"text": sms.text, "code": sms.code} for sms in order.sms],
+            }
+            for order in self.orders
+        ]
+
+    def server_error(self) -> Response:
+        return bare_text("internal error", 500)
+
+    def rate_limited(self) -> Response:
+        return bare_text("api limit is 100 requests per second", 429)
+
+
+def _shelves(stock: int) -> dict[str, dict[str, dict[str, Shelf]]]:
+    """Product -> country -> operator; no two operators of a country cost the same."""
+    return {
+        product: {
+            slug: {
+                operator: Shelf(Decimal(base) + Decimal(place) / 1000 + Decimal(step) / 100, stock)
+                for step, operator in enumerate(country.operators)
+            }
+            for place, (slug, country) in enumerate(COUNTRIES.items())
+        }
+        for product, base in PRODUCTS.items()
+    }

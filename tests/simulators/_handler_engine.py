@@ -1,0 +1,320 @@
+"""The engine behind every `handler_api.php` brand: stock, money and the life of an order (protocol reference §3)."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from starlette.responses import Response
+
+from tests.simulators._common import Amount, Clock, NotOpen, Simulator, find_code, money
+from tests.simulators._handler_brands import COUNTRIES, SERVICES, Brand, Refusal, refused, unprocessable
+
+FREE_CANCELLATION_SECONDS = 1200.0
+BEHAVIOURS = frozenset(
+    {
+        "bad_key",
+        "no_balance",
+        "sold_out",
+        "banned",
+        "channels_limit",
+        "overpriced",
+        "sms_on_cancel",
+        "repeat_sms",
+        "no_sms",
+    }
+)
+
+State = Literal["waiting", "received", "retry", "finished", "cancelled", "expired"]
+OPEN_STATES: frozenset[State] = frozenset({"waiting", "received", "retry"})
+
+
+@dataclass(slots=True)
+class Shelf:
+    """One service in one country. `virtual` numbers are counted in the list but nobody can buy them (HeroSMS)."""
+
+    price: Decimal
+    physical: int
+    virtual: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sms:
+    text: str
+    code: str
+    at: float
+
+
+@dataclass(slots=True)
+class Order:
+    id: str
+    service: str
+    country: str
+    operator: str
+    phone: str
+    price: Decimal
+    bought_at: float
+    ends_at: float
+    state: State = "waiting"
+    sms: list[Sms] = field(default_factory=list)
+    row: str | None = None
+    """Its entry in the list of active orders, kept until the order changes."""
+
+
+# --- the engine: stock, money, states ---------------------------------------------------------------------------------
+
+
+class HandlerApi(Simulator):
+    """Stock, balance and orders of one account. Money is taken at the purchase and given back by cancel and expiry."""
+
+    def __init__(
+        self,
+        *,
+        brand: Brand,
+        keys: Iterable[str],
+        balance: Amount,
+        stock: int,
+        sms_delay_seconds: float | None,
+        life_seconds: float,
+        requests_per_second: int | None,
+        clock: Clock,
+    ) -> None:
+        super().__init__(clock=clock, behaviours=BEHAVIOURS, requests_per_second=requests_per_second, balance=balance)
+        self.brand = brand
+        self.keys = frozenset(keys)
+        self.sms_delay_seconds = sms_delay_seconds
+        self.life_seconds = life_seconds
+        self.countries = {id_: c for id_, c in COUNTRIES.items() if id_ not in brand.absent_countries}
+        self.shelves = _shelves(self.countries, stock)
+        self.orders: dict[str, Order] = {}
+        self.open: dict[str, Order] = {}
+        self._serial = itertools.count(1)
+
+    # what happens to an order
+
+    def buy(
+        self,
+        service: str,
+        country: str,
+        *,
+        operator: str | None = None,
+        price_max: Decimal | None = None,
+        fixed_price: bool = False,
+        phone_exceptions: Iterable[str] = (),
+    ) -> Order:
+        """One number, paid for. Raises Refusal; checks names, stock, price cap, account and money, in this order."""
+        if service not in SERVICES:
+            raise unprocessable("BAD_SERVICE", "service")
+        if country not in self.countries:
+            raise unprocessable("BAD_COUNTRY", "country")
+        shelf = self.shelves.get((service, country))
+        if shelf is None or shelf.physical <= 0 or self.faults.take("sold_out"):
+            raise Refusal("NO_NUMBERS")
+        price = self._price(shelf, price_max, fixed_price)
+        self._check_account(price)
+        phone = self._phone(country, phone_exceptions)
+        if phone is None:
+            raise Refusal("NO_NUMBERS")
+        shelf.physical -= 1
+        return self._open(service, country, self._operator(country, operator), phone, price)
+
+    def _price(self, shelf: Shelf, price_max: Decimal | None, fixed_price: bool) -> Decimal:
+        fault = self.faults.take("overpriced")
+        if fault:
+            return fault.price or max(shelf.price, price_max or shelf.price) + Decimal("0.5")
+        if price_max is None:
+            return shelf.price
+        if price_max < shelf.price:
+            raise Refusal("WRONG_MAX_PRICE", {"min": float(shelf.price)}, str(shelf.price))
+        return price_max if fixed_price else shelf.price
+
+    def _check_account(self, price: Decimal) -> None:
+        if self.faults.take("banned"):
+            raise self._banned()
+        if self.faults.take("channels_limit"):
+            raise Refusal("CHANNELS_LIMIT", {"current_threads": len(self.open), "max_allowed": len(self.open)})
+        if self.faults.take("no_balance") or self.balance < price:
+            raise Refusal("NO_BALANCE")
+
+    def _banned(self) -> Refusal:
+        until = datetime.fromtimestamp(self.now() + 3600, UTC)
+        info = {
+            "scope": "global",
+            "banned_until": int(until.timestamp()),
+            "retry_after_seconds": 3600,
+            "readable_date": f"{until:%Y-%m-%d %H:%M:%S}",
+        }
+        return Refusal("BANNED", info, f"'{until:%Y-%m-%d %H-%M-%S}'")
+
+    def _operator(self, country: str, wanted: str | None) -> str:
+        """The first wanted operator the country has; else any, as the reference does for an unknown one."""
+        offered = self.countries[country].operators
+        return next((name for name in (wanted or "").split(",") if name in offered), offered[0])
+
+    def _phone(self, country: str, exceptions: Iterable[str]) -> str | None:
+        """A number never given before and without an excepted prefix; None when the prefixes leave nothing."""
+        prefixes = tuple(exceptions)
+        for _ in range(200):
+            # The factor shares no divisor with 9 000 000 000, so numbers repeat only after as many purchases.
+            national = 1_000_000_000 + next(self._serial) * 7_919_000_009 % 9_000_000_000
+            phone = f"{self.countries[country].dial}{national}"
+            if not phone.startswith(prefixes):
+                return phone
+        return None
+
+    def _open(self, service: str, country: str, operator: str, phone: str, price: Decimal) -> Order:
+        now = self.now()
+        self.purchases += 1
+        order = Order(
+            id=str(10 ** (self.brand.id_digits - 1) + self.purchases),
+            service=service,
+            country=country,
+            operator=operator,
+            phone=phone,
+            price=price,
+            bought_at=now,
+            ends_at=now + self.life_seconds,
+        )
+        self.balance -= price
+        self.orders[order.id] = self.open[order.id] = order
+        self.timeline.at(order.ends_at, lambda when: self._expire(order))
+        self._schedule_sms(order, now)
+        return order
+
+    def _schedule_sms(self, order: Order, now: float) -> None:
+        if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
+            self.timeline.at(now + self.sms_delay_seconds, lambda when: self._auto_deliver(order, when))
+
+    def _auto_deliver(self, order: Order, when: float) -> None:
+        if order.state in ("waiting", "retry") and not self.faults.take("no_sms"):
+            code = str(10_000 + (int(order.id) * 31 + len(order.sms) * 7_877) % 90_000)
+            self._receive(order, Sms(f"Your code is {code}", code, when))
+
+    def _receive(self, order: Order, sms: Sms) -> None:
+        order.sms.extend([sms, sms] if self.faults.take("repeat_sms") else [sms])
+        order.state = "received"
+        order.row = None
+
+    def deliver(self, order_id: str, text: str, code: str | None = None) -> None:
+        self.advance()
+        order = self.open.get(order_id)
+        if order is None:
+            raise NotOpen(order_id)
+        self._receive(order, Sms(text, find_code(text) if code is None else code, self.now()))
+
+    def _expire(self, order: Order) -> None:
+        """The end of an order's life; the money comes back if no SMS came."""
+        if order.state in OPEN_STATES:
+            self._end(order, "expired", refund=not order.sms)
+
+    def _end(self, order: Order, state: State, *, refund: bool) -> None:
+        order.state = state
+        order.row = None
+        del self.open[order.id]
+        if refund:
+            self.balance += order.price
+
+    def order(self, order_id: str) -> Order:
+        if not order_id.isdigit():
+            raise unprocessable("WRONG_ACTIVATION_ID", "id")
+        order = self.orders.get(order_id)
+        if order is None:
+            raise Refusal("NO_ACTIVATION")
+        return order
+
+    def ready(self, order: Order) -> str:
+        if not self.brand.ready_allowed or order.state != "waiting":
+            raise Refusal("BAD_STATUS")
+        return "ACCESS_READY"
+
+    def ask_again(self, order: Order) -> str:
+        if order.state != "received":
+            raise Refusal("BAD_STATUS")
+        order.state = "retry"
+        order.row = None
+        self._schedule_sms(order, self.now())
+        return "ACCESS_RETRY_GET"
+
+    def finish(self, order: Order) -> str:
+        self._require_open(order)
+        if order.state == "waiting":
+            raise Refusal("BAD_STATUS")
+        self._end(order, "finished", refund=False)
+        return "ACCESS_ACTIVATION"
+
+    def cancel(self, order: Order) -> str:
+        if order.state == "waiting" and self.faults.take("sms_on_cancel"):
+            self.deliver(order.id, "Your code is 24680")
+        self._require_open(order)
+        if order.sms:
+            raise Refusal("OTP_RECEIVED")
+        age = self.now() - order.bought_at
+        if age < self.brand.early_cancel_seconds:
+            raise Refusal("EARLY_CANCEL_DENIED", {"minActivationTime": int(self.brand.early_cancel_seconds)})
+        if age > FREE_CANCELLATION_SECONDS:
+            raise Refusal("FREE_CANCELLATION_EXPIRED")
+        self._end(order, "cancelled", refund=True)
+        return "ACCESS_CANCEL"
+
+    def _require_open(self, order: Order) -> None:
+        if order.state not in OPEN_STATES:
+            raise Refusal("ACTIVATION_NOT_ACTIVE")
+
+    # what tests and people do to it
+
+    def restock(self, **change: Any) -> None:
+        """`service`, `country`, and any of `price`, `count` (numbers that can be bought), `virtual`."""
+        self.set_stock(**change)
+
+    def set_stock(
+        self,
+        service: str,
+        country: str | int,
+        *,
+        price: Amount | None = None,
+        count: int | None = None,
+        virtual: int | None = None,
+    ) -> None:
+        if service not in SERVICES or str(country) not in self.countries:
+            raise ValueError(f"this provider sells no {service!r} in {country!r}")
+        shelf = self.shelves.setdefault((service, str(country)), Shelf(Decimal("0.1"), 0))
+        shelf.price = shelf.price if price is None else money(price)
+        shelf.physical = shelf.physical if count is None else count
+        shelf.virtual = shelf.virtual if virtual is None else virtual
+
+    def counters(self) -> dict[str, Any]:
+        return {**super().counters(), "open": len(self.open)}
+
+    def order_views(self) -> list[dict[str, Any]]:
+        return [_order_view(order) for order in self.orders.values()]
+
+    def server_error(self) -> Response:
+        return refused(self.brand, Refusal("SERVER_ERROR"), status=500)
+
+    def rate_limited(self) -> Response:
+        answer = refused(self.brand, Refusal("RATE_LIMIT"), status=429)
+        answer.headers["Retry-After"] = "1"
+        return answer
+
+
+def _shelves(countries: Iterable[str], stock: int) -> dict[tuple[str, str], Shelf]:
+    """Everything everywhere; prices differ by country so that no two countries cost the same."""
+    return {
+        (service, country): Shelf(Decimal(base) + Decimal(int(country)) / 1000, stock)
+        for service, (_, base) in SERVICES.items()
+        for country in countries
+    }
+
+
+def _order_view(order: Order) -> dict[str, Any]:
+    return {
+        "id": order.id,
+        "service": order.service,
+        "country": order.country,
+        "phone": order.phone,
+        "price": str(order.price),
+        "state": order.state,
+        "sms": [{"text": sms.text, "code": sms.code} for sms in order.sms],
+    }
