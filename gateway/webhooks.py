@@ -1,8 +1,8 @@
 """Notices to clients: which addresses they may go to, how they are signed, sent, tried again and given up.
 
-`activations` queues a notice in the transaction of the delivery it tells of. A courier claims it by moving its `next_at`
-past the time an attempt can take: whoever crashes on the way leaves a notice that falls due again, so each is delivered at
-least once, and a receiver tells repeats by their `webhook-id`.
+`activations` queues a notice in the transaction of the delivery it tells of. A courier claims it by moving its
+`next_at` past the time an attempt can take: whoever crashes on the way leaves a notice that falls due again, so each is
+delivered at least once, and a receiver tells repeats by their `webhook-id`.
 
     pending ──2xx──> sent
        │ ^──later──┐
@@ -207,7 +207,7 @@ _USER_AGENT = _user_agent()
 
 
 class _Names(AbstractResolver):
-    """Resolves on threads of its own: a client whose name server never answers must not hold up the upstreams' names."""
+    """Resolves on threads of its own: a client's name server that never answers must not hold up upstreams' names."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, "webhook-names")
@@ -239,7 +239,7 @@ class _Wire:
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """The status answered. Raises ClientError, TimeoutError, PrivateAddress within ClientConnectorError, ValueError."""
+        """The status answered. Raises ClientError (PrivateAddress as its `os_error`), TimeoutError, ValueError."""
         timeout = aiohttp.ClientTimeout(total=self._house.settings.gateway.webhooks.timeout_seconds)
         async with self._opened().post(
             url, data=body, headers=headers, timeout=timeout, allow_redirects=False
@@ -337,7 +337,10 @@ class Courier:
         return 0.0 if is_more or self._in_flight else PAUSE_SECONDS
 
     async def aclose(self) -> None:
-        """Waits a little for what is under way, then lets go; the store must still be open. What is cut off is repeated."""
+        """Waits a little for what is under way, then lets go: what is cut off is sent again by the next to start.
+
+        The store must still be open.
+        """
         if self._in_flight:
             _, late = await asyncio.wait(self._in_flight, timeout=CLOSING_SECONDS)
             for task in late:
@@ -422,9 +425,10 @@ def _ending(result: _Result, tries: int, leased_until: float, pauses: Sequence[f
 
 
 def _due(tx: Tx, now: float) -> Sequence[Row]:
-    """What is due, longest first: of each account as many as it may have under way, so that no backlog hides another's.
+    """What is due, longest first: of each account one more than it may have under way.
 
-    More than there is ever room for, since what belongs to busy accounts is passed over.
+    So no backlog hides another account's notices, and yet shows that there is more. Enough rows that those of busy
+    accounts can be passed over and every place still be filled.
     """
     return tx.all(
         "select id, account_id, next_at from ("
@@ -432,8 +436,8 @@ def _due(tx: Tx, now: float) -> Sequence[Row]:
         " from notices where state = 'pending' and next_at <= :now) as due"
         " where place <= :each order by next_at, id limit :most",
         now=now,
-        each=IN_FLIGHT_PER_ACCOUNT_MAX,
-        most=IN_FLIGHT_MAX * (IN_FLIGHT_PER_ACCOUNT_MAX + 1),
+        each=IN_FLIGHT_PER_ACCOUNT_MAX + 1,
+        most=IN_FLIGHT_MAX * (IN_FLIGHT_PER_ACCOUNT_MAX + 2),
     )
 
 

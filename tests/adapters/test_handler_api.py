@@ -602,7 +602,7 @@ bodies = (
 )
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(max_examples=150, deadline=None)
 @hypothesis.given(body=bodies, status=st.sampled_from([200, 204, 302, 400, 404, 500]))
 async def test_no_answer_breaks_any_verb(body: str, status: int) -> None:
     script = Script(lambda request: httpx.Response(status, content=body.encode()))

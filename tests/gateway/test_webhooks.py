@@ -1,0 +1,704 @@
+"""Notices over real sockets: what arrives, what is tried again, what is refused, and what never shows."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import shutil
+import socket
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import structlog
+from aiohttp import web
+from standardwebhooks.webhooks import Webhook
+
+from gateway import accounts, migrations
+from gateway.activations import _queue_notice
+from gateway.errors import BadWebhookUrl, CallerError, WebhookNotHttps, WebhookUrlTooLong
+from gateway.health import Health
+from gateway.house import House
+from gateway.metrics import Metrics
+from gateway.offers import Market
+from gateway.settings import GatewaySettings, Settings, WebhooksSettings, load_settings
+from gateway.store import Row, Store, Tx, connect
+from gateway.vault import Secrets, Vault
+from gateway.webhooks import IN_FLIGHT_PER_ACCOUNT_MAX, Courier, check_url, is_public
+
+SHIPPED_CATALOG = Path(__file__).parents[2] / "config" / "catalog"
+WEBHOOK_SECRET = "not-a-real-secret-webhooks-00000000"
+RECEIVED_AT = 1_672_574_400.0
+TEXT = "Your code is 12345"
+BODY = (
+    '{"activationId":100000001,"service":"go","text":"Your code is 12345","code":"12345","country":2,'
+    '"receivedAt":"2023-01-01 12:00:00"}'
+)
+LOCAL = WebhooksSettings(timeout_seconds=2.0, retry_seconds=(1, 10), allow_http=True, allow_private_addresses=True)
+PUBLIC_ONLY = LOCAL.model_copy(update={"allow_private_addresses": False})
+
+
+class Time:
+    """Begins now, as a receiver compares signed times with its own; stands still otherwise."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Received:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Receiver:
+    """A client's endpoint on loopback. `/<status>` answers that status, `/hang` nothing, `/moved` sends elsewhere."""
+
+    def __init__(self) -> None:
+        self.received: list[Received] = []
+        self.released = asyncio.Event()
+        self.hanging = 0
+        self.port = 0
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def paths(self) -> list[str]:
+        return [one.path for one in self.received]
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.received.append(Received(request.path, dict(request.headers), await request.read()))
+        if request.path.startswith("/hang"):
+            self.hanging += 1
+            await self.released.wait()
+        if request.path == "/moved":
+            return web.Response(status=307, headers={"Location": self.url("/elsewhere")})
+        word = request.path[1:4]
+        return web.Response(status=int(word) if word.isdigit() else 200)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    made = Receiver()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", made.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.port = runner.addresses[0][1]
+    yield made
+    made.released.set()
+    await runner.cleanup()
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("database") / "empty.db"
+    migrations.create_sqlite(path)
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    directory = tmp_path_factory.mktemp("config")
+    shutil.copytree(SHIPPED_CATALOG, directory / "catalog")
+    return load_settings(directory, {}, lambda _: WebhooksSettings, lambda _: False)
+
+
+@pytest.fixture
+async def store(tmp_path: Path, empty_database: Path) -> AsyncIterator[Store]:
+    shutil.copy(empty_database, tmp_path / "simroute.db")
+    made = connect(f"sqlite:///{tmp_path / 'simroute.db'}")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def house(store: Store, settings: Settings) -> House:
+    vault = Vault(Secrets("s" * 32, "k" * 32, "i" * 32, "j" * 32, WEBHOOK_SECRET))
+    made = House(
+        store=store,
+        vault=vault,
+        clock=Time(),
+        settings=settings,
+        upstreams={},
+        market=cast(Market, None),
+        health=cast(Health, None),
+        metrics=Metrics(),
+    )
+    configure(made, LOCAL)
+    return made
+
+
+@pytest.fixture
+async def couriers(house: House) -> AsyncIterator[Callable[[], Courier]]:
+    async with AsyncExitStack() as stack:
+
+        def new() -> Courier:
+            made = Courier(house)
+            stack.push_async_callback(made.aclose)
+            return made
+
+        yield new
+
+
+@pytest.fixture
+def courier(couriers: Callable[[], Courier]) -> Courier:
+    return couriers()
+
+
+@pytest.fixture
+async def queue(house: House) -> Callable[..., Awaitable[int]]:
+    """Queues a notice as a delivery would; its id."""
+
+    async def _queue(url: str, *, account: str = "reseller", text: str = TEXT, code: str = "12345") -> int:
+        return await house.store.run(_delivered, house.vault, account, url, text, code, house.clock())
+
+    return _queue
+
+
+def _delivered(tx: Tx, vault: Vault, account: str, url: str, text: str, code: str, at: float) -> int:
+    account_id = _account(tx, vault, account, at)
+    accounts.set_webhook(tx, vault, account_id, url)
+    activation_id = tx.insert(
+        "insert into activations (account_id, key_id, service, country, operator, status, price, currency, opened_at,"
+        " fingerprint, config_version) values (:account, (select id from api_keys where account_id = :account), 'go',"
+        " 2, 'any', 'received', 100000, 'USD', :at, '', '') returning id",
+        account=account_id,
+        at=at,
+    )
+    message_id = tx.insert(
+        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at, is_shown)"
+        " values (:activation, 'one', 1, :code, :text, :at, 1) returning id",
+        activation=activation_id,
+        code=vault.seal(code),
+        text=vault.seal(text),
+        at=RECEIVED_AT,
+    )
+    _queue_notice(tx, account_id, activation_id, message_id, at)
+    row = tx.one("select id from notices where message_id = :id", id=message_id)
+    assert row is not None
+    return int(row["id"])
+
+
+def _account(tx: Tx, vault: Vault, name: str, at: float) -> int:
+    try:
+        account_id = accounts.create(tx, name, "USD", at, is_demo=False)
+    except accounts.AccountError:
+        return int(accounts.find(tx, name)["id"])
+    accounts.issue_key(tx, vault, name, at)
+    return account_id
+
+
+def configure(house: House, webhooks: WebhooksSettings) -> None:
+    house.settings = replace(house.settings, gateway=GatewaySettings(webhooks=webhooks))
+
+
+def advance(house: House, seconds: float) -> None:
+    cast(Time, house.clock).now += seconds
+
+
+async def notice(house: House, notice_id: int) -> Row:
+    row = await house.store.read(lambda tx: tx.one("select * from notices where id = :id", id=notice_id))
+    assert row is not None
+    return row
+
+
+async def tell(house: House, sql: str, **values: Any) -> None:
+    await house.store.run(lambda tx: tx.execute(sql, **values))
+
+
+def counted(house: House, result: str) -> float:
+    return house.metrics.registry.get_sample_value("simroute_notices_total", {"result": result}) or 0.0
+
+
+# What arrives
+
+
+async def test_the_body_is_the_reference_body(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/hook"))
+    await courier.round()
+
+    assert [one.body for one in receiver.received] == [BODY.encode()]
+    row = await notice(house, notice_id)
+    assert (row["state"], row["tries"], row["last_result"]) == ("sent", 1, "http 200")
+    assert row["ended_at"] == house.clock()
+    assert counted(house, "sent") == 1
+
+
+async def test_other_scripts_and_awkward_characters_arrive_as_they_were(
+    courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    text = 'Код: 123-45 "сегодня"\nпожалуйста 验证码 🔑'
+    await queue(receiver.url("/hook"), text=text, code="123-45")
+    await courier.round()
+
+    body = receiver.received[0].body
+    assert "Код".encode() in body
+    assert json.loads(body)["text"] == text
+
+
+async def test_both_signatures_verify(
+    courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/hook"), text="Код 12345")
+    await courier.round()
+
+    (one,) = receiver.received
+    secret = WEBHOOK_SECRET.encode()
+    assert one.headers["X-Signature"] == f"sha256={hmac.new(secret, one.body, hashlib.sha256).hexdigest()}"
+    assert Webhook(b64encode(secret).decode()).verify(one.body, one.headers) == json.loads(one.body)
+    assert one.headers["webhook-id"] == f"msg_{notice_id}"
+    assert one.headers["Content-Type"] == "application/json"
+    assert one.headers["User-Agent"].startswith("simroute/")
+
+
+async def test_the_digest_kept_is_not_one_a_thief_could_guess_the_code_from(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    row = await notice(house, await queue(receiver.url("/hook")))
+    await courier.round()
+
+    digest = (await notice(house, row["id"]))["body_digest"]
+    assert digest == house.vault.index_digest("notice", BODY)
+    assert hashlib.sha256(BODY.encode()).hexdigest() not in digest
+
+
+# What is tried again
+
+
+async def test_failures_follow_the_schedule_and_end_dead(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/500"))
+    for tries, pause in ((1, 1), (2, 10)):
+        await courier.round()
+        row = await notice(house, notice_id)
+        assert (row["state"], row["tries"], row["last_result"]) == ("pending", tries, "http 500")
+        assert row["next_at"] == house.clock() + pause
+        advance(house, pause - 0.5)
+        await courier.round()
+        assert len(receiver.received) == tries
+        advance(house, 0.5)
+    await courier.round()
+
+    row = await notice(house, notice_id)
+    assert (row["state"], row["tries"], row["ended_at"]) == ("dead", 3, house.clock())
+    assert (counted(house, "retry"), counted(house, "dead")) == (2, 1)
+    advance(house, 1000)
+    await courier.round()
+    assert len(receiver.received) == 3
+
+
+async def test_a_repeat_carries_the_same_id_and_body_and_a_new_time(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    await queue(receiver.url("/500"))
+    await courier.round()
+    advance(house, 5)
+    await courier.round()
+
+    first, second = receiver.received
+    assert first.body == second.body
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert int(second.headers["webhook-timestamp"]) == int(first.headers["webhook-timestamp"]) + 5
+
+
+async def test_a_notice_refused_once_arrives_at_the_address_set_meanwhile(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/500"))
+    await courier.round()
+    await house.store.run(accounts.set_webhook, house.vault, 1, receiver.url("/new"))
+    advance(house, 1)
+    await courier.round()
+
+    assert receiver.paths() == ["/500", "/new"]
+    assert (await notice(house, notice_id))["state"] == "sent"
+
+
+async def test_a_cleared_address_ends_the_notice(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/hook"))
+    await tell(house, "update accounts set webhook_url_sealed = null")
+    await courier.round()
+
+    row = await notice(house, notice_id)
+    assert (row["state"], row["tries"], row["last_result"]) == ("dead", 0, "no webhook set")
+    assert receiver.received == []
+    assert counted(house, "dead") == 1
+
+
+async def test_a_redirect_is_a_failure_and_is_not_followed(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/moved"))
+    await courier.round()
+
+    assert receiver.paths() == ["/moved"]
+    assert (await notice(house, notice_id))["last_result"] == "http 307"
+
+
+async def test_a_receiver_that_does_not_answer_is_timed_out(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    configure(house, LOCAL.model_copy(update={"timeout_seconds": 0.1}))
+    notice_id = await queue(receiver.url("/hang"))
+    await courier.round()
+
+    row = await notice(house, notice_id)
+    assert (row["state"], row["last_result"]) == ("pending", "timed out")
+
+
+async def test_nobody_there_is_a_failure(
+    house: House, courier: Courier, queue: Callable[..., Awaitable[int]], unused_tcp_port: int
+) -> None:
+    notice_id = await queue(f"http://127.0.0.1:{unused_tcp_port}/hook")
+    await courier.round()
+    assert (await notice(house, notice_id))["last_result"] == "not reached"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(b"", "connection lost"), (b"what?\r\n\r\n", "unreadable answer")],
+    ids=["nothing", "nonsense"],
+)
+async def test_a_broken_answer_is_a_failure(
+    house: House, courier: Courier, queue: Callable[..., Awaitable[int]], answer: bytes, words: str
+) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        notice_id = await queue(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        await courier.round()
+    assert (await notice(house, notice_id))["last_result"] == words
+
+
+async def test_an_endless_answer_counts_by_its_status_alone(
+    house: House, courier: Courier, queue: Callable[..., Awaitable[int]]
+) -> None:
+    written = 0
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+                written += 65536
+        except ConnectionError:
+            writer.close()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        notice_id = await queue(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        await courier.round()
+    assert (await notice(house, notice_id))["state"] == "sent"
+    assert written < 50_000_000
+
+
+# Who waits for whom
+
+
+async def test_a_slow_receiver_does_not_delay_another_accounts(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    for _ in range(100):
+        await queue(receiver.url("/hang"), account="slow")
+    quick = await queue(receiver.url("/quick"), account="quick")
+
+    await asyncio.wait_for(courier.round(), 1.5)
+    assert (await notice(house, quick))["state"] == "sent"
+    assert receiver.hanging == IN_FLIGHT_PER_ACCOUNT_MAX
+
+    later = await queue(receiver.url("/quick"), account="quick")
+    await asyncio.wait_for(courier.round(), 1.5)
+    assert (await notice(house, later))["state"] == "sent"
+    assert receiver.hanging == IN_FLIGHT_PER_ACCOUNT_MAX
+
+
+async def test_a_backlog_goes_out_without_pauses(
+    courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    for _ in range(20):
+        await queue(receiver.url("/quick"))
+    pauses = []
+    while len(receiver.received) < 20:
+        pauses.append(await courier.round())
+    assert not any(pauses[:-1])
+    assert await courier.round() == 0.25
+
+
+async def test_two_couriers_on_one_store_send_each_notice_once(
+    house: House, couriers: Callable[[], Courier], receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    for number in range(30):
+        await queue(receiver.url("/quick"), account=f"account-{number % 5}")
+    both = couriers(), couriers()
+    while len(receiver.received) < 30:
+        await asyncio.gather(*(one.round() for one in both))
+    await asyncio.gather(*(one.round() for one in both))
+
+    assert len({one.headers["webhook-id"] for one in receiver.received}) == len(receiver.received) == 30
+    assert counted(house, "sent") == 30
+
+
+async def test_what_a_crash_cut_off_is_sent_again_after_its_lease(
+    house: House, couriers: Callable[[], Courier], receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/hang"))
+    crashed, other = couriers(), couriers()
+    await crashed.round()
+    for task in list(crashed._in_flight):
+        task.cancel()
+    assert (await notice(house, notice_id))["state"] == "pending"
+
+    receiver.released.set()
+    await other.round()
+    assert len(receiver.received) == 1
+    advance(house, LOCAL.timeout_seconds + 5)
+    await other.round()
+    assert len(receiver.received) == 2
+    row = await notice(house, notice_id)
+    assert (row["state"], row["tries"]) == ("sent", 1)
+
+
+async def test_a_failure_that_comes_after_its_lease_does_not_undo_what_another_did(
+    house: House, couriers: Callable[[], Courier], receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    notice_id = await queue(receiver.url("/hang"))
+    late, other = couriers(), couriers()
+    await late.round()
+    advance(house, LOCAL.timeout_seconds + 5)
+    await house.store.run(accounts.set_webhook, house.vault, 1, receiver.url("/500"))
+    await other.round()
+    before = dict(await notice(house, notice_id))
+    await asyncio.gather(*late._in_flight)
+
+    assert before["last_result"] == "http 500"
+    assert dict(await notice(house, notice_id)) == before
+
+
+async def test_one_that_cannot_be_opened_does_not_keep_the_others(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    broken = await queue(receiver.url("/hook"))
+    await tell(house, "update messages set text_sealed = 'nonsense'")
+    await queue(receiver.url("/hook"))
+    await courier.round()
+
+    assert len(receiver.received) == 1
+    assert (await notice(house, broken))["last_result"] == "failed: SecretsError"
+
+
+# What is refused
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes every name resolve to the given addresses."""
+
+    def answer(*addresses: str) -> None:
+        def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]", "2130706433", "127.1"]
+)
+async def test_loopback_is_refused_by_default_however_it_is_spelt(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]], host: str
+) -> None:
+    configure(house, PUBLIC_ONLY)
+    notice_id = await queue(f"http://{host}:{receiver.port}/hook")
+    await courier.round()
+
+    row = await notice(house, notice_id)
+    assert (row["state"], row["tries"], row["last_result"]) == ("pending", 1, "refused: private address")
+    assert receiver.received == []
+    assert counted(house, "refused") == 1
+
+
+@pytest.mark.parametrize("addresses", [("127.0.0.1",), ("127.0.0.1", "10.0.0.1"), ("169.254.169.254",)])
+async def test_a_public_looking_name_that_leads_inside_is_refused(
+    house: House,
+    courier: Courier,
+    receiver: Receiver,
+    queue: Callable[..., Awaitable[int]],
+    resolver: Callable[..., None],
+    addresses: tuple[str, ...],
+) -> None:
+    configure(house, PUBLIC_ONLY)
+    resolver(*addresses)
+    notice_id = await queue(f"http://hooks.example.com:{receiver.port}/hook")
+    await courier.round()
+
+    assert (await notice(house, notice_id))["last_result"] == "refused: private address"
+    assert receiver.received == []
+
+
+async def test_a_name_is_resolved_and_reached_where_private_addresses_are_allowed(
+    courier: Courier,
+    receiver: Receiver,
+    queue: Callable[..., Awaitable[int]],
+    resolver: Callable[..., None],
+) -> None:
+    resolver("127.0.0.1")
+    await queue(f"http://hooks.example.com:{receiver.port}/hook")
+    await courier.round()
+    assert receiver.received[0].headers["Host"] == f"hooks.example.com:{receiver.port}"
+
+
+async def test_a_proxy_of_the_environment_is_not_used(
+    courier: Courier,
+    receiver: Receiver,
+    queue: Callable[..., Awaitable[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    await queue(receiver.url("/hook"))
+    await courier.round()
+    assert receiver.paths() == ["/hook"]
+
+
+async def test_plain_http_set_behind_our_back_is_refused_when_sent(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    configure(house, LOCAL.model_copy(update={"allow_http": False}))
+    notice_id = await queue(receiver.url("/hook"))
+    await courier.round()
+
+    assert (await notice(house, notice_id))["last_result"] == "refused: webhook_not_https"
+    assert receiver.received == []
+
+
+async def test_nothing_secret_is_logged(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    with structlog.testing.capture_logs() as entries:
+        for path in ("/token-4711", "/500-token-4711", "/moved"):
+            await queue(receiver.url(path), account=f"account{path[1:4]}", text="geheim 98765", code="98765")
+        await queue("http://exa mple.com/token-4711", account="bad", text="geheim", code="98765")
+        await queue("http://[token-4711/", account="worse", text="geheim", code="98765")
+        await courier.round()
+
+    assert len(entries) == 5
+    assert all(set(entry) == {"event", "log_level", "notice", "result", "tries"} for entry in entries)
+    for secret in ("token-4711", "98765", "geheim", "127.0.0.1", WEBHOOK_SECRET):
+        assert secret not in repr(entries)
+
+
+# What may be set
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com",
+        "https://example.com/hook?token=a%2Fb&c=d",
+        "https://EXAMPLE.com:8443/hook",
+        "https://hooks.example.com./",
+        "https://xn--e1afmkfd.xn--p1ai/hook",
+        "https://пример.рф/hook",
+        "https://8.8.8.8/hook",
+        "https://[2001:4860:4860::8888]/hook",
+        "https://my_host.example.com/",
+        "https://example.com/" + "x" * 235,
+    ],
+)
+def test_a_public_https_address_may_be_set(url: str) -> None:
+    check_url(url, WebhooksSettings())
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("", BadWebhookUrl),
+        ("example.com/hook", BadWebhookUrl),
+        ("https://", BadWebhookUrl),
+        ("https:///hook", BadWebhookUrl),
+        ("https://:443/hook", BadWebhookUrl),
+        ("https://example.com:99999/", BadWebhookUrl),
+        ("https://example.com:0/", BadWebhookUrl),
+        ("https://exa mple.com/", BadWebhookUrl),
+        ("https://example.com/\r\nHost: elsewhere", BadWebhookUrl),
+        ("https://example.com/\x00", BadWebhookUrl),
+        (" https://example.com/", BadWebhookUrl),
+        ("https://user:password@example.com/", BadWebhookUrl),
+        ("https://user@example.com/", BadWebhookUrl),
+        ("https://example.com\\@10.0.0.1/", BadWebhookUrl),
+        ("https://[::1/", BadWebhookUrl),
+        ("https://a..b/", BadWebhookUrl),
+        ("https://%31%32%37.0.0.1/", BadWebhookUrl),
+        ("javascript:alert(1)", BadWebhookUrl),
+        ("http://example.com/", WebhookNotHttps),
+        ("ftp://example.com/", WebhookNotHttps),
+        ("https://example.com/" + "x" * 236, WebhookUrlTooLong),
+    ],
+)
+def test_what_is_no_https_address_may_not_be_set(url: str, error: type[CallerError]) -> None:
+    with pytest.raises(error):
+        check_url(url, WebhooksSettings())
+
+
+PRIVATE_HOSTS = [
+    "localhost", "LocalHost.", "a.localhost",
+    "127.0.0.1", "127.0.0.1.", "127.1", "2130706433", "017700000001", "0177.0.0.1", "0x7f000001", "0x7f.0.0.1",
+    "0", "0.0.0.0", "10.1.2.3", "012.1.2.3", "172.16.0.1", "192.168.1.1", "3232235777", "169.254.169.254",
+    "0xa9fea9fe", "100.100.100.200", "168.63.129.16", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+    "１２７.0.0.1", "127。0。0。1", "①②⑦.0.0.1",
+    "[::1]", "[::]", "[fe80::1]", "[fd00:ec2::254]", "[ff02::1]", "[::ffff:10.0.0.1]", "[::ffff:7f00:1]",
+    "[::127.0.0.1]", "[2002:7f00:1::]", "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::1]", "[2001:db8::1]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", PRIVATE_HOSTS)
+def test_an_address_inside_may_not_be_set_in_any_spelling(host: str) -> None:
+    with pytest.raises(BadWebhookUrl):
+        check_url(f"https://{host}/hook", WebhooksSettings())
+    check_url(f"http://{host}/hook", LOCAL)
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::"]
+)
+def test_public_addresses(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.0.0.1", "100.64.0.1", "169.254.169.254", "192.0.0.8", "192.88.99.1", "198.18.0.1",
+        "203.0.113.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "::", "::1", "fe80::1%eth0", "fec0::1", "fc00::1", "ff0e::1",
+        "::ffff:192.168.0.1", "::ffff:0:7f00:1", "64:ff9b::10.0.0.1", "2002:a00:1::", "3fff::1",
+        "2001:0:808:808::80ff:fffe", "2001:0:7f00:1::f7f7:f7f7",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    """The last two are Teredo: a loopback client behind a public server, and the other way round."""
+    assert not is_public(address)
