@@ -1,8 +1,8 @@
 """The SMS-Activate text protocol, exact to the byte: the reference dialect.
 
-Everything is HTTP 200; the body is the token and nothing else. Texts are `text/html; charset=UTF-8` as the original sent
-them, and so is getNumbersStatus although it is JSON; the other JSON answers are `application/json`. Order of checks: action,
-key, then what the use-case says. Facts: the vendor's API page and replies captured from it in 2025.
+Everything is HTTP 200; the body is the token and nothing else. Texts are `text/html; charset=UTF-8` as the original
+sent them, and so is getNumbersStatus although it is JSON; the other JSON answers are `application/json`. Order of
+checks: action, key, then what the use-case says. Facts: the vendor's API page and replies captured from it in 2025.
 """
 
 from __future__ import annotations
@@ -382,10 +382,10 @@ class HandlerApi:
             value = leaf(row.price.micros, row.count) if leaf else f'"{row.count}"'
             countries.setdefault(row.country, []).append(f'"{row.service}":{value}')
         if leaf is None:
-            body = "{%s}" % ",".join(rows for each in countries.values() for rows in each)
+            members = ",".join(row for rows in countries.values() for row in rows)
         else:
-            body = "{%s}" % ",".join(f'"{number}":{{{",".join(rows)}}}' for number, rows in countries.items())
-        encoded = body.encode()
+            members = ",".join(f'"{number}":{{{",".join(rows)}}}' for number, rows in countries.items())
+        encoded = f"{{{members}}}".encode()
         if len(encoded) <= LISTS_BYTES_MAX // 2:
             self._lists[key] = encoded
         return encoded
@@ -413,13 +413,17 @@ class HandlerApi:
         body = self._catalogues.get(key)
         if body is None:
             hidden = frozenset[str]() if call.caller.is_demo else settings.catalog.sandbox_services
-            rows = [{"code": code, "name": name} for code, name in settings.catalog.services.items() if code not in hidden]
+            rows = [
+                {"code": code, "name": name} for code, name in settings.catalog.services.items() if code not in hidden
+            ]
             body = self._catalogues[key] = dumps({"status": "success", "services": rows})
         return Reply(body, JSON)
 
     async def _get_operators(self, call: Call) -> Reply:
         market = self._front.house.market
-        countries = [self._country(call.values)] if "country" in call.values else self._front.house.settings.catalog.countries
+        countries = (
+            [self._country(call.values)] if "country" in call.values else self._front.house.settings.catalog.countries
+        )
         found = {str(country): market.operators(country, call.caller) for country in countries}
         found = {country: operators for country, operators in found.items() if operators}
         if not found:

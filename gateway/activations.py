@@ -108,7 +108,7 @@ class Activations:
     # Delivering
 
     async def take(self, live: Live, round_asked: int, progress: Progress) -> bool:
-        """Brings in what an upstream showed when asked in a given round; whether a new message came. Raises Unavailable."""
+        """Brings in what an upstream showed when asked in a given round; whether a message came. Raises Unavailable."""
         live.unknown_times = live.unknown_times + 1 if progress.state is LeaseState.UNKNOWN else 0
         is_new = await self.deliver(live, round_asked, progress.messages)
         is_over = (
@@ -187,7 +187,10 @@ class Activations:
             live.round += 1
             live.status = Status.RETRYING
             self._house.live.put(live)
-        elif live.status is not Status.RETRYING:
+            return live
+        # Somebody else's change came first: the same one is as good, any other is not.
+        live = await self.get(caller, activation_id)
+        if live.status is not Status.RETRYING:
             raise NotAllowedNow
         return live
 
@@ -263,7 +266,9 @@ class Activations:
             stanza = house.stanza(live.upstream)
             if stanza is not None and stanza.early_cancel == "deny":
                 raise CancelTooEarly from None
-            return _Asked.LATER, now + (error.retry_seconds or 5.0)
+            # Upstreams tell the least age a lease has to have, so its age counts already.
+            age = now - live.opened_at
+            return _Asked.LATER, now + max(2.0, (error.retry_seconds or 5.0) - age)
         except (UnknownLease, NotAllowed):
             return _Asked.ACCEPTED, None
         except (UpstreamError, TimeoutError):
@@ -331,10 +336,10 @@ class Activations:
         except (UnknownLease, NotAllowed):
             log.info("close.refused", activation=row["id"], upstream=row["upstream"])
         except UpstreamError as error:
-            pause = error.retry_seconds if isinstance(error, TooEarly) else None
             if row["close_tries"] < CLOSE_TRIES_MAX:
-                pause = pause or min(CLOSE_PAUSE_SECONDS_MAX, 2.0 ** min(row["close_tries"], 10))
-                await house.store.run(_close_later, row["id"], now + pause)
+                await house.store.run(
+                    _close_later, row["id"], now + min(CLOSE_PAUSE_SECONDS_MAX, 2.0 ** row["close_tries"])
+                )
                 return
             log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)
         await house.store.run(_closed, row["id"])
@@ -358,7 +363,8 @@ def _deliver(tx: Tx, vault: Vault, activation_id: int, fresh: Sequence[_New], at
     """The identities that were new and are shown to the caller; None where the activation was over."""
     # An update that changes nothing takes the row's lock: a cancel waits until this message is in, or is over already.
     row = tx.one(
-        "update activations set round = round where id = :id returning account_id, status, upstream, cost, cost_currency",
+        "update activations set round = round where id = :id"
+        " returning account_id, status, upstream, cost, cost_currency",
         id=activation_id,
     )
     if row is None:
@@ -423,9 +429,9 @@ def _retry(tx: Tx, activation_id: int) -> bool:
 
 
 _FROM = {
-    Status.FINISHED: "status in ('received', 'retrying')",
-    Status.EXPIRED: "status = 'waiting'",
-    Status.CANCELLED: "status = 'waiting'",
+    Status.FINISHED: (Status.RECEIVED, Status.RETRYING),
+    Status.EXPIRED: (Status.WAITING, Status.WAITING),
+    Status.CANCELLED: (Status.WAITING, Status.WAITING),
 }
 """Which states lead to an end."""
 
@@ -436,7 +442,9 @@ def _end(
     """Ends an activation, gives back its place and, without a code, its money; whether this call did it."""
     row = tx.one(
         "update activations set status = :status, ended_at = :at, close_outcome = :outcome, close_at = :close_at"
-        f" where id = :id and {_FROM[status]} returning account_id",
+        " where id = :id and status in (:first, :second) returning account_id",
+        first=_FROM[status][0].value,
+        second=_FROM[status][1].value,
         status=status.value,
         at=at,
         outcome=outcome.value if outcome else None,
@@ -454,10 +462,10 @@ def _end(
 def _cancel(
     tx: Tx, activation_id: int, outcome: Outcome | None, close_at: float | None, at: float, exposure_max: int
 ) -> bool:
-    """As `_end`. Raises CancelTooEarly where cancelling later would exceed what the account's unaccepted cancels may cost."""
+    """As `_end`. Raises CancelTooEarly where the account's cancels not yet accepted upstream may cost too much."""
     ended = _end(tx, activation_id, Status.CANCELLED, outcome, close_at, at)
     if ended and outcome is not None:
-        # Asked after the account's balance row is locked by the ending itself, so that parallel cancels are all counted.
+        # Asked after the ending has locked the account's balance, so that parallel cancels are all counted.
         row = tx.one(
             "select coalesce(sum(price), 0) as exposed from activations where close_outcome = 'cancelled'"
             " and account_id = (select account_id from activations where id = :id)",

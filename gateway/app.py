@@ -183,7 +183,7 @@ class Gateway:
         try:
             settings = await asyncio.to_thread(read_settings, self._directory, self._environment)
         except SettingsError as error:
-            log.error("settings.refused", problems=list(error.problems))
+            log.warning("settings.refused", problems=list(error.problems))
             return False
         except Exception:
             log.exception("settings.refused")
@@ -201,7 +201,10 @@ class Gateway:
             for name, upstream in house.upstreams.items()
             if name in wanted and wanted[name] == before.upstreams.get(name) and settings.catalog == before.catalog
         }
-        selling = {name: kept[name] if name in kept else self._build(stanza, settings.catalog) for name, stanza in wanted.items()}
+        selling = {
+            name: kept[name] if name in kept else self._build(stanza, settings.catalog)
+            for name, stanza in wanted.items()
+        }
         # Numbers still open at an upstream that was switched off are seen through to their end.
         leaving = {
             name: upstream

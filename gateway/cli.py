@@ -68,7 +68,9 @@ class Group(click.Group):
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", "directory", type=click.Path(path_type=Path), default=Path("config"), help="Directory of files.")
+@click.option(
+    "--config", "directory", type=click.Path(path_type=Path), default=Path("config"), help="Directory of files."
+)
 @click.option("--json", "is_json", is_flag=True, help="Facts for a program instead of a table.")
 @click.version_option(package_name="simroute")
 @click.pass_context
@@ -86,9 +88,10 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
             directory = value if parameter.name == "directory" else known.directory
             ctx.obj = Context(directory, known.environment, known.is_json or parameter.name == "is_json")
 
+    directory = click.Path(path_type=Path)
     for option in (
-        click.option("--config", "directory", type=click.Path(path_type=Path), expose_value=False, callback=remember, help="Directory of files."),  # fmt: skip
-        click.option("--json", "is_json", is_flag=True, expose_value=False, callback=remember, help="Facts for a program."),
+        click.option("--config", "directory", type=directory, expose_value=False, callback=remember, help="As above."),
+        click.option("--json", "is_json", is_flag=True, expose_value=False, callback=remember, help="As above."),
     ):
         function = option(function)
     return function
@@ -188,19 +191,25 @@ async def _serve(context: Context, database: Database, listener: socket.socket) 
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    server = uvicorn.Server(config)
-    announce = asyncio.create_task(_announce(server, listener, key))
-    try:
-        await server.serve([listener])
-    finally:
-        announce.cancel()
+    await _Server(config, lambda: _announce(listener, key)).serve([listener])
 
 
-async def _announce(server: uvicorn.Server, listener: socket.socket, key: str) -> None:
-    while not server.started:
-        await asyncio.sleep(0.01)
+class _Server(uvicorn.Server):
+    """A server that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def _announce(listener: socket.socket, key: str) -> None:
     host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 — shown, not bound
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     click.echo(banner(f"http://{shown}:{port}/stubs/handler_api.php", key))
 
 
@@ -280,7 +289,14 @@ async def _examine(gateway: Gateway) -> list[dict[str, Any]]:
 
 async def _examine_one(gateway: Gateway, name: str) -> dict[str, Any]:
     upstream = gateway.house.upstreams[name]
-    row: dict[str, Any] = {"upstream": name, "state": "ok", "balance": None, "offers": None, "unmapped": None, "note": ""}
+    row: dict[str, Any] = {
+        "upstream": name,
+        "state": "ok",
+        "balance": None,
+        "offers": None,
+        "unmapped": None,
+        "note": "",
+    }
     try:
         row["balance"] = str(await upstream.balance())
         row["offers"] = len(await upstream.offers())
@@ -502,7 +518,9 @@ def offers(context: Context, service: str | None, country: int | None, name: str
         return _offer_rows(gateway, buyer, service, country)
 
     rows = _with_gateway(context, read)
-    show(context, rows if context.is_json else rows[:limit], ("service", "country", "name", "price", "currency", "count"))
+    show(
+        context, rows if context.is_json else rows[:limit], ("service", "country", "name", "price", "currency", "count")
+    )
     if len(rows) > limit and not context.is_json:
         click.echo(f"… and {len(rows) - limit} more", err=True)
 
@@ -552,7 +570,9 @@ async def _fetch_offers(gateway: Gateway) -> None:
 @click.option("--operator", default="", help="The operator they name.")
 @common
 @click.pass_obj
-def explain(context: Context, service: str, country: int, name: str | None, max_price: str | None, operator: str) -> None:
+def explain(
+    context: Context, service: str, country: int, name: str | None, max_price: str | None, operator: str
+) -> None:
     """Which upstreams would be tried, in which order, at which price, and why each other one is out."""
 
     async def read(gateway: Gateway) -> dict[str, Any]:

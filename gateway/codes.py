@@ -13,7 +13,7 @@ _UNSAFE = re.compile(r"[\s:]+")
 def clean_code(code: str, text: str) -> str:
     """The code to show for a message: never empty, never with a colon or white space, which clients split at.
 
-    `code` is the upstream's reading and wins where it is usable; else the digits in `text`; else the text itself, made safe.
+    `code` is the upstream's reading and wins where it is usable; else the digits in `text`; else the text, made safe.
     """
     stripped = code.strip()
     if stripped and not _UNSAFE.search(stripped):

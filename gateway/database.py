@@ -101,7 +101,8 @@ def _server(url: str, environment: Mapping[str, str]) -> Database:
 
 
 def _server_version(connection: psycopg.Connection[tuple[str]]) -> str:
-    if connection.execute("select to_regclass('alembic_version')").fetchone() == (None,):
+    found = connection.execute("select count(*)::text from pg_tables where tablename = 'alembic_version'").fetchone()
+    if found == ("0",):
         return ""
     row = connection.execute("select version_num from alembic_version").fetchone()
     return row[0] if row else ""

@@ -1,8 +1,8 @@
 """Money that moves: hold, capture or release, deposit. Every function here is part of a unit of work on the store.
 
-Each row of `ledger` takes an amount from one account (`debit`) and gives it to another (`credit`), so the books balance by
-construction, in every currency. Callers' accounts are `account:ID:available` and `account:ID:held`, mirrored in `balances`;
-the operator's (`house:…`, `upstream:…`) are summed when somebody asks, so that no sale waits for another one.
+Each row of `ledger` takes an amount from one account (`debit`) and gives it to another (`credit`), so the books balance
+by construction, in every currency. Callers' accounts are `account:ID:available` and `account:ID:held`, mirrored in
+`balances`; the operator's (`house:…`, `upstream:…`) are summed when somebody asks, so that no sale waits for another.
 """
 
 from __future__ import annotations
@@ -262,16 +262,18 @@ def _verify_holds(tx: Tx) -> Iterable[str]:
         if row["held"] != row["total"]:
             yield f"balances: account {row['account_id']} holds {row['held']}, its open holds sum to {row['total']}"
     for row in tx.all(
-        "select b.account_id, b.open_count, count(a.id) as total from balances b"
-        " left join activations a on a.account_id = b.account_id and a.ended_at is null group by b.account_id, b.open_count"
+        "select b.account_id, b.open_count, count(a.id) as total from balances b left join activations a"
+        " on a.account_id = b.account_id and a.ended_at is null group by b.account_id, b.open_count"
     ):
         if row["open_count"] != row["total"]:
-            yield f"balances: account {row['account_id']} counts {row['open_count']} open activations, there are {row['total']}"
+            shown, total = row["open_count"], row["total"]
+            yield f"balances: account {row['account_id']} counts {shown} open activations, there are {total}"
 
 
 def _verify_activations(tx: Tx) -> Iterable[str]:
     for row in tx.all(
-        "select a.id, a.status, a.price, h.state, h.amount from activations a left join holds h on h.activation_id = a.id"
+        "select a.id, a.status, a.price, h.state, h.amount from activations a"
+        " left join holds h on h.activation_id = a.id"
     ):
         expected = HOLD_OF_STATUS.get(row["status"])
         if row["state"] != expected:
@@ -281,25 +283,33 @@ def _verify_activations(tx: Tx) -> Iterable[str]:
 
 
 def _verify_closings(tx: Tx) -> Iterable[str]:
+    """Each hold against its own ledger rows: what was reserved, and that it was closed once, for as much."""
     for row in tx.all(
-        "select h.activation_id, h.state, h.amount,"
-        " (select count(*) from ledger l where l.activation_id = h.activation_id and l.kind in ('capture', 'release')) as closings,"
-        " (select coalesce(sum(case when l.kind = 'hold' then l.amount when l.kind = 'shrink' then -l.amount else 0 end), 0)"
-        "  from ledger l where l.activation_id = h.activation_id) as reserved,"
-        " (select coalesce(sum(l.amount), 0) from ledger l where l.activation_id = h.activation_id and l.kind ="
-        "  case h.state when 'captured' then 'capture' when 'released' then 'release' else '' end) as closed"
-        " from holds h"
+        "select h.activation_id, h.state, h.amount, coalesce(l.reserved, 0) as reserved,"
+        " coalesce(l.captured, 0) as captured, coalesce(l.released, 0) as released, coalesce(l.closings, 0) as closings"
+        " from holds h left join (select activation_id,"
+        "  sum(case kind when 'hold' then amount when 'shrink' then -amount else 0 end) as reserved,"
+        "  sum(case kind when 'capture' then amount else 0 end) as captured,"
+        "  sum(case kind when 'release' then amount else 0 end) as released,"
+        "  sum(case when kind in ('capture', 'release') then 1 else 0 end) as closings"
+        "  from ledger where activation_id is not null group by activation_id) l on l.activation_id = h.activation_id"
     ):
-        wanted = 0 if row["state"] == "open" or row["amount"] == 0 else 1
-        if row["closings"] != wanted:
-            yield f"holds: {row['activation_id']} is {row['state']} and was closed {row['closings']} times in the ledger"
-        if row["reserved"] != row["amount"] or (wanted and row["closed"] != row["amount"]):
-            yield f"holds: {row['activation_id']} is for {row['amount']}, its ledger rows say {row['reserved']}"
+        yield from _closing_problems(row)
+
+
+def _closing_problems(row: Row) -> Iterable[str]:
+    name, state, amount = row["activation_id"], row["state"], row["amount"]
+    wanted = 0 if state == "open" or amount == 0 else 1
+    if row["closings"] != wanted:
+        yield f"holds: {name} is {state} and was closed {row['closings']} times in the ledger"
+    closed = {"captured": row["captured"], "released": row["released"]}.get(state, amount)
+    if row["reserved"] != amount or (wanted and closed != amount):
+        yield f"holds: {name} is for {amount}, its ledger rows say {row['reserved']} reserved and {closed} {state}"
 
 
 def _verify_costs(tx: Tx) -> Iterable[str]:
     for row in tx.all(
-        "select activation_id, count(*) as times from ledger where kind in ('cost', 'loss') and activation_id is not null"
-        " group by activation_id having count(*) > 1"
+        "select activation_id, count(*) as times from ledger where kind in ('cost', 'loss')"
+        " and activation_id is not null group by activation_id having count(*) > 1"
     ):
         yield f"ledger: activation {row['activation_id']} was paid for upstream {row['times']} times"

@@ -9,11 +9,22 @@ from typing import Any
 
 import structlog
 
-QUIET = ("httpx", "httpcore", "aiohttp", "asyncio", "alembic", "sqlalchemy", "psycopg", "psycopg.pool", "uvicorn.access")
+QUIET = (
+    "httpx",
+    "httpcore",
+    "aiohttp",
+    "asyncio",
+    "alembic",
+    "sqlalchemy",
+    "psycopg",
+    "psycopg.pool",
+    "uvicorn.access",
+)
 """Libraries that log addresses with keys in them, or nothing an operator needs below a warning."""
 
 _SECRET = re.compile(
-    r"(?P<name>(?:api_?key|token|secret|password|authorization|bearer)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;}]+", re.IGNORECASE
+    r"(?P<name>(?:api_?key|token|secret|password|authorization|bearer)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;}]+",
+    re.IGNORECASE,
 )
 _KEY = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{32}(?![A-Za-z0-9])")
 _NUMBER = re.compile(r"(?<![\w.:-])\+?\d{10,15}(?![\w.:-])")

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
@@ -88,6 +89,10 @@ class _Intent:
     quotes: Sequence[Ranked]
 
 
+class _Settled(NothingTaken):
+    """Nothing came of the attempt, and its row says so already."""
+
+
 @dataclass(slots=True)
 class _Failure:
     """What the upstreams said, kept for the word the caller gets when none had a number."""
@@ -111,6 +116,7 @@ class Purchases:
         self._own: set[int] = set()
         self._overexposed: set[str] = set()
         self._tasks: set[asyncio.Task[Live]] = set()
+        self._chores: set[asyncio.Task[None]] = set()
         self._unwritten: list[tuple[int, int, str]] = []
 
     async def open(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:
@@ -160,8 +166,8 @@ class Purchases:
 
     async def drain(self) -> None:
         """Waits for the orders under way; their deadline bounds it."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks or self._chores:
+            await asyncio.wait({*self._tasks, *self._chores})
 
     # The client that hung up
 
@@ -212,7 +218,7 @@ class Purchases:
         started = house.clock()
         shortlist = house.market.shortlist(caller, order)
         if not shortlist.ranked:
-            raise PriceTooLow(shortlist.minimum) if _is_too_low(order, shortlist.minimum) else NoNumbers()
+            raise _nothing_for(order, shortlist.minimum)
         quotes = shortlist.ranked
         number_of_open = house.settings.gateway.limits.open_activations
         version = house.settings.version
@@ -238,6 +244,8 @@ class Purchases:
                 )
             try:
                 return await self._try_one(caller, order, intent, ranked, seconds, deadline)
+            except _Settled as error:
+                failure.reasons.append(error)
             except NothingTaken as error:
                 failure.reasons.append(error)
                 await house.store.run(_end_attempt, intent.attempt_id, "refused", str(error), house.clock())
@@ -309,14 +317,14 @@ class Purchases:
     async def _adopt(
         self, caller: Caller, order: Order, intent: _Intent, quote: Quote, lease: Lease, cost_max: Money
     ) -> Live:
-        """Makes the lease the caller's. One that costs more than was allowed, or was handed out before, is given back."""
+        """Makes the lease the caller's. One that costs more than allowed is given back. Raises NothingTaken."""
         house, now = self._house, self._house.clock()
         cost = lease.cost or quote.offer.cost
         if cost.currency != cost_max.currency or cost.micros > cost_max.micros:
-            await house.store.run(
-                _end_attempt, intent.attempt_id, "orphan", "costs more than allowed", now, lease.reference
-            )
-            raise Refused("the number handed over costs more than allowed")
+            reason = "the number handed over costs more than allowed"
+            await house.store.run(_end_attempt, intent.attempt_id, "orphan", reason, now, lease.reference)
+            self._soon(self._give_back_orphans())
+            raise _Settled(reason)
         price = self._charged(caller, quote, cost)
         expires_at = now + house.settings.gateway.activations.life_seconds
         if lease.expires_at is not None:
@@ -324,10 +332,17 @@ class Purchases:
         sealed = house.vault.seal(lease.number)
         try:
             opened_at = await house.store.run(
-                _lease, intent.activation_id, intent.attempt_id, quote.offer.upstream, lease, sealed, price, cost, expires_at, now
-            )  # fmt: skip
+                _lease,
+                intent,
+                quote.offer.upstream,
+                lease,
+                sealed,
+                price=price,
+                cost=cost,
+                expires_at=expires_at,
+                at=now,
+            )
         except Conflict:
-            await house.store.run(_end_attempt, intent.attempt_id, "refused", "handed out a lease we have", now)
             raise Refused("handed out a lease we have") from None
         except Unavailable:
             # The number is ours and the database is away: `settle` writes it down as soon as it can.
@@ -374,8 +389,7 @@ class Purchases:
         for upstream in {row["upstream"] for row in rows}:
             mine = [row for row in rows if row["upstream"] == upstream]
             await self._settle_upstream(upstream, [row for row in mine if row["state"] == "in_doubt"])
-        for row in await house.store.read(_orphans):
-            await self._give_back(row)
+        await self._give_back_orphans()
         await self._show_exposure()
 
     async def _write_down(self, now: float) -> None:
@@ -416,6 +430,17 @@ class Purchases:
         else:
             return
         log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something beside the order, which does not wait for it; `settle` repeats what fails."""
+        task = asyncio.ensure_future(work)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _give_back_orphans(self) -> None:
+        for row in await self._house.store.read(_orphans):
+            await self._give_back(row)
 
     async def _give_back(self, row: Row) -> None:
         """Cancels a lease that belongs to nobody; what it cost where that fails for good is the operator's loss."""
@@ -458,8 +483,11 @@ class Purchases:
         self._overexposed = over
 
 
-def _is_too_low(order: Order, minimum: Money | None) -> bool:
-    return order.price_max is not None and minimum is not None and order.price_max.micros < minimum.micros
+def _nothing_for(order: Order, minimum: Money | None) -> CallerError:
+    """The caller's cap is to blame only where there is stock above it."""
+    if order.price_max is not None and minimum is not None and order.price_max.micros < minimum.micros:
+        return PriceTooLow(minimum)
+    return NoNumbers()
 
 
 def _seconds_for(ranked: Ranked, left: float, *, is_last: bool) -> float:
@@ -491,9 +519,10 @@ def _intend(
     """
     try:
         activation_id = tx.insert(
-            "insert into activations (account_id, key_id, service, country, operator, status, price, currency, opened_at,"
-            " fingerprint, order_reference, config_version) values (:account, :key, :service, :country, :operator, 'opening',"
-            " 0, :currency, :at, :fingerprint, :reference, :version) returning id",
+            "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
+            " opened_at, fingerprint, order_reference, config_version)"
+            " values (:account, :key, :service, :country, :operator, 'opening', 0, :currency,"
+            " :at, :fingerprint, :reference, :version) returning id",
             account=caller.account_id, key=caller.key_id, service=order.service, country=order.country,
             operator=order.operator, currency=caller.currency, at=at, fingerprint=order.fingerprint,
             reference=order.reference or None, version=version,
@@ -532,8 +561,8 @@ def _attempt(tx: Tx, activation_id: int, quote: Quote, cost_max: Money, at: floa
 
 def _end_attempt(tx: Tx, attempt_id: int, state: str, reason: str, at: float, reference: str | None = None) -> None:
     tx.execute(
-        "update attempts set state = :state, reason = :reason, ended_at = :at, reference = coalesce(:reference, reference)"
-        " where id = :id",
+        "update attempts set state = :state, reason = :reason, ended_at = :at,"
+        " reference = coalesce(:reference, reference) where id = :id",
         state=state,
         reason=reason[:200],
         at=at,
@@ -543,28 +572,40 @@ def _end_attempt(tx: Tx, attempt_id: int, state: str, reason: str, at: float, re
 
 
 def _lease(
-    tx: Tx, activation_id: int, attempt_id: int, upstream: str, lease: Lease, sealed: str, price: Money, cost: Money,
-    expires_at: float, at: float,
-) -> float:  # fmt: skip
+    tx: Tx,
+    intent: _Intent,
+    upstream: str,
+    lease: Lease,
+    sealed: str,
+    *,
+    price: Money,
+    cost: Money,
+    expires_at: float,
+    at: float,
+) -> float:
     """Opening to waiting, the hold down to the price; when the order was opened. Raises Conflict on a lease we have."""
-    opened_at = tx.one("select opened_at from activations where id = :id and status = 'opening'", id=activation_id)
+    opened_at = tx.one(
+        "select opened_at from activations where id = :id and status = 'opening'", id=intent.activation_id
+    )
     if opened_at is None:
         raise Conflict("the order was given up meanwhile")
-    ledger.shrink(tx, activation_id, price, at, actor="purchase")
+    ledger.shrink(tx, intent.activation_id, price, at, actor="purchase")
     tx.insert(
-        "update activations set status = 'waiting', upstream = :upstream, reference = :reference, number_sealed = :sealed,"
-        " price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at where id = :id returning id",
+        "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
+        " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at"
+        " where id = :id returning id",
         upstream=upstream, reference=lease.reference, sealed=sealed, price=price.micros, cost=cost.micros,
-        currency=cost.currency, expires_at=expires_at, id=activation_id,
+        currency=cost.currency, expires_at=expires_at, id=intent.activation_id,
     )  # fmt: skip
-    _end_attempt(tx, attempt_id, "leased", "", at, lease.reference)
+    _end_attempt(tx, intent.attempt_id, "leased", "", at, lease.reference)
     return float(opened_at["opened_at"])
 
 
 def _fail(tx: Tx, activation_id: int, at: float) -> bool:
     """Ends an order that got no number; whether this call did it."""
     row = tx.one(
-        "update activations set status = 'failed', ended_at = :at where id = :id and status = 'opening' returning account_id",
+        "update activations set status = 'failed', ended_at = :at where id = :id and status = 'opening'"
+        " returning account_id",
         at=at,
         id=activation_id,
     )

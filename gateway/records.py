@@ -10,8 +10,8 @@ from gateway.store import Row, Store, Tx
 from gateway.vault import Vault
 
 _COLUMNS = (
-    "id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed, upstream, reference,"
-    " expires_at, ended_at, round"
+    "id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed, upstream,"
+    " reference, expires_at, ended_at, round"
 )
 
 
@@ -40,11 +40,12 @@ def _one(tx: Tx, activation_id: int) -> tuple[Row | None, Sequence[Row]]:
 
 
 def _all_open(tx: Tx) -> tuple[Sequence[Row], Sequence[Row]]:
-    where = "ended_at is null and status <> 'opening'"
-    rows = tx.all(f"select {_COLUMNS} from activations where {where} order by id")  # noqa: S608 — constant columns
+    rows = tx.all(
+        f"select {_COLUMNS} from activations where ended_at is null and status <> 'opening' order by id"  # noqa: S608 — constant columns
+    )
     return rows, tx.all(
-        "select activation_id, identity, round, code_sealed, text_sealed, received_at from messages where is_shown = 1"
-        f" and activation_id in (select id from activations where {where}) order by id"
+        "select m.activation_id, m.identity, m.round, m.code_sealed, m.text_sealed, m.received_at from messages m"
+        " join activations a on a.id = m.activation_id and a.ended_at is null where m.is_shown = 1 order by m.id"
     )
 
 

@@ -316,7 +316,8 @@ class PostgresStore:
             kwargs={
                 "row_factory": dict_row,
                 "autocommit": False,
-                "options": "-c statement_timeout=5000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=10000",
+                "options": "-c statement_timeout=5000 -c lock_timeout=2000"
+                " -c idle_in_transaction_session_timeout=10000",
             },
         )
         self._statements: dict[str, str] = {}

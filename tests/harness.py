@@ -63,13 +63,13 @@ def postgres_database(server_url: str) -> Iterator[str]:
     """A database of its own on a running PostgreSQL; its address."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"create database {name}")  # type: ignore[arg-type] # a name made here
+        connection.execute(f"create database {name}")
     base, _, query = server_url.partition("?")
     try:
         yield f"{base.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
     finally:
         with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(f"drop database if exists {name} with (force)")  # type: ignore[arg-type]
+            connection.execute(f"drop database if exists {name} with (force)")
 
 
 async def add_account(
@@ -97,7 +97,7 @@ class House:
     keys: dict[str, str] = field(default_factory=dict)
 
     async def call(self, action: str, key: str = "", **parameters: object) -> str:
-        """One request of the SMS-Activate protocol; the body. `key` is an account's name or a key, alice's by default."""
+        """One request of the SMS-Activate protocol; the body. `key` is an account's name or a key, alice by default."""
         query = {"api_key": self.keys.get(key or "alice", key), "action": action}
         query.update({name: str(value) for name, value in parameters.items()})
         response = await self.client.get(PATH, params=query)
@@ -106,7 +106,7 @@ class House:
 
     async def buy(self, service: str = "tg", country: int = 6, **parameters: object) -> str:
         """Buys a number; the activation's id."""
-        answer = await self.call("getNumber", service=service, country=country, **parameters)
+        answer = await self.call("getNumber", "", service=service, country=country, **parameters)
         assert answer.startswith("ACCESS_NUMBER:"), answer
         return answer.split(":")[1]
 

@@ -1,7 +1,7 @@
 """The foundation: accounts, keys, balances, activations with their attempts and messages, holds, ledger, notices.
 
-Times are seconds since the epoch, amounts micro-units. What is sealed is encrypted under `DATA_ENCRYPTION_KEYS`, what is
-a digest was made under `INDEX_KEY` (identities, fingerprints) or `API_KEY_SALT` (keys).
+Times are seconds since the epoch, amounts micro-units. What is sealed is encrypted under `DATA_ENCRYPTION_KEYS`, what
+is a digest was made under `INDEX_KEY` (identities, fingerprints) or `API_KEY_SALT` (keys).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def _id() -> sa.Column[int]:
     return sa.Column("id", Id, sa.Identity(), primary_key=True)
 
 
-def _account(**options: bool) -> sa.Column[int]:
-    return sa.Column("account_id", Id, sa.ForeignKey("accounts.id"), nullable=False, **options)
+def _account(*, primary_key: bool = False) -> sa.Column[int]:
+    return sa.Column("account_id", Id, sa.ForeignKey("accounts.id"), nullable=False, primary_key=primary_key)
 
 
-def _activation(**options: bool) -> sa.Column[int]:
-    return sa.Column("activation_id", Id, sa.ForeignKey("activations.id"), nullable=False, **options)
+def _activation(*, primary_key: bool = False) -> sa.Column[int]:
+    return sa.Column("activation_id", Id, sa.ForeignKey("activations.id"), nullable=False, primary_key=primary_key)
 
 
 def upgrade() -> None:
@@ -204,6 +204,7 @@ def _partial(name: str, table: str, column: str, where: str) -> None:
 
 def _start_ids_at(first: int) -> None:
     if op.get_bind().dialect.name == "sqlite":
-        op.execute(f"insert into sqlite_sequence (name, seq) values ('activations', {first})")
+        sequence = sa.table("sqlite_sequence", sa.column("name", sa.Text), sa.column("seq", sa.Integer))
+        op.execute(sequence.insert().values(name="activations", seq=first))
     else:
         op.execute(f"alter table activations alter column id restart with {first + 1}")

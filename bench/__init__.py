@@ -1,0 +1,1 @@
+"""How fast the gateway is, beside the bare parts it is made of. `python -m bench` measures; nothing imports this."""

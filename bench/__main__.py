@@ -1,0 +1,244 @@
+"""Measures the gateway against floors: `python -m bench [--quick]`.
+
+Prints a table for people, writes `var/bench.json` for programs, and exits with status 1 where a floor is missed.
+
+Speeds are ratios to a bare server of the same parts on the same machine, since absolute figures say more about the
+machine than about the gateway. The two take turns, and the median of the rounds' ratios counts: whatever else the
+machine is doing then meets both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import stage
+from bench.load import ROOT, Hammer, Polling, percentile, submit
+
+OUTPUT = ROOT / "var" / "bench.json"
+CONNECTIONS = 16
+POLLED = 100
+"""Waiting activations the polls of `get_status_ratio` go round."""
+
+OPEN = 500
+POLL_CONNECTIONS = 50
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long everything takes."""
+
+    rounds: int
+    status_requests: int
+    number_requests: int
+    bare_number_requests: int
+    polling_seconds: float
+    delivery_seconds: float
+    deliveries: int
+
+
+FULL = Plan(7, 20_000, 600, 2_000, 40.0, 30.0, 60)
+QUICK = Plan(3, 5_000, 200, 600, 12.5, 10.0, 30)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number beside its floor. `is_at_most`: the smaller the better."""
+
+    name: str
+    value: float
+    floor: float
+    is_at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        return self.value <= self.floor if self.is_at_most else self.value >= self.floor
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one phase found: its figures and everything beside them."""
+
+    figures: Sequence[Figure]
+    details: Mapping[str, Any]
+
+
+def median_of(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each thing a load generator measured."""
+    return {name: statistics.median(seen[name] for seen in rounds) for name in ("per_second", "p50_ms", "p99_ms")}
+
+
+def take_turns(ours: Hammer, bare: Hammer, rounds: int) -> dict[str, Any]:
+    """Both jobs in turn, after one uncounted turn each: medians of both, and of the rounds' ratios."""
+    for job in (ours, bare):
+        submit(job)
+    pairs = [(submit(ours), submit(bare)) for _ in range(rounds)]
+    ratios = [one["per_second"] / other["per_second"] for one, other in pairs]
+    return {
+        "gateway": median_of([one for one, _ in pairs]),
+        "bare": median_of([other for _, other in pairs]),
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+    }
+
+
+def buy(server: stage.Gateway, count: int) -> list[tuple[str, str]]:
+    """Opens so many activations; the id and the number of each."""
+    job = Hammer(server.port, [server.purchase], count, CONNECTIONS, "ACCESS_NUMBER:", keeps=True)
+    answers = (answer.split(":") for answer in submit(job)["answers"])
+    return [(activation_id, number) for _, activation_id, number in answers]
+
+
+def status_paths(server: stage.Gateway, bought: Sequence[tuple[str, str]]) -> list[str]:
+    return [server.path("getStatus", id=activation_id) for activation_id, _ in bought]
+
+
+def measure_status(plan: Plan, directory: Path) -> Part:
+    """getStatus of waiting activations, by the side of a server that says the same to everybody."""
+    with (
+        stage.upstream(directory) as behind,
+        stage.gateway(directory, behind) as server,
+        stage.bare(directory, "plain") as bare,
+    ):
+        paths = status_paths(server, buy(server, POLLED))
+        ours, theirs = (
+            Hammer(process.port, paths, plan.status_requests, CONNECTIONS, "STATUS_WAIT_CODE")
+            for process in (server, bare)
+        )
+        seen = take_turns(ours, theirs, plan.rounds)
+    return Part([Figure("get_status_ratio", seen["ratio"], 0.5)], {"get_status": seen})
+
+
+def measure_number(plan: Plan, directory: Path) -> Part:
+    """getNumber end to end, by the side of a server that only asks upstream.
+
+    Each has a simulated upstream of its own, or the gateway's poller would page through purchases that are not its own.
+    """
+    with (
+        stage.upstream(directory) as behind,
+        stage.upstream(directory) as other,
+        stage.gateway(directory, behind) as server,
+        stage.bare(directory, "pass", stage.direct_purchase(other)) as bare,
+    ):
+        path = server.purchase
+        ours = Hammer(server.port, [path], plan.number_requests, CONNECTIONS, "ACCESS_NUMBER:")
+        theirs = Hammer(bare.port, [path], plan.bare_number_requests, CONNECTIONS, '{"activationId"')
+        seen = take_turns(ours, theirs, plan.rounds)
+    return Part([Figure("get_number_ratio", seen["ratio"], 0.15)], {"get_number": seen})
+
+
+def measure_polling(plan: Plan, directory: Path) -> Part:
+    """Clients that poll as clients do: what their polls cost upstream; then, how late they see a code."""
+    with stage.upstream(directory) as behind, stage.gateway(directory, behind) as server:
+        bought = buy(server, OPEN)
+        paths = status_paths(server, bought)
+        polling = submit(Polling(server.port, behind.port, paths, plan.polling_seconds, POLL_CONNECTIONS))
+        orders = stage.orders_by_number(behind)
+        chosen = random.sample(range(OPEN), plan.deliveries)
+        deliveries = [(place, orders[bought[place][1]]) for place in chosen]
+        job = Polling(server.port, behind.port, paths, plan.delivery_seconds, POLL_CONNECTIONS, deliveries)
+        delivering = submit(job)
+    delays = delivering["delays_seconds"]
+    figures = [
+        Figure("upstream_calls_per_1000_polls", polling["upstream_calls"] * 1000 / polling["polls"], 5, True),
+        Figure("sms_delay_median_seconds", statistics.median(delays), 2, True),
+    ]
+    sms = {"count": len(delays), "p90_seconds": percentile(delays, 0.9), "max_seconds": max(delays)}
+    return Part(figures, {"polling": polling, "sms_delay": sms})
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "system": platform.platform(),
+    }
+
+
+def table(report: Mapping[str, Any], figures: Sequence[Figure]) -> str:
+    """What a person reads."""
+    facts, details = report["machine"], report["details"]
+    lines = [
+        f"Python {facts['python']}, SQLite {facts['sqlite']}, {facts['cores']} cores,"
+        f" load average {facts['load_average']:.1f} at the start, {report['seconds']:.0f} s",
+        "",
+        f"{'FIGURE':<31}{'MEASURED':>9}  {'FLOOR':>7}  MET",
+        *(_figure_line(figure) for figure in figures),
+        "",
+        f"{'ABSOLUTE':<31}{'REQ/S':>9}{'P50 MS':>9}{'P99 MS':>9}",
+        _speed_line("getStatus, gateway", details["get_status"]["gateway"]),
+        _speed_line("getStatus, bare", details["get_status"]["bare"]),
+        _speed_line("getNumber, gateway", details["get_number"]["gateway"]),
+        _speed_line("getNumber, bare pass-through", details["get_number"]["bare"]),
+        _speed_line(f"{OPEN} activations polled", details["polling"]),
+        "",
+        "{upstream_calls} upstream calls for {polls} polls;".format_map(details["polling"])
+        + " {count} SMS, delay p90 {p90_seconds:.2f} s, max {max_seconds:.2f} s".format_map(details["sms_delay"]),
+    ]
+    return "\n".join(lines)
+
+
+def _figure_line(figure: Figure) -> str:
+    floor = f"{'≤' if figure.is_at_most else '≥'} {figure.floor:g}"
+    return f"{figure.name:<31}{figure.value:>9.3f}  {floor:>7}  {'yes' if figure.is_met else 'NO'}"
+
+
+def _speed_line(name: str, seen: Mapping[str, float]) -> str:
+    return f"{name:<31}{seen['per_second']:>9,.0f}{seen['p50_ms']:>9.2f}{seen['p99_ms']:>9.2f}"
+
+
+def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
+    """Every phase; the report and its figures."""
+    started, facts = time.monotonic(), machine()
+    figures: list[Figure] = []
+    details: dict[str, Any] = {}
+    for measure in (measure_status, measure_number, measure_polling):
+        print(f"… {measure.__name__.removeprefix('measure_')}", file=sys.stderr)
+        part = measure(plan, directory)
+        figures += part.figures
+        details |= part.details
+    report = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "plan": asdict(plan),
+        "machine": facts,
+        "seconds": time.monotonic() - started,
+        "is_met": all(figure.is_met for figure in figures),
+        "figures": {figure.name: {**asdict(figure), "is_met": figure.is_met} for figure in figures},
+        "details": details,
+    }
+    return report, figures
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(prog="python -m bench", description="Measures the gateway against floors.")
+    flags.add_argument("--quick", action="store_true", help="under a minute, and less exact")
+    plan = QUICK if flags.parse_args().quick else FULL
+    # A polite kill unwinds the stack as Ctrl-C does, so that no server outlives the bench.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    OUTPUT.parent.mkdir(exist_ok=True)
+    # Beside the database a gateway would have: a temporary directory in memory would make commits free.
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=OUTPUT.parent) as directory:
+        report, figures = run(plan, Path(directory))
+    OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(report, figures))
+    return 0 if report["is_met"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
