@@ -188,9 +188,10 @@ class HandlerApi:
         count.inc()
         self._latency[action].observe(seconds)
 
-    def _change(self, call: Call) -> None:
-        limits = self._front.house.settings.gateway.limits
-        self._front.callers.require_within("change", call.caller, limits.changes_per_minute)
+    async def _change(self, call: Call) -> None:
+        per_minute = self._front.house.settings.gateway.limits.changes_per_minute
+        if not await self._front.limits.change(call.caller.key_id, per_minute):
+            raise TooManyRequests
 
     # Money
 
@@ -201,7 +202,7 @@ class HandlerApi:
     # Buying
 
     async def _get_number(self, call: Call) -> Reply:
-        self._change(call)
+        await self._change(call)
         front = self._front
         hung_up = asyncio.ensure_future(gone(call.receive))
         try:
@@ -268,7 +269,7 @@ class HandlerApi:
         if activation_id > ID_MAX:
             raise UnknownActivation
         front, caller = self._front, call.caller
-        is_within = front.callers.is_within("poll", caller, front.house.settings.gateway.limits.polls_per_minute)
+        is_within = front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute)
         live = front.activations.peek(caller.account_id, activation_id)
         if live is not None:
             return live
@@ -325,7 +326,7 @@ class HandlerApi:
 
     async def _set_status(self, call: Call) -> Reply:
         live = await self._find(call)
-        self._change(call)
+        await self._change(call)
         activations, status = self._front.activations, call.values.get("status")
         if status == "1":
             await activations.ready(call.caller, live.id)
@@ -433,7 +434,7 @@ class HandlerApi:
     # Webhook
 
     async def _set_webhook(self, call: Call) -> Reply:
-        self._change(call)
+        await self._change(call)
         house = self._front.house
         url = first(call.values, "webhook_url", "url")
         check_url(url, house.settings.gateway.webhooks)

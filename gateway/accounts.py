@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cachetools import TTLCache
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 
 from gateway import ledger
-from gateway.errors import BadKey, BadWebhookUrl, TooManyRequests
+from gateway.errors import BadKey, BadWebhookUrl
 from gateway.store import Conflict, Row, Store, Tx
 from gateway.vault import KEY_LENGTH, Vault, new_api_key
 
@@ -155,7 +152,7 @@ def webhook(tx: Tx, vault: Vault, account_id: int) -> str:
 
 
 class Callers:
-    """Turns keys into callers, and counts what they ask. No plain key is kept, only digests."""
+    """Turns keys into callers. No plain key is kept, only digests."""
 
     def __init__(self, store: Store, vault: Vault) -> None:
         self._store = store
@@ -163,8 +160,6 @@ class Callers:
         self._known: TTLCache[str, Caller] = TTLCache(50_000, CACHED_SECONDS)
         self._unknown: TTLCache[str, None] = TTLCache(10_000, UNKNOWN_SECONDS)
         self._revision = -1
-        self._windows = FixedWindowRateLimiter(MemoryStorage())
-        self._items: dict[int, RateLimitItemPerMinute] = {}
 
     async def caller(self, key: str) -> Caller:
         """The caller behind a key. Raises BadKey, or Unavailable."""
@@ -194,15 +189,3 @@ class Callers:
             self._revision = now
             self._known.clear()
             self._unknown.clear()
-
-    def is_within(self, kind: str, caller: Caller, per_minute: int) -> bool:
-        """Counts one request of a kind; whether it is within the caller's limit. In memory, per process."""
-        item = self._items.get(per_minute)
-        if item is None:
-            item = self._items[per_minute] = RateLimitItemPerMinute(per_minute)
-        return self._windows.hit(item, kind, str(caller.key_id))
-
-    def require_within(self, kind: str, caller: Caller, per_minute: int) -> None:
-        """As `is_within`; raises TooManyRequests where it is not."""
-        if not self.is_within(kind, caller, per_minute):
-            raise TooManyRequests

@@ -28,6 +28,7 @@ from gateway.errors import Unavailable
 from gateway.front import Front
 from gateway.health import Health
 from gateway.house import House
+from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.model import Clock
 from gateway.offers import Market, view_of
@@ -104,7 +105,8 @@ class Gateway:
         self.purchases = Purchases(self.house)
         self._courier = Courier(self.house)
         self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier)
-        self.front = Front(self.house, self.callers, self.activations, self.purchases)
+        self.limits = Limits(settings.environment.redis_url)
+        self.front = Front(self.house, self.callers, self.activations, self.purchases, self.limits)
         self.app = Starlette(
             routes=[
                 *compat.routes(self.front),
@@ -157,6 +159,7 @@ class Gateway:
         await self._courier.aclose()
         for upstream in self.house.upstreams.values():
             await upstream.aclose()
+        await self.limits.aclose()
         self._offload.close()
         await self._database.store.close()
 
@@ -234,7 +237,10 @@ class Gateway:
                 self._check = asyncio.create_task(self._check_database())
             await asyncio.shield(self._check)
         word = "ok" if self._is_well else "unavailable"
-        return JSONResponse({"status": word, "database": word}, 200 if self._is_well else 503)
+        facts = {"status": word, "database": word}
+        if self.house.settings.environment.redis_url:
+            facts["redis"] = "unavailable" if self.limits.is_redis_away else "ok"
+        return JSONResponse(facts, 200 if self._is_well else 503)
 
     async def _check_database(self) -> None:
         try:

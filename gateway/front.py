@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.house import House
+from gateway.limits import Limits
 from gateway.purchases import Purchases
 
 
@@ -18,3 +19,4 @@ class Front:
     callers: Callers
     activations: Activations
     purchases: Purchases
+    limits: Limits
