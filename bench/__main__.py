@@ -45,13 +45,16 @@ class Plan:
     status_requests: int
     number_requests: int
     bare_number_requests: int
+    round_seconds: float
+    """A round ends then at the latest."""
+
     polling_seconds: float
     delivery_seconds: float
     deliveries: int
 
 
-FULL = Plan(7, 20_000, 600, 2_000, 40.0, 30.0, 60)
-QUICK = Plan(3, 5_000, 200, 600, 12.5, 10.0, 30)
+FULL = Plan(7, 20_000, 600, 2_000, 3.0, 40.0, 30.0, 60)
+QUICK = Plan(3, 5_000, 200, 600, 1.5, 12.5, 10.0, 30)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def measure_status(plan: Plan, directory: Path) -> Part:
     ):
         paths = status_paths(server, buy(server, POLLED))
         ours, theirs = (
-            Hammer(process.port, paths, plan.status_requests, CONNECTIONS, "STATUS_WAIT_CODE")
+            Hammer(process.port, paths, plan.status_requests, CONNECTIONS, "STATUS_WAIT_CODE", plan.round_seconds)
             for process in (server, bare)
         )
         seen = take_turns(ours, theirs, plan.rounds)
@@ -134,8 +137,9 @@ def measure_number(plan: Plan, directory: Path) -> Part:
         stage.bare(directory, "pass", stage.direct_purchase(other)) as bare,
     ):
         path = server.purchase
-        ours = Hammer(server.port, [path], plan.number_requests, CONNECTIONS, "ACCESS_NUMBER:")
-        theirs = Hammer(bare.port, [path], plan.bare_number_requests, CONNECTIONS, '{"activationId"')
+        seconds = plan.round_seconds
+        ours = Hammer(server.port, [path], plan.number_requests, CONNECTIONS, "ACCESS_NUMBER:", seconds)
+        theirs = Hammer(bare.port, [path], plan.bare_number_requests, CONNECTIONS, '{"activationId"', seconds)
         seen = take_turns(ours, theirs, plan.rounds)
     return Part([Figure("get_number_ratio", seen["ratio"], 0.15)], {"get_number": seen})
 

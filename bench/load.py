@@ -1,7 +1,8 @@
 """The load generator, a process of its own so that the server has a core to itself.
 
 `python -m bench.load` reads one job as JSON from standard input, does it and prints what it saw as JSON. `submit` is
-the other end. Jobs are bounded in time: a server that stops answering ends the job with an error, not the bench in a hang.
+the other end. Jobs are bounded in time: a slow server gets fewer requests, and one that stops answering ends the job
+with an error.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ WATCH_SECONDS = 0.05
 
 MISSING_AFTER_SECONDS = 30.0
 START_SECONDS = 10.0
+STUCK_SECONDS = 15.0
+"""An answer that takes longer never comes."""
 
 STATUS_ACTIONS_EXCLUDED = frozenset({"getNumber", "getNumberV2", "getPrices", "getBalance", "setStatus"})
 """Whatever else is asked of an upstream is asked to learn how activations stand."""
@@ -35,16 +38,23 @@ STATUS_ACTIONS_EXCLUDED = frozenset({"getNumber", "getNumberV2", "getPrices", "g
 
 @dataclass(frozen=True)
 class Hammer:
-    """So many GETs of these paths in turn, as fast as so many connections can; every answer must begin as expected."""
+    """So many GETs of these paths in turn, as fast as so many connections can; every answer must begin as expected.
+
+    After `seconds` no more are sent, however many are left.
+    """
 
     port: int
     paths: Sequence[str]
     requests: int
     connections: int
     expects: str
-    seconds_max: float = 60.0
+    seconds: float = 60.0
     keeps: bool = False
     """Whether the answers are wanted."""
+
+    @property
+    def seconds_max(self) -> float:
+        return self.seconds + STUCK_SECONDS
 
 
 @dataclass(frozen=True)
@@ -108,11 +118,12 @@ class _Lane:
         self._connection = await wire.connect(port, lambda: self._run.fail("the server hung up"))
 
     def ask(self) -> None:
-        request = next(self._run.requests, None)
-        if request is None or self._connection is None:
-            return
         self._asked_at = time.perf_counter()
-        self._connection.send(request, self._answered)
+        request = self._run.next_request(self._asked_at)
+        if request is None or self._connection is None:
+            self._run.lane_finished()
+        else:
+            self._connection.send(request, self._answered)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -126,11 +137,21 @@ class _Lane:
 class _HammerRun:
     def __init__(self, job: Hammer) -> None:
         self.job = job
-        self.requests = islice(cycle([wire.get(path) for path in job.paths]), job.requests)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.latencies: list[float] = []
         self.answers: list[str] = []
+        self._requests = islice(cycle([wire.get(path) for path in job.paths]), job.requests)
         self._expects = job.expects.encode()
+        self._running = job.connections
+        self._stop_at = time.perf_counter() + job.seconds
+
+    def next_request(self, now: float) -> bytes | None:
+        return next(self._requests, None) if now < self._stop_at else None
+
+    def lane_finished(self) -> None:
+        self._running -= 1
+        if not self._running and not self.done.done():
+            self.done.set_result(None)
 
     def answered(self, seconds: float, status: bytes, body: bytes) -> None:
         if status != b"200" or not body.startswith(self._expects):
@@ -139,8 +160,6 @@ class _HammerRun:
         self.latencies.append(seconds)
         if self.job.keeps:
             self.answers.append(body.decode())
-        if len(self.latencies) == self.job.requests and not self.done.done():
-            self.done.set_result(None)
 
     def fail(self, reason: str) -> None:
         if not self.done.done():
@@ -164,9 +183,9 @@ async def hammer(job: Hammer) -> dict[str, Any]:
         for lane in lanes:
             lane.close()
     return {
-        "requests": job.requests,
+        "requests": len(run.latencies),
         "seconds": seconds,
-        "per_second": job.requests / seconds,
+        "per_second": len(run.latencies) / seconds,
         **_latency(run.latencies),
         "answers": run.answers,
     }

@@ -53,6 +53,9 @@ from gateway.upstream import Finds, Upstream
 ATTEMPT_SECONDS_MAX = 6.0
 """Of the order's nine, what one upstream gets while there is another one to turn to."""
 
+FIND_SECONDS = 1.0
+"""Of the order's nine, what is kept for looking up a purchase whose reply was lost."""
+
 FAIL_FAST_SECONDS = 3.0
 """What an upstream in trouble gets when it is the last one standing."""
 
@@ -193,15 +196,17 @@ class Purchases:
         self._answered.add(live.id)
 
     def overdue(self) -> list[Live]:
-        """Activations that nobody asked for again in time; each is named once."""
+        """Activations that nobody asked for again in time; each is named once. Who polls it knows of it after all."""
         now = self._house.clock()
-        found = [live for _, live, until in self._unclaimed.values() if until <= now]
-        for live in found:
+        ripe = [live for _, live, until in self._unclaimed.values() if until <= now]
+        for live in ripe:
             del self._unclaimed[live.id]
-        return found
+            if live.polled_at:
+                self._answered.add(live.id)
+        return [live for live in ripe if not live.polled_at]
 
     async def note_answered(self) -> None:
-        """Writes down which activations their clients know of, all in one statement. Raises Unavailable."""
+        """Writes down which activations their clients know of, all in one transaction. Raises Unavailable."""
         batch, self._answered = self._answered, set()
         if not batch:
             return
@@ -234,7 +239,8 @@ class Purchases:
         deadline = started + house.settings.gateway.activations.order_deadline_seconds
         failure = _Failure()
         for place, ranked in enumerate(intent.quotes):
-            seconds = _seconds_for(ranked, deadline - house.clock(), is_last=place + 1 == len(intent.quotes))
+            left = deadline - house.clock() - FIND_SECONDS
+            seconds = _seconds_for(ranked, left, is_last=place + 1 == len(intent.quotes))
             if seconds <= 0:
                 break
             if place:
@@ -293,8 +299,8 @@ class Purchases:
     ) -> Lease:
         """The lease of a purchase whose reply was lost, if the upstream can tell at once; else raises the error."""
         house = self._house
-        house.health.block(upstream.name, wanted.service, wanted.country)
         await house.store.run(_end_attempt, intent.attempt_id, "in_doubt", str(error), house.clock())
+        house.health.block(upstream.name, wanted.service, wanted.country)
         found = await self._found_now(upstream, wanted, asked_at, deadline - house.clock())
         sole = await house.store.run(_sole_unknown, upstream.name, intent.attempt_id, found, wanted, asked_at)
         if sole is None:
@@ -620,8 +626,8 @@ def _give_up_order(tx: Tx, activation_id: int, at: float) -> bool:
     if not _fail(tx, activation_id, at):
         return False
     tx.execute(
-        "update attempts set state = 'in_doubt', reason = 'left behind', ended_at = :at"
-        " where activation_id = :id and state = 'pending'",
+        "update attempts set state = case when reference is null then 'in_doubt' else 'orphan' end,"
+        " reason = 'left behind', ended_at = :at where activation_id = :id and state = 'pending'",
         at=at,
         id=activation_id,
     )
