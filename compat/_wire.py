@@ -22,7 +22,7 @@ _GZIP = re.compile(rb"(?:^|[,\s])(?:gzip|\*)\s*(?:;\s*q\s*=\s*(?:1(?:\.0*)?|0\.\
 
 
 def parameters(*encoded: bytes) -> dict[str, str]:
-    """URL-encoded pairs as PHP takes them: the last of a name wins, `+` is a space, bad UTF-8 survives as U+FFFD.
+    """URL-encoded pairs as PHP takes them: the last of a name wins, `+` is a space. Bad UTF-8 and NUL become U+FFFD.
 
     Of several strings the first has the last word. Names lose the spaces one client puts behind them.
     """
@@ -36,7 +36,9 @@ def parameters(*encoded: bytes) -> dict[str, str]:
 
 def _decoded(raw: bytes) -> str:
     text = raw.decode("utf-8", "replace")
-    return unquote_plus(text, errors="replace") if "%" in text or "+" in text else text
+    if "%" in text or "+" in text:
+        text = unquote_plus(text, errors="replace")
+    return text.replace("\0", "\ufffd") if "\0" in text else text  # PostgreSQL's text has no NUL
 
 
 def header(scope: Scope, name: bytes) -> bytes:

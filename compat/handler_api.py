@@ -204,6 +204,7 @@ class HandlerApi:
     async def _get_number(self, call: Call) -> Reply:
         await self._change(call)
         front = self._front
+        front.purchases.require_free(call.caller)
         hung_up = asyncio.ensure_future(gone(call.receive))
         try:
             order = self._order(call)
@@ -422,9 +423,14 @@ class HandlerApi:
 
     async def _get_operators(self, call: Call) -> Reply:
         market = self._front.house.market
-        countries = (
-            [self._country(call.values)] if "country" in call.values else self._front.house.settings.catalog.countries
-        )
+        try:
+            countries = (
+                [self._country(call.values)]
+                if "country" in call.values
+                else self._front.house.settings.catalog.countries
+            )
+        except BadCountry:
+            raise NoOperators from None  # the one error this action has: clients read its answer as JSON
         found = {str(country): market.operators(country, call.caller) for country in countries}
         found = {country: operators for country, operators in found.items() if operators}
         if not found:
@@ -454,8 +460,7 @@ def render_error(error: CallerError) -> Reply:
         word = f"{word}:{plain(error.minimum.micros)}"
     elif isinstance(error, Barred):
         # The quotes are part of the bytes, and the time holds dashes: a colon would split it.
-        until = time.gmtime(error.until)
-        word = f"{word}:'{until.tm_year}-{until.tm_mon}-{until.tm_mday} {time.strftime('%H-%M-%S', until)}'"
+        word = f"{word}:'{time.strftime('%Y-%m-%d %H-%M-%S', time.gmtime(error.until))}'"
     return Reply(word.encode(), JSON if word.startswith("{") else TEXT)
 
 

@@ -25,6 +25,7 @@ from gateway.errors import (
     Unavailable,
     UnknownActivation,
     UnknownLease,
+    Unwell,
     UpstreamError,
 )
 from gateway.house import House
@@ -33,7 +34,7 @@ from gateway.model import LeaseState, Outcome, Progress, Sms, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load, load_open
 from gateway.store import Row, Tx
-from gateway.upstream import AsksAgain
+from gateway.upstream import AsksAgain, Upstream
 from gateway.vault import Vault
 
 UNKNOWN_TIMES_MAX = 3
@@ -88,16 +89,17 @@ class Activations:
 
     async def get(self, caller: Caller, activation_id: int) -> Live:
         """The caller's activation. Raises UnknownActivation (also where it is somebody else's), Unavailable."""
+        live = self.peek(caller.account_id, activation_id)
+        if live is not None:
+            return live
+        # Somebody else's, in memory or not, is looked up like one that nobody has: the same answer at the same price.
+        found = await load(self._house.store, self._house.vault, activation_id)
+        if found is None or found.account_id != caller.account_id:
+            raise UnknownActivation
         live = self._house.live.get(activation_id)
         if live is None:
-            live = await load(self._house.store, self._house.vault, activation_id)
-            known = self._house.live.get(activation_id)
-            if known is not None:
-                live = known
-            elif live is not None:
-                self._house.live.put(live)
-        if live is None or live.account_id != caller.account_id:
-            raise UnknownActivation
+            live = found
+            self._house.live.put(live)
         live.polled_at = self._house.clock()
         return live
 
@@ -132,6 +134,8 @@ class Activations:
         if not fresh:
             return False
         shown = await self._house.store.run(_deliver, self._house.vault, live.id, fresh, self._house.clock())
+        if not shown:
+            await self._refresh(live)
         if shown is None:
             live.identities.update(new.identity for new in fresh)
             self._house.metrics.late_messages.labels(live.upstream).inc()
@@ -154,17 +158,34 @@ class Activations:
 
     def _show(self, live: Live, fresh: Sequence[_New], shown: set[str]) -> None:
         is_first = not live.messages
-        added = tuple(Shown(new.code, new.text, new.received_at, new.round) for new in fresh if new.identity in shown)
+        added = tuple(
+            Shown(new.code, new.text, new.received_at, new.round)
+            for new in fresh
+            if new.identity in shown and new.identity not in live.identities
+        )
         live.identities.update(new.identity for new in fresh)
         if not added:
             return
         live.messages += added
-        live.status = Status.RECEIVED
+        if live.status.is_open:
+            live.status = Status.RECEIVED
         self._house.live.put(live)
         if is_first:
             self._house.health.delivered(live.upstream, live.country, live.service)
             self._house.metrics.activations.labels(live.upstream, "received").inc()
         log.info("message.delivered", activation=live.id, upstream=live.upstream, is_first=is_first)
+
+    async def _refresh(self, live: Live) -> Status:
+        """Brings memory to what the database says: a commit whose answer was lost has changed it unnoticed."""
+        before = (live.status, live.round, live.messages)
+        known = await load(self._house.store, self._house.vault, live.id)
+        if known is None or not live.status.is_open or (live.status, live.round, live.messages) != before:
+            return live.status
+        live.identities |= known.identities
+        live.messages, live.round = known.messages, known.round
+        live.status, live.ended_at = known.status, known.ended_at
+        self._house.live.put(live)
+        return live.status
 
     # What a caller asks for
 
@@ -183,14 +204,14 @@ class Activations:
         if live.status is not Status.RECEIVED or live.is_over_upstream:
             raise NotAllowedNow
         await self._ask_upstream_again(live)
-        if await self._house.store.run(_retry, live.id):
-            live.round += 1
+        started_round = await self._house.store.run(_retry, live.id)
+        if started_round is not None:
+            live.round = started_round
             live.status = Status.RETRYING
             self._house.live.put(live)
             return live
         # Somebody else's change came first: the same one is as good, any other is not.
-        live = await self.get(caller, activation_id)
-        if live.status is not Status.RETRYING:
+        if await self._refresh(live) is not Status.RETRYING:
             raise NotAllowedNow
         return live
 
@@ -220,6 +241,8 @@ class Activations:
         now = self._house.clock()
         if await self._house.store.run(_end, live.id, Status.FINISHED, Outcome.FINISHED, now, now):
             self._ended(live, Status.FINISHED, now)
+        else:
+            await self._refresh(live)
 
     async def cancel(self, caller: Caller, activation_id: int) -> Live:
         """Gives the number back and releases the money. Safe to repeat.
@@ -244,6 +267,7 @@ class Activations:
         cap = round(house.settings.gateway.activations.cancel_exposure * MICROS)
         outcome = Outcome.CANCELLED if asked is _Asked.LATER else None
         if not await house.store.run(_cancel, live.id, outcome, close_at, now, cap):
+            await self._refresh(live)
             if live.status in (Status.CANCELLED, Status.EXPIRED):
                 return
             raise NotAllowedNow
@@ -275,17 +299,19 @@ class Activations:
             return _Asked.LATER, now + 2.0
         return _Asked.ACCEPTED, None
 
-    async def _read_now(self, live: Live) -> None:
+    async def _read_now(self, live: Live) -> bool:
+        """One look for messages; whether the upstream answered. Raises Unavailable."""
         upstream = self._house.upstreams.get(live.upstream)
         if upstream is None:
-            return
+            return False
         round_asked = live.round
         try:
             async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
                 progress = await upstream.read(watched(live))
         except (UpstreamError, TimeoutError):
-            return
+            return False
         await self.take(live, round_asked, progress)
+        return True
 
     # What time does
 
@@ -309,6 +335,8 @@ class Activations:
         outcome = Outcome.CANCELLED if close else None
         if await self._house.store.run(_end, live.id, Status.EXPIRED, outcome, now, now):
             self._ended(live, Status.EXPIRED, now)
+        else:
+            await self._refresh(live)
 
     def _ended(self, live: Live, status: Status, at: float) -> None:
         if status is not Status.FINISHED and at - live.opened_at >= JUDGED_AFTER_SECONDS:
@@ -330,9 +358,7 @@ class Activations:
             return
         now = house.clock()
         try:
-            await upstream.close(row["reference"], Outcome(row["close_outcome"]))
-        except HasSms:
-            await self._take_late(row)
+            await self._close_there(upstream, row)
         except (UnknownLease, NotAllowed):
             log.info("close.refused", activation=row["id"], upstream=row["upstream"])
         except UpstreamError as error:
@@ -344,11 +370,14 @@ class Activations:
             log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)
         await house.store.run(_closed, row["id"])
 
-    async def _take_late(self, row: Row) -> None:
-        """A message came after the caller was released: written down, not shown, the operator's loss."""
-        live = self._house.live.get(row["id"]) or await load(self._house.store, self._house.vault, row["id"])
-        if live is not None:
-            await self._read_now(live)
+    async def _close_there(self, upstream: Upstream, row: Row) -> None:
+        """As `Upstream.close`. A message that came after the caller was released is written down, not shown."""
+        try:
+            await upstream.close(row["reference"], Outcome(row["close_outcome"]))
+        except HasSms:
+            live = self._house.live.get(row["id"]) or await load(self._house.store, self._house.vault, row["id"])
+            if live is not None and not await self._read_now(live):
+                raise Unwell("the message that came late could not be read") from None
 
 
 def watched(live: Live) -> Watched:
@@ -419,13 +448,14 @@ def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> None:
         ledger.spend(tx, "loss", cost, row["upstream"], at, activation=activation_id, actor="delivery")
 
 
-def _retry(tx: Tx, activation_id: int) -> bool:
-    return bool(
-        tx.execute(
-            "update activations set status = 'retrying', round = round + 1 where id = :id and status = 'received'",
-            id=activation_id,
-        )
+def _retry(tx: Tx, activation_id: int) -> int | None:
+    """The round that begins; None where the state does not allow one."""
+    row = tx.one(
+        "update activations set status = 'retrying', round = round + 1 where id = :id and status = 'received'"
+        " returning round",
+        id=activation_id,
     )
+    return None if row is None else int(row["round"])
 
 
 _FROM = {

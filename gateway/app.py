@@ -107,9 +107,8 @@ class Gateway:
         self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier)
         self.limits = Limits(settings.environment.redis_url)
         self.front = Front(self.house, self.callers, self.activations, self.purchases, self.limits)
-        self.app = Starlette(
+        pages = Starlette(
             routes=[
-                *compat.routes(self.front),
                 Route("/health", self._health),
                 Route("/health/live", _alive),
                 Route("/health/ready", self._health),
@@ -117,7 +116,8 @@ class Gateway:
             ],
             lifespan=self._lifespan,
         )
-        self.app.router.redirect_slashes = False
+        pages.router.redirect_slashes = False
+        self.app = compat.Dialects(self.front, pages)
         self._watcher: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._is_well = True

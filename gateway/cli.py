@@ -159,16 +159,28 @@ def serve(context: Context, host: str | None, port: int | None) -> None:
     lock = lock_for_serving(database)
     listener = _listen(host or server.host, server.port if port is None else port)
     try:
-        asyncio.run(_serve(context, database, listener))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(context, database, listener))
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
     finally:
         lock.close()
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, which is everywhere but on Windows."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # Inherited by every connection: an answer leaves in two writes, and the second must not wait for a receipt.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -187,6 +199,7 @@ async def _serve(context: Context, database: Database, listener: socket.socket) 
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # it would believe whatever a local process says of addresses
         http="httptools",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
@@ -526,7 +539,10 @@ def offers(context: Context, service: str | None, country: int | None, name: str
 
 
 def _offer_rows(gateway: Gateway, buyer: Caller, service: str | None, country: int | None) -> list[dict[str, Any]]:
-    countries = gateway.house.settings.catalog.countries
+    catalog = gateway.house.settings.catalog
+    if (service and service not in catalog.services) or (country is not None and country not in catalog.countries):
+        raise click.ClickException("no such service or country in config/catalog")
+    countries = catalog.countries
     return [
         {
             "service": row.service,

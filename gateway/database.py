@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ def open_database(environment: Mapping[str, str]) -> Database:
     url = environment.get("DATABASE_URL", "").strip() or EMBEDDED_URL
     try:
         return _embedded(url, environment) if url.startswith("sqlite:") else _server(url, environment)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, sqlite3.Error) as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
 
 

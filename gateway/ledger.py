@@ -174,7 +174,17 @@ def capture(tx: Tx, activation_id: int, cost: Money, upstream: str, at: float, *
     return True
 
 
-def spend(tx: Tx, kind: str, cost: Money, upstream: str, at: float, *, activation: int, actor: str) -> None:
+def spend(
+    tx: Tx,
+    kind: str,
+    cost: Money,
+    upstream: str,
+    at: float,
+    *,
+    activation: int | None,
+    actor: str,
+    note: str = "",
+) -> None:
     """Books what an upstream took from our float there: `cost` for a sale, `loss` where nobody paid for it."""
     _enter(
         tx,
@@ -185,6 +195,7 @@ def spend(tx: Tx, kind: str, cost: Money, upstream: str, at: float, *, activatio
         at,
         activation=activation,
         actor=actor,
+        note=note,
     )
 
 
@@ -313,3 +324,11 @@ def _verify_costs(tx: Tx) -> Iterable[str]:
         " and activation_id is not null group by activation_id having count(*) > 1"
     ):
         yield f"ledger: activation {row['activation_id']} was paid for upstream {row['times']} times"
+    for row in tx.all(
+        "select a.id, a.cost, a.cost_currency, l.amount, l.currency from holds h join activations a"
+        " on a.id = h.activation_id left join ledger l on l.activation_id = a.id and l.kind = 'cost'"
+        " where h.state = 'captured' and a.cost > 0"
+        " and (l.id is null or l.amount <> a.cost or l.currency <> a.cost_currency)"
+    ):
+        booked = "nothing" if row["amount"] is None else f"{row['amount']} {row['currency']}"
+        yield f"ledger: activation {row['id']} cost {row['cost']} {row['cost_currency']} upstream, booked is {booked}"

@@ -13,7 +13,7 @@ PRICE_STEP_MICROS = 100
 MAX_MICROS = 10**15
 """A thousand million units: far above any balance, far below what a 64-bit column holds."""
 
-_DECIMAL = re.compile(r"[+-]?(\d{1,24}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,2})?")
+_DECIMAL = re.compile(r"[+-]?(\d{1,24}(\.\d{0,24})?|\.\d{1,24})([eE][+-]?\d{1,2})?", re.ASCII)
 
 
 class MoneyError(ValueError):

@@ -15,9 +15,11 @@ from gateway.live import Live
 from gateway.model import Status
 from gateway.upstream import ReadsMany, Upstream
 
-BULK_CALLS_PER_SECOND = 2.0
-SINGLE_CALLS_PER_SECOND = 10.0
-"""Defaults of `status_calls_per_second`: a list of a hundred goes far, one lease at a time does not."""
+CALLS_PER_SECOND = 10.0
+"""Default of `status_calls_per_second`."""
+
+PAGES_PAUSE_SECONDS = 2.4
+"""Least time between two readings of a list that has several pages: it grows with what is open, the wait need not."""
 
 READ_SECONDS = 10.0
 YOUNG_SECONDS = 120.0
@@ -52,7 +54,7 @@ class Poller:
             return 1.0
         started, calls_before = house.clock(), house.status_calls[self._name]
         is_bulk = isinstance(upstream, ReadsMany)
-        rate = stanza.status_calls_per_second or (BULK_CALLS_PER_SECOND if is_bulk else SINGLE_CALLS_PER_SECOND)
+        rate = stanza.status_calls_per_second or CALLS_PER_SECOND
         lives = [live for live in house.live.at_upstream(self._name).values() if not live.is_over_upstream]
         try:
             if isinstance(upstream, ReadsMany):
@@ -63,7 +65,8 @@ class Poller:
         except (UpstreamError, TimeoutError) as error:
             self._unwell(error)
         calls = house.status_calls[self._name] - calls_before
-        return max(0.05, max(stanza.poll_seconds, calls / rate) - (house.clock() - started))
+        least = PAGES_PAUSE_SECONDS if is_bulk and calls > 1 else 0.0
+        return max(0.05, max(stanza.poll_seconds, calls / rate, least) - (house.clock() - started))
 
     async def _read_list(self, upstream: _Reads, lives: Sequence[Live]) -> None:
         if not lives:

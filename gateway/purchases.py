@@ -90,6 +90,7 @@ class _Intent:
     attempt_id: int
     held: Money
     quotes: Sequence[Ranked]
+    opened_at: float
 
 
 class _Settled(NothingTaken):
@@ -121,6 +122,7 @@ class Purchases:
         self._tasks: set[asyncio.Task[Live]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._unwritten: list[tuple[int, int, str]] = []
+        self._settling = asyncio.Lock()
 
     async def open(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:
         """Buys one number for the caller, or hands over the one its lost identical request bought.
@@ -129,8 +131,7 @@ class Purchases:
         PriceTooLow, TooManyOpen, NoBalance, NoNumbers, OrderExists, Unavailable.
         """
         house = self._house
-        if caller.barred_until is not None and caller.barred_until > house.clock():
-            raise Barred(caller.barred_until)
+        self.require_free(caller)
         if order.service not in house.settings.catalog.services:
             raise BadService
         if order.country not in house.settings.catalog.countries:
@@ -139,6 +140,11 @@ class Purchases:
             raise BadPhoneException
         claimed = await self._claim(order.fingerprint, is_gone)
         return claimed if claimed is not None else await self._open_new(caller, order, is_gone)
+
+    def require_free(self, caller: Caller) -> None:
+        """Asked before an order is even read: a barred caller hears nothing else. Raises Barred."""
+        if caller.barred_until is not None and caller.barred_until > self._house.clock():
+            raise Barred(caller.barred_until)
 
     async def _open_new(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:
         pending = _Pending(is_gone, asyncio.get_running_loop().create_future())
@@ -176,7 +182,7 @@ class Purchases:
 
     async def _claim(self, fingerprint: str, is_gone: Callable[[], bool]) -> Live | None:
         for activation_id, (known, live, until) in self._unclaimed.items():
-            if known == fingerprint and until > self._house.clock() and live.status.is_open:
+            if known == fingerprint and not live.polled_at and until > self._house.clock() and live.status.is_open:
                 del self._unclaimed[activation_id]
                 return live
         for pending in self._pending.get(fingerprint, ()):
@@ -328,7 +334,11 @@ class Purchases:
         cost = lease.cost or quote.offer.cost
         if cost.currency != cost_max.currency or cost.micros > cost_max.micros:
             reason = "the number handed over costs more than allowed"
-            await house.store.run(_end_attempt, intent.attempt_id, "orphan", reason, now, lease.reference)
+            try:
+                await house.store.run(_end_attempt, intent.attempt_id, "orphan", reason, now, lease.reference)
+            except Unavailable:
+                self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
+                raise
             self._soon(self._give_back_orphans())
             raise _Settled(reason)
         price = self._charged(caller, quote, cost)
@@ -337,7 +347,7 @@ class Purchases:
             expires_at = min(expires_at, lease.expires_at)
         sealed = house.vault.seal(lease.number)
         try:
-            opened_at = await house.store.run(
+            await house.store.run(
                 _lease,
                 intent,
                 quote.offer.upstream,
@@ -349,7 +359,8 @@ class Purchases:
                 at=now,
             )
         except Conflict:
-            raise Refused("handed out a lease we have") from None
+            is_ours = await house.store.run(_not_leased, intent.attempt_id, quote.offer.upstream, lease.reference, now)
+            raise _Settled("the order was given up meanwhile" if is_ours else "handed out a lease we have") from None
         except Unavailable:
             # The number is ours and the database is away: `settle` writes it down as soon as it can.
             self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
@@ -357,7 +368,7 @@ class Purchases:
         live = Live(
             id=intent.activation_id, account_id=caller.account_id, service=order.service, country=order.country,
             operator=lease.operator or quote.offer.operator, status=Status.WAITING, price_micros=price.micros,
-            currency=price.currency, opened_at=opened_at, number=lease.number, upstream=quote.offer.upstream,
+            currency=price.currency, opened_at=intent.opened_at, number=lease.number, upstream=quote.offer.upstream,
             reference=lease.reference, expires_at=expires_at,
         )  # fmt: skip
         house.live.put(live)
@@ -384,6 +395,10 @@ class Purchases:
 
     async def settle(self, *, at_start: bool = False) -> None:
         """One round over what is unsettled: orders left behind, purchases in doubt, orphans. Raises Unavailable."""
+        async with self._settling:
+            await self._settle_all(at_start=at_start)
+
+    async def _settle_all(self, *, at_start: bool) -> None:
         house, now = self._house, self._house.clock()
         await self._write_down(now)
         patience = 0.0 if at_start else LEFT_BEHIND_SECONDS
@@ -420,22 +435,16 @@ class Purchases:
             except UpstreamError:
                 return
         for row in rows:
-            await self._settle_attempt(row, found)
+            # An order that is still under way asks for its own lost number, and may be about to adopt it.
+            if row["activation_id"] not in self._own:
+                await self._settle_attempt(row, found)
 
     async def _settle_attempt(self, row: Row, found: Sequence[Found] | None) -> None:
-        house, now = self._house, self._house.clock()
-        age = now - row["started_at"]
+        house = self._house
         stanza = house.stanza(row["upstream"])
-        candidates = await house.store.read(_unknown_among, row["upstream"], _fitting(found or (), row))
         is_ours_alone = stanza is not None and stanza.exclusive
-        if len(candidates) == 1 or (candidates and is_ours_alone):
-            reference = candidates[0].lease.reference
-            await house.store.run(_end_attempt, row["id"], "orphan", "found in the upstream's list", now, reference)
-        elif age > (SURELY_LATE_SECONDS if found is not None and not candidates else NEVER_LISTED_SECONDS):
-            await house.store.run(_end_attempt, row["id"], "gone", "never seen upstream", now)
-        else:
-            return
-        log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
+        if await house.store.run(_settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone):
+            log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Does something beside the order, which does not wait for it; `settle` repeats what fails."""
@@ -463,7 +472,7 @@ class Purchases:
                 return
             log.warning("orphan.lost", upstream=row["upstream"], error=type(error).__name__)
             cost = Money(row["cost_max"], row["currency"])
-            await house.store.run(_lose, row["id"], row["activation_id"], cost, row["upstream"], house.clock())
+            await house.store.run(_lose, row["id"], cost, row["upstream"], house.clock())
             return
         await house.store.run(_end_attempt, row["id"], "cancelled", "given back", house.clock(), row["reference"])
 
@@ -523,19 +532,19 @@ def _intend(
 
     Where the balance does not reach for the dearest quote, the order is for those it reaches for.
     """
+    ceiling = max(ranked.quote.price.micros for ranked in quotes)
     try:
         activation_id = tx.insert(
             "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
             " opened_at, fingerprint, order_reference, config_version)"
-            " values (:account, :key, :service, :country, :operator, 'opening', 0, :currency,"
+            " values (:account, :key, :service, :country, :operator, 'opening', :price, :currency,"
             " :at, :fingerprint, :reference, :version) returning id",
             account=caller.account_id, key=caller.key_id, service=order.service, country=order.country,
-            operator=order.operator, currency=caller.currency, at=at, fingerprint=order.fingerprint,
+            operator=order.operator, price=ceiling, currency=caller.currency, at=at, fingerprint=order.fingerprint,
             reference=order.reference or None, version=version,
         )  # fmt: skip
     except Conflict:
         raise OrderExists from None
-    ceiling = max(ranked.quote.price.micros for ranked in quotes)
     try:
         _hold(tx, caller, activation_id, ceiling, at, open_max)
     except NoBalance:
@@ -545,10 +554,10 @@ def _intend(
             raise
         ceiling = max(ranked.quote.price.micros for ranked in quotes)
         _hold(tx, caller, activation_id, ceiling, at, open_max)
-    tx.execute("update activations set price = :price where id = :id", price=ceiling, id=activation_id)
+        tx.execute("update activations set price = :price where id = :id", price=ceiling, id=activation_id)
     first = quotes[0].quote
     attempt_id = _attempt(tx, activation_id, first, first.offer.cost, at)
-    return _Intent(activation_id, attempt_id, Money(ceiling, caller.currency), quotes)
+    return _Intent(activation_id, attempt_id, Money(ceiling, caller.currency), quotes, at)
 
 
 def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, open_max: int) -> None:
@@ -588,23 +597,29 @@ def _lease(
     cost: Money,
     expires_at: float,
     at: float,
-) -> float:
-    """Opening to waiting, the hold down to the price; when the order was opened. Raises Conflict on a lease we have."""
-    opened_at = tx.one(
-        "select opened_at from activations where id = :id and status = 'opening'", id=intent.activation_id
-    )
-    if opened_at is None:
-        raise Conflict("the order was given up meanwhile")
-    ledger.shrink(tx, intent.activation_id, price, at, actor="purchase")
+) -> None:
+    """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up."""
+    if price.micros < intent.held.micros:
+        ledger.shrink(tx, intent.activation_id, price, at, actor="purchase")
+    # Raises Conflict where there is no such row: the order was given up meanwhile.
     tx.insert(
         "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
         " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at"
-        " where id = :id returning id",
+        " where id = :id and status = 'opening' returning id",
         upstream=upstream, reference=lease.reference, sealed=sealed, price=price.micros, cost=cost.micros,
         currency=cost.currency, expires_at=expires_at, id=intent.activation_id,
     )  # fmt: skip
     _end_attempt(tx, intent.attempt_id, "leased", "", at, lease.reference)
-    return float(opened_at["opened_at"])
+
+
+def _not_leased(tx: Tx, attempt_id: int, upstream: str, reference: str, at: float) -> bool:
+    """Ends an attempt whose lease could not be attached; whether that lease is ours, to be given back."""
+    known = tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
+    if known is not None:
+        _end_attempt(tx, attempt_id, "refused", "handed out a lease we have", at)
+        return False
+    _end_attempt(tx, attempt_id, "orphan", "the order was given up meanwhile", at, reference)
+    return True
 
 
 def _fail(tx: Tx, activation_id: int, at: float) -> bool:
@@ -644,9 +659,36 @@ def _orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference
     return ""
 
 
-def _lose(tx: Tx, attempt_id: int, activation_id: int, cost: Money, upstream: str, at: float) -> None:
-    _end_attempt(tx, attempt_id, "gone", "could not be given back", at)
-    ledger.spend(tx, "loss", cost, upstream, at, activation=activation_id, actor="settle")
+def _settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> bool:
+    """Ends an attempt in doubt, if by now it can be told what came of it; whether this call did.
+
+    While another order of ours is being bought in the same place, what the list shows may be that one's.
+    """
+    place = {"upstream": row["upstream"], "service": row["service"], "country": row["country"]}
+    still = tx.one("select 1 as x from attempts where id = :id and state = 'in_doubt'", id=row["id"])
+    busy = tx.one(
+        "select 1 as x from attempts where upstream = :upstream and service = :service and country = :country"
+        " and state = 'pending'",
+        **place,
+    )
+    if still is None or busy is not None:
+        return False
+    candidates = _unknown_among(tx, row["upstream"], _fitting(found or (), row))
+    if len(candidates) == 1 or (candidates and is_ours_alone):
+        reference = candidates[0].lease.reference
+        _end_attempt(tx, row["id"], "orphan", "found in the upstream's list", at, reference)
+        return True
+    if at - row["started_at"] > (SURELY_LATE_SECONDS if found is not None and not candidates else NEVER_LISTED_SECONDS):
+        _end_attempt(tx, row["id"], "gone", "never seen upstream", at)
+        return True
+    return False
+
+
+def _lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> None:
+    """Books a lease that nobody has and that can't be given back. It is no activation's: its order may have another."""
+    if tx.execute("update attempts set state = 'gone' where id = :id and state = 'orphan'", id=attempt_id):
+        _end_attempt(tx, attempt_id, "gone", "could not be given back", at)
+        ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=f"attempt {attempt_id}")
 
 
 def _mark_answered(tx: Tx, ids: Sequence[int]) -> None:

@@ -200,7 +200,12 @@ class SqliteStore:
             inode = os.stat(self.path).st_ino
             if self._reader is None or inode != self._reader_inode:
                 self._reader, self._reader_inode = self._open(), inode
-            return unit(Tx(self._reader), *args, **kwargs)
+            # A transaction although nothing is written: all a unit reads is of one moment.
+            self._reader.execute("begin")
+            try:
+                return unit(Tx(self._reader), *args, **kwargs)
+            finally:
+                self._reader.execute("rollback")
         except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as error:
             _close(self._reader)
             self._reader = None
@@ -297,6 +302,15 @@ def _close(connection: sqlite3.Connection | None) -> None:
         connection.close()
 
 
+class _Broken(Exception):
+    """The connection broke within the unit, before its commit was asked for: nothing was done."""
+
+
+def _at_one_moment(tx: Tx, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+    tx.execute("set transaction isolation level repeatable read, read only")
+    return unit(tx, *args, **kwargs)
+
+
 class PostgresStore:
     """A pool of connections, each used by one thread at a time."""
 
@@ -305,6 +319,7 @@ class PostgresStore:
     DOWN_SECONDS = 0.5
 
     def __init__(self, url: str, *, connections: int = 10) -> None:
+        self._connections = connections
         self._threads = ThreadPoolExecutor(connections, "postgres")
         self._pool = ConnectionPool(
             conninfo.make_conninfo(url, connect_timeout=2, application_name="simroute"),
@@ -323,15 +338,19 @@ class PostgresStore:
         self._statements: dict[str, str] = {}
         self._down_until = 0.0
         self._opened = False
+        self._closed = False
 
     async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise Unavailable
         loop = asyncio.get_running_loop()
         return await asyncio.shield(loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs)))
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.run(unit, *args, **kwargs)
+        return await self.run(_at_one_moment, unit, args, kwargs)
 
     async def close(self) -> None:
+        self._closed = True
         await asyncio.to_thread(self._threads.shutdown)
         if self._opened:
             await asyncio.to_thread(self._pool.close)
@@ -347,21 +366,37 @@ class PostgresStore:
         if time.monotonic() < self._down_until:
             raise Unavailable
         try:
-            for attempt in range(self.TRIES):
-                try:
-                    return self._once(unit, args, kwargs)
-                except (errors.DeadlockDetected, errors.SerializationFailure):
-                    if attempt == self.TRIES - 1:
-                        raise
-            raise Unavailable
+            return self._try(unit, args, kwargs)
+        except (errors.DeadlockDetected, errors.SerializationFailure) as error:
+            raise Unavailable from error
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
             if not isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
                 self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable from error
+
+    def _try(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+        """Again after a deadlock, and with another connection where the server ended the one from the pool."""
+        conflicts, left = 0, self._connections
+        while True:
+            try:
+                return self._once(unit, args, kwargs)
+            except (errors.DeadlockDetected, errors.SerializationFailure):
+                conflicts += 1
+                if conflicts == self.TRIES:
+                    raise
+            except _Broken as error:
+                left -= 1
+                if not left:
+                    raise psycopg.OperationalError("connections keep breaking") from error
 
     def _once(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
         if not self._opened:
             self._pool.open()
             self._opened = True
         with self._pool.connection() as connection:
-            return unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)
+            try:
+                return unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)
+            except psycopg.OperationalError as error:
+                if connection.closed:
+                    raise _Broken from error
+                raise

@@ -4,6 +4,7 @@
     @ account alice 10.00         an account of that name; its key is then {alice}
     @ config [limits] x = 1       a line of gateway.toml; before anything else
     @ pass 1.5                    seconds that pass: codes come, lives end
+    @ wait 1.5                    seconds in which the gateway notices nothing
     @ bar alice 3600              the account may not buy for so many seconds
     @ database away | back        nothing can be read or written
     @ balance alice 9.88 0.12     what must be available and held
@@ -91,6 +92,8 @@ class Player:
                 self.known[name] = self.house.keys[name]
             case ["pass", seconds]:
                 await self.house.passes(float(seconds))
+            case ["wait", seconds]:
+                self.house.clock.now += float(seconds)
             case ["bar", name, seconds]:
                 until = self.house.clock() + float(seconds)
                 await self.house.database.store.run(accounts.bar, name, until)
@@ -135,10 +138,11 @@ class Player:
 
     def _match(self, wanted: str, body: str, where: str) -> None:
         """The body is what was wanted; digits met for the first time get the name they have there."""
-        pattern, after = "", 0
+        pattern, after, new = "", 0, set[str]()
         for found in _NAME.finditer(wanted):
-            known = self.known.get(found[1])
-            group = re.escape(known) if known is not None else f"(?P<{found[1]}>[0-9]+)"
+            known, name = self.known.get(found[1]), found[1]
+            group = re.escape(known) if known else f"(?P={name})" if name in new else f"(?P<{name}>[0-9]+)"
+            new.add(name)
             pattern += re.escape(wanted[after : found.start()]) + group
             after = found.end()
         matched = re.fullmatch(pattern + re.escape(wanted[after:]), body)

@@ -1,0 +1,161 @@
+"""An id that belongs to somebody else does not exist: the same bytes as for one that nobody has, and nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway import accounts
+from gateway.store import Tx
+from tests.harness import PATH, config_directory, environment
+from tests.wire import Answer, StillHouse, exchange, on_a_socket, still_house
+
+NOBODYS = "100999999"
+
+STATES: dict[str, tuple[str, list[str | float]]] = {
+    "waiting": ("xmute", []),
+    "received": ("tg", [1.5]),
+    "retrying": ("tg", [1.5, "3"]),
+    "finished": ("tg", [1.5, "6"]),
+    "cancelled": ("xmute", ["8"]),
+    "expired": ("xmute", [1201.0]),
+    "timed_out": ("tg", [1.5, 1200.0]),
+}
+"""Service, then the seconds that pass and the setStatus codes that lead there."""
+
+ACTIONS: list[dict[str, str]] = [
+    {"action": "getStatus"},
+    {"action": "getStatusV2"},
+    {"action": "getFullSms"},
+    *({"action": "setStatus", "status": status} for status in ("1", "3", "6", "8", "-1", "2", "nonsense")),
+    {"action": "setStatus"},
+]
+
+
+@dataclass
+class Two:
+    """Alice, who has numbers, and bob, who tries to get at them."""
+
+    house: StillHouse
+    port: int
+
+    async def ask(self, who: str, **parameters: str) -> Answer:
+        pairs = {"api_key": self.house.keys[who], **parameters}
+        query = "&".join(f"{name}={value}" for name, value in pairs.items())
+        request = f"GET {PATH}?{query} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n"
+        return await exchange(self.port, request.encode())
+
+    async def said(self, who: str, **parameters: str) -> str:
+        return (await self.ask(who, **parameters)).body.decode()
+
+    async def alices(self, state: str) -> str:
+        """An activation of alice's in that state; its id."""
+        service, steps = STATES[state]
+        answer = await self.said("alice", action="getNumber", service=service, country="6")
+        activation_id = answer.split(":")[1]
+        for step in steps:
+            if isinstance(step, float):
+                await self.house.passes(step)
+            else:
+                await self.said("alice", action="setStatus", id=activation_id, status=step)
+        return activation_id
+
+    async def rows(self) -> list[tuple[object, ...]]:
+        """Everything that could have changed."""
+
+        def read(tx: Tx) -> list[tuple[object, ...]]:
+            return [
+                *(tuple(dict(row).values()) for row in tx.all("select * from activations order by id")),
+                *(tuple(dict(row).values()) for row in tx.all("select * from balances order by account_id")),
+                *(tuple(dict(row).values()) for row in tx.all("select * from ledger order by id")),
+            ]
+
+        return await self.house.database.store.read(read)
+
+
+@asynccontextmanager
+async def two(directory: Path, values: dict[str, str]) -> AsyncIterator[Two]:
+    async with still_house(directory, values) as house, on_a_socket(house.gateway) as port:
+        await house.open_account("alice", "10.00")
+        await house.open_account("bob", "10.00")
+        yield Two(house, port)
+
+
+@pytest.fixture
+async def both(tmp_path: Path, database_url: str) -> AsyncIterator[Two]:
+    async with two(config_directory(tmp_path), environment(database_url)) as found:
+        yield found
+
+
+def without_date(answer: Answer) -> Answer:
+    return Answer(answer.status, {k: v for k, v in answer.headers.items() if k != "date"}, answer.body)
+
+
+async def test_every_action_on_anothers_id_is_that_on_an_unknown_one_and_changes_nothing(both: Two) -> None:
+    ids = {state: await both.alices(state) for state in STATES}
+    before = await both.rows()
+    for parameters in ACTIONS:
+        wanted = without_date(await both.ask("bob", id=NOBODYS, **parameters))
+        assert wanted.body == b"NO_ACTIVATION"
+        for state, activation_id in ids.items():
+            got = without_date(await both.ask("bob", id=activation_id, **parameters))
+            assert got == wanted, f"{parameters} on alice's {state} one"
+    assert await both.rows() == before
+
+
+async def test_a_stranger_learns_nothing_from_an_outage_either(both: Two) -> None:
+    """What is in memory must not answer where what is not would have to be looked up."""
+    open_id = await both.alices("received")
+    for who in ("alice", "bob"):
+        await both.said(who, action="getBalance")
+    with both.house.database_away():
+        for parameters in ACTIONS:
+            wanted = without_date(await both.ask("bob", id=NOBODYS, **parameters))
+            assert without_date(await both.ask("bob", id=open_id, **parameters)) == wanted
+        assert (await both.said("alice", action="getStatus", id=open_id)).startswith("STATUS_OK:")
+
+
+async def test_what_was_read_for_its_owner_from_the_database_is_not_there_for_others(both: Two) -> None:
+    """Both ways: an ended one that only the database has, asked for by the stranger first, then by the owner."""
+    activation_id = await both.alices("finished")
+    live = both.house.gateway.house.live
+    live._ended.clear()
+    assert await both.said("bob", action="getFullSms", id=activation_id) == "NO_ACTIVATION"
+    assert live.get(int(activation_id)) is None
+    assert (await both.said("alice", action="getFullSms", id=activation_id)).startswith("FULL_SMS:")
+    assert await both.said("bob", action="getFullSms", id=activation_id) == "NO_ACTIVATION"
+
+
+async def test_lists_show_only_ones_own(both: Two) -> None:
+    alices = await both.alices("waiting")
+    bobs = (await both.said("bob", action="getNumber", service="xmute")).split(":")[1]
+    assert f'"activationId":"{alices}"' in await both.said("alice", action="getActiveActivations")
+    assert bobs not in await both.said("alice", action="getActiveActivations")
+    assert f'"activationId":"{bobs}"' in await both.said("bob", action="getActiveActivations")
+    assert alices not in await both.said("bob", action="getActiveActivations")
+
+
+async def test_balances_and_webhooks_are_ones_own(both: Two) -> None:
+    await both.alices("waiting")
+    assert await both.said("bob", action="getBalance") == "ACCESS_BALANCE:10.00"
+    await both.said("alice", action="setWebhook", url="https://example.com/alice")
+    assert await both.said("bob", action="getWebhook") == "NO_WEBHOOK_SET"
+
+
+async def test_two_keys_of_one_account_see_the_same(both: Two) -> None:
+    store, vault = both.house.database.store, both.house.database.vault
+    both.house.keys["also alice"] = await store.run(accounts.issue_key, vault, "alice", 0.0)
+    activation_id = await both.alices("waiting")
+    assert await both.said("also alice", action="getStatus", id=activation_id) == "STATUS_WAIT_CODE"
+
+
+async def test_a_barred_account_keeps_its_own_and_still_has_nobody_elses(both: Two) -> None:
+    activation_id = await both.alices("received")
+    await both.house.database.store.run(accounts.bar, "alice", both.house.clock() + 3600)
+    await both.house.gateway.callers.refresh()
+    assert (await both.said("alice", action="getStatus", id=activation_id)).startswith("STATUS_OK:")
+    assert await both.said("bob", action="getStatus", id=activation_id) == "NO_ACTIVATION"

@@ -1,0 +1,356 @@
+"""Units of work on both databases: all or nothing, alone or together, and healing by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from gateway.errors import Unavailable
+from gateway.store import BUSY_SECONDS, Conflict, PostgresStore, SqliteStore, Store, Tx, connect, sqlite_path
+
+
+def create(tx: Tx) -> None:
+    serial = "integer primary key" if isinstance(tx._connection, sqlite3.Connection) else "serial primary key"
+    tx.execute(f"create table things (id {serial}, name text not null unique, value integer not null default 0)")
+
+
+def add(tx: Tx, name: str) -> int:
+    return tx.insert("insert into things (name) values (:name) returning id", name=name)
+
+
+def add_then_fail(tx: Tx, name: str) -> None:
+    add(tx, name)
+    raise LookupError(name)
+
+
+def names(tx: Tx) -> list[str]:
+    return [row["name"] for row in tx.all("select name from things order by name")]
+
+
+def grow(tx: Tx, first: str, second: str, meet: Callable[[], object] = lambda: None) -> None:
+    tx.execute("update things set value = value + 1 where name = :name", name=first)
+    meet()
+    tx.execute("update things set value = value + 1 where name = :name", name=second)
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    if database_url.startswith("sqlite"):
+        sqlite3.connect(sqlite_path(database_url)).close()
+    store = connect(database_url)
+    await store.run(create)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    (tmp_path / "simroute.db").touch()
+    store = SqliteStore(tmp_path / "simroute.db")
+    await store.run(create)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def postgres(postgres_url: str) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(postgres_url)
+    await store.run(create)
+    yield store
+    await store.close()
+
+
+# On both
+
+
+async def test_a_unit_is_committed_whole_or_undone_whole(store: Store) -> None:
+    await store.run(add, "kept")
+    with pytest.raises(LookupError, match="undone"):
+        await store.run(add_then_fail, "undone")
+    assert await store.read(names) == ["kept"]
+
+
+async def test_a_unique_constraint_is_a_conflict_that_quotes_no_value(store: Store) -> None:
+    await store.run(add, "secret")
+    with pytest.raises(Conflict) as conflict:
+        await store.run(add, "secret")
+    assert "secret" not in str(conflict.value)
+    await store.run(add, "other")
+    assert await store.read(names) == ["other", "secret"]
+
+
+async def test_units_that_run_at_the_same_time_fail_alone(store: Store) -> None:
+    works = [store.run(add_then_fail if number % 3 == 0 else add, f"n{number:02}") for number in range(30)]
+    outcomes = await asyncio.gather(*works, return_exceptions=True)
+    assert [isinstance(outcome, LookupError) for outcome in outcomes] == [number % 3 == 0 for number in range(30)]
+    assert await store.read(names) == [f"n{number:02}" for number in range(30) if number % 3]
+
+
+async def test_no_update_is_lost_between_parallel_units(store: Store) -> None:
+    await store.run(add, "a")
+    await asyncio.gather(*(store.run(grow, "a", "a") for _ in range(50)))
+    row = await store.read(lambda tx: tx.one("select value from things where name = 'a'"))
+    assert row is not None
+    assert row["value"] == 100
+
+
+async def test_a_caller_that_gives_up_does_not_undo_what_it_asked_for(store: Store) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def slow(tx: Tx) -> None:
+        add(tx, "slow")
+        started.set()
+        go.wait(5)
+
+    task = asyncio.create_task(store.run(slow))
+    await asyncio.to_thread(started.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    await store.run(add, "next")
+    assert await store.read(names) == ["next", "slow"]
+
+
+async def test_a_unit_that_reads_sees_one_moment(store: Store) -> None:
+    """What `ledger verify` adds up beside a running server must not shift under it."""
+    await store.run(add, "first")
+    started, written = threading.Event(), threading.Event()
+
+    def twice(tx: Tx) -> tuple[list[str], list[str]]:
+        before = names(tx)
+        started.set()
+        assert written.wait(5)
+        return before, names(tx)
+
+    reading = asyncio.create_task(store.read(twice))
+    await asyncio.to_thread(started.wait, 5)
+    await store.run(add, "second")
+    written.set()
+    assert await reading == (["first"], ["first"])
+    assert await store.read(names) == ["first", "second"]
+
+
+async def test_a_closed_store_is_unavailable(store: Store) -> None:
+    await store.close()
+    for work in (store.run, store.read):
+        with pytest.raises(Unavailable):
+            await work(names)
+    await store.close()
+
+
+def test_an_address_of_another_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="DATABASE_URL"):
+        connect("mysql://localhost/x")
+
+
+# SQLite
+
+
+class Traced(SqliteStore):
+    """Writes down what it tells SQLite."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.statements: list[str] = []
+
+    def _open(self) -> sqlite3.Connection:
+        connection = super()._open()
+        connection.set_trace_callback(lambda sql: self.statements.append(sql.lower()))
+        return connection
+
+
+async def test_units_that_wait_for_the_disk_are_committed_together(tmp_path: Path) -> None:
+    (tmp_path / "simroute.db").touch()
+    store = Traced(tmp_path / "simroute.db")
+    await store.run(create)
+    go = threading.Event()
+    first = asyncio.create_task(store.run(lambda tx: go.wait(5)))
+    await asyncio.sleep(0.05)
+    store.statements.clear()
+    works = [store.run(add_then_fail if number == 4 else add, f"n{number}") for number in range(10)]
+    rest = [asyncio.create_task(work) for work in works]
+    await asyncio.sleep(0.05)
+    go.set()
+    outcomes = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if isinstance(outcome, Exception)] == [LookupError]
+    assert store.statements.count("commit") == 2  # the unit that kept the others waiting, then all of those
+    assert len(await store.read(names)) == 9
+    await store.close()
+
+
+async def test_a_lock_held_too_long_is_unavailable_and_heals(sqlite: SqliteStore) -> None:
+    other = sqlite3.connect(sqlite.path, isolation_level=None)
+    other.execute("begin immediate")
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        await sqlite.run(add, "too late")
+    assert BUSY_SECONDS - 0.5 < time.monotonic() - started < BUSY_SECONDS + 1.5
+    assert await sqlite.read(names) == []  # readers never wait for a writer
+    other.execute("rollback")
+    other.close()
+    await sqlite.run(add, "in time")
+    assert await sqlite.read(names) == ["in time"]
+
+
+async def test_a_short_lock_of_another_process_is_waited_for(sqlite: SqliteStore) -> None:
+    other = sqlite3.connect(sqlite.path, isolation_level=None, check_same_thread=False)
+    other.execute("begin immediate")
+    other.execute("insert into things (name) values ('theirs')")
+    threading.Timer(0.3, lambda: other.execute("commit").connection.close()).start()
+    await sqlite.run(add, "ours")
+    assert await sqlite.read(names) == ["ours", "theirs"]
+
+
+async def test_a_file_that_goes_away_is_unavailable_until_it_is_back(sqlite: SqliteStore) -> None:
+    await sqlite.run(add, "before")
+    parts = [path for path in sqlite.path.parent.iterdir() if path.name.startswith("simroute.db")]
+    for path in parts:
+        path.rename(path.with_name("away-" + path.name))
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await sqlite.run(add, "nowhere")
+        with pytest.raises(Unavailable):
+            await sqlite.read(names)
+    assert not sqlite.path.exists()  # nothing was put in its place
+    for path in parts:
+        away = path.with_name("away-" + path.name)
+        if away.exists():
+            away.rename(path)
+    await sqlite.run(add, "after")
+    assert await sqlite.read(names) == ["after", "before"]
+
+
+async def test_a_file_put_back_from_a_copy_is_taken_up(sqlite: SqliteStore, tmp_path: Path) -> None:
+    await sqlite.run(add, "before")
+    with sqlite3.connect(sqlite.path) as source, sqlite3.connect(tmp_path / "copy.db") as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    sqlite.path.unlink()
+    with pytest.raises(Unavailable):
+        await sqlite.run(add, "nowhere")
+    with pytest.raises(Unavailable):
+        await sqlite.read(names)
+    (tmp_path / "copy.db").rename(sqlite.path)
+    await sqlite.run(add, "after")
+    assert await sqlite.read(names) == ["after", "before"]
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "simroute.db").write_bytes(b"this is no database " * 100)
+    store = SqliteStore(tmp_path / "simroute.db")
+    for work in (store.run, store.read):
+        with pytest.raises(Unavailable):
+            await work(names)
+    await store.close()
+
+
+# PostgreSQL
+
+
+def terminate(url: str) -> int:
+    """Ends every other connection to the database; how many there were."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        found = connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        ).fetchall()
+    return len(found)
+
+
+async def test_terminated_connections_heal_unnoticed(postgres: PostgresStore, postgres_url: str) -> None:
+    meeting = threading.Barrier(8)
+    await asyncio.gather(*(postgres.run(lambda tx: (tx.one("select 1 as x"), meeting.wait(5))) for _ in range(8)))
+    assert terminate(postgres_url) >= 8
+    await postgres.run(add, "first")
+    await asyncio.gather(*(postgres.run(add, f"n{number}") for number in range(40)))
+    assert len(await postgres.read(names)) == 41
+
+
+async def test_a_unit_whose_connection_breaks_happens_once(postgres: PostgresStore, postgres_url: str) -> None:
+    runs: list[int] = []
+
+    def break_once(tx: Tx) -> None:
+        add(tx, "once")
+        runs.append(1)
+        if len(runs) == 1:
+            terminate(postgres_url)
+        add(tx, "then")
+
+    await postgres.run(break_once)
+    assert len(runs) == 2
+    assert await postgres.read(names) == ["once", "then"]
+
+
+async def test_a_connection_that_breaks_at_the_commit_is_unavailable(
+    postgres: PostgresStore, postgres_url: str
+) -> None:
+    """It may have been committed: running it again could move money twice."""
+    runs: list[int] = []
+
+    def break_at_the_end(tx: Tx) -> None:
+        add(tx, "perhaps")
+        runs.append(terminate(postgres_url))
+
+    with pytest.raises(Unavailable):
+        await postgres.run(break_at_the_end)
+    assert len(runs) == 1
+    await asyncio.sleep(PostgresStore.DOWN_SECONDS)
+    await postgres.run(add, "again")
+    assert await postgres.read(names) == ["again"]
+
+
+async def test_a_deadlock_is_tried_again(postgres: PostgresStore) -> None:
+    await postgres.run(add, "a")
+    await postgres.run(add, "b")
+    runs: list[str] = []
+    meeting = threading.Barrier(2)
+
+    def meet(name: str) -> None:
+        runs.append(name)
+        if len(runs) <= 2:
+            meeting.wait(5)
+
+    await asyncio.gather(
+        postgres.run(grow, "a", "b", lambda: meet("first")), postgres.run(grow, "b", "a", lambda: meet("second"))
+    )
+    assert len(runs) == 3  # one of the two ran again
+    row = await postgres.read(lambda tx: tx.one("select min(value) as low, max(value) as high from things"))
+    assert row is not None
+    assert (row["low"], row["high"]) == (2, 2)
+
+
+async def test_a_server_that_is_away_is_unavailable_at_once_for_those_who_follow() -> None:
+    store = PostgresStore("postgresql://127.0.0.1:9/none")
+    with pytest.raises(Unavailable):
+        await store.run(names)
+    started = time.monotonic()
+    outcomes = await asyncio.gather(*(store.run(names) for _ in range(50)), return_exceptions=True)
+    assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    assert time.monotonic() - started < 0.4
+    await store.close()
+
+
+async def test_a_row_locked_for_too_long_is_unavailable_for_its_waiters_only(
+    postgres: PostgresStore, postgres_url: str
+) -> None:
+    await postgres.run(add, "a")
+    with psycopg.connect(postgres_url) as other:
+        other.execute("update things set value = 9 where name = 'a'")
+        waiting = asyncio.create_task(postgres.run(grow, "a", "a"))
+        await asyncio.sleep(0.1)
+        await postgres.run(add, "b")
+        with pytest.raises(Unavailable):
+            await waiting
+        await postgres.run(add, "c")
+        other.rollback()
+    await postgres.run(grow, "a", "a")
+    assert await postgres.read(names) == ["a", "b", "c"]

@@ -1,0 +1,257 @@
+"""Arbitrary interleavings of everything that moves money: after each step, the books balance.
+
+The use-cases are the real ones; the upstreams are scripted, the clock is the machine's, and the database goes away at
+times, before a transaction or right after its commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import psycopg
+import pytest
+import structlog
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from gateway.database import open_database
+from gateway.errors import CallerError, Unavailable
+from gateway.live import Live
+from tests.harness import config_directory, environment
+from tests.scripted import STANZAS, World
+
+T = TypeVar("T")
+
+BUYS = st.sampled_from(
+    [
+        "lease", "lease", "lease", "cheaper", "dearer", "again", "sold_out", "refused", "not_reached",
+        "doubt", "doubt_taken", "doubt_hidden",
+    ]
+)  # fmt: skip
+CLOSES = st.sampled_from(["accept", "too_early", "sms", "unwell", "deaf"])
+VERBS = st.sampled_from(
+    ["buy", "abandon", "sms", "poll", "ask_again", "finish", "cancel", "settle", "expire", "close", "overdue"]
+)
+PLACES = st.integers(0, 30)
+
+THOROUGHNESS = int(os.environ.get("STATE_MACHINE_THOROUGHNESS", "1"))
+"""At 1 every run tries the same examples; above it, so many times as many, and new ones each time."""
+
+TABLES = "notices, messages, ledger, holds, balances, attempts, activations, api_keys, accounts"
+
+
+class Machine(RuleBasedStateMachine):
+    """One account, two upstreams. Rules call the gateway as its clients and loops do."""
+
+    make: ClassVar[Callable[[], World]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.world = type(self).make()
+        self.known: list[Live] = []
+        self.do(self.world.begin("1.00"))
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def teardown(self) -> None:
+        try:
+            self.do(self._end())
+        finally:
+            self.do(self.world.end())
+            self.runner.close()
+
+    async def _end(self) -> None:
+        self.world.store.disarm()
+        await self.world.settle_everything()
+        await self.world.check_settled()
+
+    # What happens
+
+    @rule(cents=st.integers(1, 100))
+    def deposit(self, cents: int) -> None:
+        self.do(self._without_faults(lambda: self.world.deposit(f"{cents / 100:.2f}")))
+
+    @rule(one=BUYS, two=BUYS, price_max=st.sampled_from(["", "", "0.11", "0.5"]))
+    def buy(self, one: str, two: str, price_max: str) -> None:
+        self._script(one, two)
+        self.do(self._buy(price_max))
+
+    @rule(verb=VERBS, place=PLACES, close=CLOSES)
+    def act(self, verb: str, place: int, close: str) -> None:
+        self._script_close(close)
+        self.do(self._act(verb, place))
+
+    @rule(verbs=st.tuples(VERBS, VERBS), place=PLACES, other=PLACES, buys=st.tuples(BUYS, BUYS), close=CLOSES)
+    def two_at_once(self, verbs: tuple[str, str], place: int, other: int, buys: tuple[str, str], close: str) -> None:
+        """Mostly on one and the same activation, which is where they can hurt each other."""
+        self._script(*buys)
+        self._script_close(close)
+        self.do(self._together(verbs, place, place if other % 3 else other))
+
+    @rule(seconds=st.sampled_from([1.0, 4.0, 12.0, 61.0, 130.0, 1300.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.world.watch.now += seconds
+        self.do(self.world.round())
+
+    @rule()
+    def lists_catch_up(self) -> None:
+        self.world.one.show_hidden()
+
+    @rule(is_well=st.booleans())
+    def upstream_falls_ill_or_recovers(self, is_well: bool) -> None:
+        self.world.one.is_well = is_well
+
+    @rule(at=st.integers(0, 4), committed=st.booleans())
+    def database_goes_away(self, at: int, committed: bool) -> None:
+        self.world.store.fail(at, Unavailable, committed=committed)
+
+    @precondition(lambda self: self.known)
+    @rule()
+    def process_restarts(self) -> None:
+        self.do(self._restart())
+
+    async def _restart(self) -> None:
+        await self.world.gateway.purchases.drain()
+        await self.world.boot()
+        house = self.world.gateway.house
+        self.known = [house.live.get(live.id) or live for live in self.known]
+
+    # How
+
+    def _script(self, one: str, two: str) -> None:
+        for upstream, plan in zip(self.world.upstreams, (one, two), strict=True):
+            upstream.buys.clear()
+            upstream.buys.append(plan)
+
+    def _script_close(self, plan: str) -> None:
+        for upstream in self.world.upstreams:
+            upstream.closes.clear()
+            upstream.closes.append(plan)
+
+    async def _without_faults(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.world.store.disarm()
+        await work()
+
+    async def _buy(self, price_max: str = "") -> None:
+        listed = max(upstream.cost.micros for upstream in self.world.upstreams)
+        try:
+            live = await self.world.buy(self.world.order(price_max=price_max))
+        except CallerError:
+            return
+        assert live.price_micros <= (listed if not price_max else int(float(price_max) * 1_000_000))
+        assert live.id not in {other.id for other in self.known}
+        self.known.append(live)
+        self.world.gateway.purchases.answered(live)
+
+    async def _act(self, verb: str, place: int) -> None:
+        gateway, caller = self.world.gateway, self.world.caller
+        live = self.known[place % len(self.known)] if self.known else None
+        plain: dict[str, Callable[[], Awaitable[Any]]] = {
+            "buy": self._buy,
+            "poll": self.world.poll,
+            "settle": gateway.purchases.settle,
+            "expire": gateway.activations.expire,
+            "close": gateway.activations.close_upstream,
+            "overdue": gateway.worker._tick,
+        }
+        try:
+            if verb in plain:
+                await plain[verb]()
+            elif live is None:
+                return
+            elif verb == "abandon":
+                gateway.purchases.abandon(live, f"left-{live.id}")
+            elif verb == "sms":
+                await self._sms(live)
+            else:
+                await getattr(gateway.activations, verb)(caller, live.id)
+        except CallerError:
+            pass  # told to the caller; what matters is what it did to the money
+
+    async def _sms(self, live: Live) -> None:
+        """A message arrives and is read at once, also for an activation that is over; not in every case a new one."""
+        upstream = next(one for one in self.world.upstreams if one.name == live.upstream)
+        if len(upstream.sold[live.reference].messages) <= live.round:
+            upstream.sms(live.reference)
+        await self.world.gateway.activations.take(live, live.round, upstream.progress(live.reference))
+
+    async def _together(self, verbs: tuple[str, str], place: int, other: int) -> None:
+        await asyncio.gather(self._act(verbs[0], place), self._act(verbs[1], other))
+
+    # What has to be so
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        self.do(self.world.check())
+
+
+def _run(make: Callable[[], World], examples: int, steps: int) -> None:
+    machine = type("Machine", (Machine,), {"make": staticmethod(make)})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples * THOROUGHNESS,
+            stateful_step_count=steps,
+            derandomize=THOROUGHNESS == 1,
+            deadline=None,
+            database=None,
+            report_multiple_bugs=False,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Thousands of orders are told of in a few seconds: nobody would read that."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture(scope="module")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database with its schema, to be copied."""
+    directory = tmp_path_factory.mktemp("template")
+    open_database(environment(f"sqlite:///{directory}/empty.db"))
+    return directory / "empty.db"
+
+
+def test_the_books_balance_whatever_happens_on_sqlite(sqlite_template: Path, tmp_path: Path) -> None:
+    numbers = itertools.count()
+    directory = config_directory(tmp_path, STANZAS)
+
+    def make() -> World:
+        path = tmp_path / f"{next(numbers)}.db"
+        shutil.copy(sqlite_template, path)
+        return World(_values(f"sqlite:///{path}"), directory)
+
+    _run(make, examples=100, steps=40)
+
+
+def test_the_books_balance_whatever_happens_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
+    values, directory = _values(postgres_url), config_directory(tmp_path, STANZAS)
+
+    def make() -> World:
+        world = World(values, directory)
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"truncate {TABLES}")
+        return world
+
+    _run(make, examples=20, steps=30)
+
+
+def _values(url: str) -> dict[str, str]:
+    return environment(url, ONE_API_KEY="k" * 32, TWO_API_KEY="k" * 32)
