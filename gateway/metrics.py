@@ -44,6 +44,9 @@ class Metrics:
             ["upstream", "currency"],
             registry=self.registry,
         )
+        self.strangers = Gauge(
+            "simroute_strangers", "Numbers open upstream that we know nothing of", ["upstream"], registry=self.registry
+        )
         self.late_messages = Counter(
             "simroute_late_messages", "Messages after the caller was released", ["upstream"], registry=self.registry
         )

@@ -68,6 +68,9 @@ SURELY_LATE_SECONDS = 120.0
 NEVER_LISTED_SECONDS = 1500.0
 """Where an upstream has no list, a lost purchase is over when its own life (twenty minutes and some) is."""
 
+STRANGER_SECONDS_MAX = 1800.0
+"""How old an unknown open number may be to be looked for: beyond an upstream's own life there are none."""
+
 LEFT_BEHIND_SECONDS = 30.0
 """An order still `opening` after this long was left behind by a process that died."""
 
@@ -475,6 +478,36 @@ class Purchases:
             await house.store.run(_lose, row["id"], cost, row["upstream"], house.clock())
             return
         await house.store.run(_end_attempt, row["id"], "cancelled", "given back", house.clock(), row["reference"])
+
+    async def sweep_strangers(self) -> None:
+        """Numbers open upstream that we know nothing of: cancelled where the account is ours alone, else counted.
+
+        Raises Unavailable.
+        """
+        house, now = self._house, self._house.clock()
+        for name, upstream in list(house.upstreams.items()):
+            stanza = house.stanza(name)
+            if not isinstance(upstream, Finds) or stanza is None:
+                continue
+            try:
+                found = await upstream.find(now - STRANGER_SECONDS_MAX)
+            except UpstreamError:
+                continue
+            # A young one may be the answer to a purchase under way.
+            old = [one for one in found if one.created_at is not None and one.created_at < now - LEFT_BEHIND_SECONDS]
+            strangers = await house.store.read(_unknown_among, name, old)
+            house.metrics.strangers.labels(name).set(len(strangers))
+            if stanza.exclusive:
+                for stranger in strangers:
+                    await self._turn_away(name, upstream, stranger)
+
+    async def _turn_away(self, name: str, upstream: Upstream, stranger: Found) -> None:
+        try:
+            await upstream.close(stranger.lease.reference, Outcome.CANCELLED)
+        except UpstreamError as error:
+            log.warning("stranger.kept", upstream=name, error=type(error).__name__)
+        else:
+            log.warning("stranger.cancelled", upstream=name)
 
     async def _show_exposure(self) -> None:
         gauges = self._house.metrics

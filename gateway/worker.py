@@ -20,6 +20,7 @@ from gateway.webhooks import Courier
 ANSWERED_SECONDS = 0.25
 TICK_SECONDS = 1.0
 SETTLE_SECONDS = 5.0
+STRANGERS_SECONDS = 60.0
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
 FAILED_ROUND_SECONDS = 1.0
@@ -49,6 +50,7 @@ class Worker:
         self._begin("answered", self._note_answered)
         self._begin("tick", self._tick)
         self._begin("settle", self._settle)
+        self._begin("strangers", self._sweep_strangers)
         self._begin("notices", self._courier.round)
         self.follow_upstreams()
 
@@ -128,6 +130,10 @@ class Worker:
     async def _settle(self) -> float:
         await self._purchases.settle()
         return SETTLE_SECONDS
+
+    async def _sweep_strangers(self) -> float:
+        await self._purchases.sweep_strangers()
+        return STRANGERS_SECONDS
 
     async def _refresh_offers(self, name: str) -> float:
         house = self._house
