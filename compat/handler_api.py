@@ -320,7 +320,8 @@ class HandlerApi:
             raise NoActivations
         start, limit = _whole(call.values.get("start"), 0), _whole(call.values.get("limit"), len(lives))
         countries = self._front.house.settings.catalog.countries
-        rows = [_active(live, countries[live.country].eng) for live in lives[start : start + limit]]
+        shown = lives[start : start + limit]
+        rows = [_active(live, countries[live.country].eng if live.country in countries else "") for live in shown]
         return Reply(dumps({"status": "success", "activeActivations": rows}), JSON)
 
     # Changing

@@ -22,11 +22,11 @@ import uvicorn
 from gateway import accounts, ledger, logs
 from gateway.accounts import AccountError, Caller
 from gateway.app import Gateway, read_settings
-from gateway.database import Database, DatabaseError, lock_for_serving, open_database
+from gateway.database import Database, DatabaseError, Lock, lock_for_serving, open_database
 from gateway.errors import Unavailable, UpstreamError
 from gateway.model import Order
 from gateway.money import Money, MoneyError, parse, plain, to_micros
-from gateway.settings import Settings, SettingsError
+from gateway.settings import Settings, SettingsError, Stanza
 from gateway.store import Tx
 from gateway.vault import SecretsError, write_private
 
@@ -37,6 +37,7 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than any client's pause between polls: a connection closed under a poll looks like an error to it."""
 
 STOP_SECONDS = 15
+GUARD_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -139,7 +140,11 @@ def _moment(at: float | None) -> str | None:
 
 
 def _sells_sandbox_only(settings: Settings) -> bool:
-    return all(stanza.adapter == "sandbox" for stanza in settings.upstreams.values() if stanza.enabled)
+    return all(_is_sandbox(stanza) for stanza in settings.upstreams.values() if stanza.enabled)
+
+
+def _is_sandbox(stanza: Stanza) -> bool:
+    return stanza.enabled and stanza.adapter == "sandbox"
 
 
 # Serving
@@ -160,7 +165,7 @@ def serve(context: Context, host: str | None, port: int | None) -> None:
     listener = _listen(host or server.host, server.port if port is None else port)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(context, database, listener))
+            runner.run(_serve(context, database, listener, lock))
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
     finally:
@@ -191,7 +196,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(context: Context, database: Database, listener: socket.socket) -> None:
+async def _serve(context: Context, database: Database, listener: socket.socket, lock: Lock) -> None:
     gateway = Gateway(context.directory, context.environment, database)
     key = await _demo_key(context.settings(), database)
     config = uvicorn.Config(
@@ -204,7 +209,22 @@ async def _serve(context: Context, database: Database, listener: socket.socket) 
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    await _Server(config, lambda: _announce(listener, key)).serve([listener])
+    server = _Server(config, lambda: _announce(listener, key))
+    guard = asyncio.create_task(_guard(server, lock))
+    try:
+        await server.serve([listener])
+    finally:
+        guard.cancel()
+
+
+async def _guard(server: uvicorn.Server, lock: Lock) -> None:
+    """Stops serving as soon as another process serves from the same database."""
+    while True:
+        if not await asyncio.to_thread(lock.renew):
+            break
+        await asyncio.sleep(GUARD_SECONDS)
+    click.echo("another simroute has taken over this database: stopping", err=True)
+    server.should_exit = True
 
 
 class _Server(uvicorn.Server):
@@ -251,7 +271,7 @@ def banner(base: str, key: str) -> str:
 
 async def _demo_key(settings: Settings, database: Database) -> str:
     """The demo account's key on an embedded database, made at the first start; empty elsewhere."""
-    if database.directory is None:
+    if database.directory is None or not any(_is_sandbox(stanza) for stanza in settings.upstreams.values()):
         return ""
     path = database.directory / DEMO_KEY_FILE
     if path.exists():

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psycopg
 
@@ -28,6 +28,10 @@ class DatabaseError(Exception):
 
 class Lock(Protocol):
     """Held for as long as this process serves."""
+
+    def renew(self) -> bool:
+        """Takes it again where it was lost; False where another process has it now. True while nobody can tell."""
+        ...
 
     def close(self) -> None: ...
 
@@ -117,21 +121,52 @@ class _FileLock:
         except OSError:
             os.close(self._descriptor)
             raise DatabaseError(
-                "another simroute serves from this SQLite file. More than one process needs PostgreSQL and Redis:"
-                " set DATABASE_URL and REDIS_URL."
+                "another simroute serves from this SQLite file: stop it first, or set DATABASE_URL to another database"
             ) from None
+
+    def renew(self) -> bool:
+        return True
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+class _ServerLock:
+    """An advisory lock, which lives as long as its connection: a restarted PostgreSQL has forgotten it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[Any] | None = None
+        if not self.renew():
+            raise DatabaseError(
+                "another simroute serves from this database, and this version serves from one process: stop it first"
+            )
+
+    def renew(self) -> bool:
+        try:
+            if self._connection is not None:
+                self._connection.execute("select 1")
+                return True
+        except psycopg.OperationalError:
+            self._connection = None
+        try:
+            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+        except psycopg.OperationalError:
+            return True
+        row = connection.execute("select pg_try_advisory_lock(%s)", (SERVE_LOCK,)).fetchone()
+        if row != (True,):
+            connection.close()
+            return False
+        self._connection = connection
+        return True
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
 
 def lock_for_serving(database: Database) -> Lock:
     """Makes this process the one that serves from the database. Raises DatabaseError where another one does."""
     if database.directory is not None:
         return _FileLock(sqlite_path(database.url).with_suffix(".lock"))
-    connection = psycopg.connect(database.url, autocommit=True, connect_timeout=5)
-    row = connection.execute("select pg_try_advisory_lock(%s)", (SERVE_LOCK,)).fetchone()
-    if row != (True,):
-        connection.close()
-        raise DatabaseError("another simroute serves from this database, and this version serves from one process.")
-    return connection
+    return _ServerLock(database.url)

@@ -51,8 +51,11 @@ class Metrics:
             "simroute_late_messages", "Messages after the caller was released", ["upstream"], registry=self.registry
         )
         self.notices = Counter("simroute_notices", "Webhook attempts by result", ["result"], registry=self.registry)
-        self.offers_age = Gauge(
-            "simroute_offers_age_seconds", "Age of the price list in use", ["upstream"], registry=self.registry
+        self.offers_at = Gauge(
+            "simroute_offers_timestamp_seconds",
+            "When the price list in use was read",
+            ["upstream"],
+            registry=self.registry,
         )
 
     def observe_upstream(self, upstream: str, verb: str, outcome: str, seconds: float) -> None:

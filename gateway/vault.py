@@ -28,7 +28,8 @@ class SecretsError(Exception):
 class Secrets:
     """The five secrets, as text. Never in a repr.
 
-    `api_key_salt` and `index_key` may be lists, `2:newer,1:older`: the first makes digests, all are tried in look-ups.
+    `api_key_salt` may be a list, `2:newer,1:older`: the first makes digests, all are tried in look-ups. `index_key` may
+    carry a version, `1:key`; it is one key for good, since what it digested can't be read back and digested again.
     `data_encryption_keys` is a list too, newest first; old ones still open what they sealed.
     """
 
@@ -101,7 +102,7 @@ class Vault:
 
     def __init__(self, values: Secrets) -> None:
         self._salts = _versions(values.api_key_salt)
-        self._index = _versions(values.index_key)
+        self._index = _versions(values.index_key)[0]
         self._ring = MultiFernet(
             [_fernet(key.strip()) for key in values.data_encryption_keys.split(",") if key.strip()]
         )
@@ -117,7 +118,7 @@ class Vault:
 
     def index_digest(self, purpose: str, value: str) -> str:
         """A digest to look things up by; the same value for another purpose has another digest."""
-        version, key = self._index[0]
+        version, key = self._index
         return f"{version}:{hmac.digest(key, f'{purpose}:{value}'.encode(), 'sha256').hex()}"
 
     def seal(self, plain: str) -> str:

@@ -149,6 +149,7 @@ class Worker:
             log.warning("offers.failed", upstream=name, reason=reason)
             return min(OFFERS_RETRY_SECONDS, stanza.offers_seconds)
         house.market.put(name, table)
+        house.metrics.offers_at.labels(name).set(house.clock())
         log.debug("offers.refreshed", upstream=name, rows=len(table))
         return stanza.offers_seconds
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from gateway import accounts, ledger
 from gateway.accounts import Caller
@@ -34,7 +37,7 @@ from gateway.live import Live
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Order, Outcome, Progress, Sms, Watched
 from gateway.money import Money, parse
 from gateway.offers import view_of
-from gateway.store import Store, Tx, connect
+from gateway.store import Store, Tx, connect, sqlite_path
 from gateway.upstream import OfferTable, Upstream
 from tests.harness import config_directory, environment
 
@@ -256,6 +259,29 @@ class Faulty:
         await self._store.close()
 
 
+TABLES = "notices, messages, ledger, holds, balances, attempts, activations, api_keys, accounts"
+
+
+def worlds(url: str, parent: Path, gateway: str = "") -> Callable[[], World]:
+    """Makes worlds one after the other, each with an empty database of this kind: copied or emptied, which is quick."""
+    directory = config_directory(parent, STANZAS, gateway)
+    values = environment(url, ONE_API_KEY="k" * 32, TWO_API_KEY="k" * 32)
+    open_database(values)
+    numbers = itertools.count(1)
+
+    def next_sqlite() -> World:
+        path = parent / f"world-{next(numbers)}.db"
+        shutil.copy(sqlite_path(url), path)
+        return World({**values, "DATABASE_URL": f"sqlite:///{path}"}, directory)
+
+    def next_postgres() -> World:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"truncate {TABLES}")
+        return World(values, directory)
+
+    return next_sqlite if url.startswith("sqlite") else next_postgres
+
+
 class World:
     """Two upstreams (`one` can be asked for its open orders, `two` cannot), a database, a gateway, and the time."""
 
@@ -272,12 +298,6 @@ class World:
         self.caller: Caller
         self.gateway: Gateway
         self.store: Faulty
-
-    @classmethod
-    def on(cls, url: str, parent: Path, gateway: str = "", stanzas: str = STANZAS) -> World:
-        """On an empty database. Not started yet."""
-        values = environment(url, ONE_API_KEY="k" * 32, TWO_API_KEY="k" * 32)
-        return cls(values, config_directory(parent, stanzas, gateway))
 
     async def begin(self, money: str = "10.00") -> None:
         """The first start, with one account."""
@@ -393,9 +413,24 @@ class World:
         closings = "select activation_id from ledger where kind in ('capture', 'release') group by activation_id"
         assert await self.rows(f"{closings} having count(*) > 1") == []
 
+    async def check_attached(self) -> None:
+        """Every number sold to us is an activation's, or was given back, or is down as an attempt to settle."""
+        rows = await self.rows("select upstream, reference from activations where reference is not null")
+        rows += await self.rows("select upstream, reference from attempts where reference is not null")
+        named = {(row["upstream"], row["reference"]) for row in rows}
+        doubts = await self.rows("select upstream from attempts where state in ('in_doubt', 'gone')")
+        for upstream in self.upstreams:
+            unnamed = [
+                sold
+                for sold in upstream.sold.values()
+                if sold.state is LeaseState.OPEN and (upstream.name, sold.reference) not in named
+            ]
+            assert len(unnamed) <= sum(row["upstream"] == upstream.name for row in doubts)
+
     async def check_settled(self) -> None:
         """What has to be so when nothing is under way any more."""
         await self.check()
+        await self.check_attached()
         assert (await self.balance()).held.micros == 0
         assert await self.rows("select id from activations where ended_at is null") == []
         assert list(self.gateway.house.live.all_open()) == []

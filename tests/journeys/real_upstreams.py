@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.request import urlopen
 
 from tests.harness import Server, config_directory, environment, run_cli, server
 from tests.simulators import fivesim, handler_api
@@ -133,8 +134,6 @@ def shop(directory: Path, url: str) -> Iterator[Shop]:
 
 
 def _wait_for_lists(found: Shop) -> None:
-    from urllib.request import urlopen
-
     def listed() -> bool | None:
         with urlopen(f"{found.url}?api_key={found.key}&action=getPrices&country=6") as answer:  # noqa: S310 — our own
             services = set(re.findall(r'"(\w+)":\{"cost"', answer.read().decode()))

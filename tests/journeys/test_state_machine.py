@@ -7,26 +7,21 @@ times, before a transaction or right after its commit.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
-import shutil
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import psycopg
 import pytest
 import structlog
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.database import open_database
 from gateway.errors import CallerError, Unavailable
 from gateway.live import Live
-from tests.harness import config_directory, environment
-from tests.scripted import STANZAS, World
+from tests.scripted import World, worlds
 
 T = TypeVar("T")
 
@@ -44,8 +39,6 @@ PLACES = st.integers(0, 30)
 
 THOROUGHNESS = int(os.environ.get("STATE_MACHINE_THOROUGHNESS", "1"))
 """At 1 every run tries the same examples; above it, so many times as many, and new ones each time."""
-
-TABLES = "notices, messages, ledger, holds, balances, attempts, activations, api_keys, accounts"
 
 
 class Machine(RuleBasedStateMachine):
@@ -221,37 +214,9 @@ def quiet() -> Iterator[None]:
     structlog.configure(**before)
 
 
-@pytest.fixture(scope="module")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database with its schema, to be copied."""
-    directory = tmp_path_factory.mktemp("template")
-    open_database(environment(f"sqlite:///{directory}/empty.db"))
-    return directory / "empty.db"
-
-
-def test_the_books_balance_whatever_happens_on_sqlite(sqlite_template: Path, tmp_path: Path) -> None:
-    numbers = itertools.count()
-    directory = config_directory(tmp_path, STANZAS)
-
-    def make() -> World:
-        path = tmp_path / f"{next(numbers)}.db"
-        shutil.copy(sqlite_template, path)
-        return World(_values(f"sqlite:///{path}"), directory)
-
-    _run(make, examples=100, steps=40)
+def test_the_books_balance_whatever_happens_on_sqlite(sqlite_url: str, tmp_path: Path) -> None:
+    _run(worlds(sqlite_url, tmp_path), examples=100, steps=40)
 
 
 def test_the_books_balance_whatever_happens_on_postgresql(postgres_url: str, tmp_path: Path) -> None:
-    values, directory = _values(postgres_url), config_directory(tmp_path, STANZAS)
-
-    def make() -> World:
-        world = World(values, directory)
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
-            connection.execute(f"truncate {TABLES}")
-        return world
-
-    _run(make, examples=20, steps=30)
-
-
-def _values(url: str) -> dict[str, str]:
-    return environment(url, ONE_API_KEY="k" * 32, TWO_API_KEY="k" * 32)
+    _run(worlds(postgres_url, tmp_path), examples=25, steps=30)

@@ -1,0 +1,93 @@
+"""Opening the database: its secrets, its schema, and who may serve from it."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from gateway import migrations
+from gateway.database import SERVE_LOCK, Database, DatabaseError, lock_for_serving, open_database
+from gateway.vault import SECRET_NAMES, SecretsError
+from tests.harness import environment, fresh_secrets
+
+
+async def _open(values: dict[str, str]) -> Database:
+    database = open_database(values)
+    await database.store.close()
+    return database
+
+
+async def test_a_new_embedded_database_gets_secrets_only_its_owner_can_read(tmp_path: Path) -> None:
+    await _open({"DATABASE_URL": f"sqlite:///{tmp_path}/var/simroute.db"})
+    secrets = tmp_path / "var" / "secrets.env"
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
+    assert all(f"{name}=" in secrets.read_text() for name in SECRET_NAMES)
+    assert stat.S_IMODE((tmp_path / "var" / "simroute.db").stat().st_mode) == 0o600
+
+
+async def test_an_existing_database_never_gets_new_secrets(tmp_path: Path) -> None:
+    values = {"DATABASE_URL": f"sqlite:///{tmp_path}/simroute.db"}
+    await _open(values)
+    (tmp_path / "secrets.env").unlink()
+    with pytest.raises(SecretsError, match="can't be made again"):
+        open_database(values)
+    assert not (tmp_path / "secrets.env").exists()
+
+
+async def test_secrets_of_the_environment_write_no_file(tmp_path: Path) -> None:
+    await _open(environment(f"sqlite:///{tmp_path}/simroute.db"))
+    assert not (tmp_path / "secrets.env").exists()
+
+
+async def test_postgresql_takes_every_secret_from_the_environment(postgres_url: str) -> None:
+    secrets = fresh_secrets()
+    del secrets["INDEX_KEY"]
+    with pytest.raises(SecretsError, match="INDEX_KEY"):
+        open_database({"DATABASE_URL": postgres_url, **secrets})
+
+
+async def test_both_databases_stand_at_the_latest_revision_and_opening_again_changes_nothing(database_url: str) -> None:
+    values = environment(database_url)
+    for _ in range(2):
+        database = open_database(values)
+        row = await database.store.read(lambda tx: tx.one("select version_num from alembic_version"))
+        assert row is not None
+        assert row["version_num"] == migrations.LATEST
+        await database.store.close()
+
+
+def test_an_address_of_another_kind_is_refused_in_words() -> None:
+    with pytest.raises(DatabaseError, match="postgresql://"):
+        open_database(environment("mysql://somewhere/db"))
+
+
+async def test_only_one_process_serves_from_a_database(database_url: str) -> None:
+    database = await _open(environment(database_url))
+    first = lock_for_serving(database)
+    with pytest.raises(DatabaseError, match="another simroute serves"):
+        lock_for_serving(database)
+    first.close()
+    lock_for_serving(database).close()
+
+
+async def test_a_lock_that_postgresql_forgot_is_taken_again_unless_another_process_has_it(postgres_url: str) -> None:
+    database = await _open(environment(postgres_url))
+    lock = lock_for_serving(database)
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        _forget(other)
+        assert lock.renew()
+        _forget(other)
+        assert other.execute("select pg_try_advisory_lock(%s)", (SERVE_LOCK,)).fetchone() == (True,)
+        assert not lock.renew()
+    lock.close()
+
+
+def _forget(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """What a restart does to the lock's connection, and waits until it is done."""
+    connection.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory'"
+        " and database = (select oid from pg_database where datname = current_database())"
+    )
