@@ -238,13 +238,18 @@ class HandlerApi:
             country=country,
             operator="" if operator == "any" else operator[:100],
             phone_exceptions=_exceptions(values.get("phoneException", "")),
-            reference=values.get("orderId", "")[:200] if call.action == "getNumberV2" else "",
+            reference=self._reference(call),
             fingerprint=self._fingerprint(call),
         )
         cap = first(values, "maxPrice", "max_price")
         if not cap:
             return order
         return replace(order, price_max=_cap(cap, call.caller.currency))
+
+    def _reference(self, call: Call) -> str:
+        """The caller's own order id as a digest, since it can be of any length; getNumberV2 alone has one."""
+        given = call.values.get("orderId") if call.action == "getNumberV2" else None
+        return self._front.house.vault.index_digest("order", given) if given else ""
 
     def _country(self, values: Mapping[str, str]) -> int:
         settings = self._front.house.settings
@@ -353,8 +358,15 @@ class HandlerApi:
         return Reply(await self._listing(call, "counts", None), TEXT)
 
     async def _listing(self, call: Call, kind: str, leaf: Callable[[int, int], str] | None) -> bytes:
-        """A rendered list; made once for everybody who asks for the same one at the same time."""
-        service, country = self._narrowed(call.values, default_country=leaf is None)
+        """A rendered list; made once for everybody who asks for the same one at the same time.
+
+        Where there is no such service or country there is nothing to list: the original had no error word here, and
+        clients read the answer as JSON.
+        """
+        try:
+            service, country = self._narrowed(call.values, default_country=leaf is None)
+        except (BadService, BadCountry):
+            return b"{}"
         key = (kind, call.caller.account_name, service, country, self._front.house.market.generation)
         body = self._lists.get(key)
         if body is not None:
@@ -410,8 +422,6 @@ class HandlerApi:
 
     async def _get_services_list(self, call: Call) -> Reply:
         settings = self._front.house.settings
-        if "country" in call.values:
-            self._country(call.values)
         key = ("services", settings.version, str(call.caller.is_demo))
         body = self._catalogues.get(key)
         if body is None:

@@ -38,6 +38,8 @@ KEEP_ALIVE_SECONDS = 75
 
 STOP_SECONDS = 15
 GUARD_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
+"""How long a client waits for a database that answers nothing before it is told to come again."""
 
 T = TypeVar("T")
 
@@ -160,7 +162,7 @@ def serve(context: Context, host: str | None, port: int | None) -> None:
     settings = context.settings()
     server = settings.gateway.server
     logs.configure(server.log_level, server.log_format)
-    database = open_database(context.environment)
+    database = open_database(context.environment, answer_seconds=ANSWER_SECONDS)
     lock = lock_for_serving(database)
     listener = _listen(host or server.host, server.port if port is None else port)
     try:

@@ -50,14 +50,17 @@ class Database:
         return self.directory is not None
 
 
-def open_database(environment: Mapping[str, str]) -> Database:
+def open_database(environment: Mapping[str, str], *, answer_seconds: float | None = None) -> Database:
     """Opens the database of this environment, creating an embedded one where there is none, and updates its schema.
 
-    Raises DatabaseError, or SecretsError where an existing database's secrets are missing: it never gets new ones.
+    `answer_seconds` is for a server of clients, see `store.connect`. Raises DatabaseError, or SecretsError where an
+    existing database's secrets are missing: it never gets new ones.
     """
     url = environment.get("DATABASE_URL", "").strip() or EMBEDDED_URL
     try:
-        return _embedded(url, environment) if url.startswith("sqlite:") else _server(url, environment)
+        if url.startswith("sqlite:"):
+            return _embedded(url, environment)
+        return _server(url, environment, connect(url, answer_seconds=answer_seconds))
     except (OSError, ValueError, sqlite3.Error) as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
 
@@ -89,12 +92,11 @@ def _secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
         ) from None
 
 
-def _server(url: str, environment: Mapping[str, str]) -> Database:
+def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
     try:
         secrets = read_secrets(environment)
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
-    store = connect(url)
     try:
         with psycopg.connect(url, connect_timeout=5) as connection:
             current = _server_version(connection)

@@ -120,13 +120,17 @@ class Store(Protocol):
     async def close(self) -> None: ...
 
 
-def connect(url: str) -> Store:
-    """The store behind a `sqlite:///path` or `postgresql://…` address. Raises ValueError on any other."""
+def connect(url: str, *, answer_seconds: float | None = None) -> Store:
+    """The store behind a `sqlite:///path` or `postgresql://…` address. Raises ValueError on any other.
+
+    `answer_seconds` bounds how long a caller waits for a server that accepts everything and answers nothing; None
+    waits, which suits a person with a long report.
+    """
     scheme = urlsplit(url).scheme
     if scheme == "sqlite":
         return SqliteStore(sqlite_path(url))
     if scheme in ("postgresql", "postgres"):
-        return PostgresStore(url)
+        return PostgresStore(url, answer_seconds=answer_seconds)
     raise ValueError("DATABASE_URL must begin with sqlite:/// or postgresql://")
 
 
@@ -318,8 +322,12 @@ class PostgresStore:
     TRIES = 4
     DOWN_SECONDS = 0.5
 
-    def __init__(self, url: str, *, connections: int = 10) -> None:
+    STOP_SECONDS = 5.0
+
+    def __init__(self, url: str, *, connections: int = 10, answer_seconds: float | None = None) -> None:
         self._connections = connections
+        self._answer_seconds = answer_seconds
+        statement_seconds = 0 if answer_seconds is None else 5
         self._threads = ThreadPoolExecutor(connections, "postgres")
         self._pool = ConnectionPool(
             conninfo.make_conninfo(url, connect_timeout=2, application_name="simroute"),
@@ -331,8 +339,8 @@ class PostgresStore:
             kwargs={
                 "row_factory": dict_row,
                 "autocommit": False,
-                "options": "-c statement_timeout=5000 -c lock_timeout=2000"
-                " -c idle_in_transaction_session_timeout=10000",
+                "options": f"-c statement_timeout={statement_seconds}s -c lock_timeout=2s"
+                " -c idle_in_transaction_session_timeout=10s",
             },
         )
         self._statements: dict[str, str] = {}
@@ -344,16 +352,23 @@ class PostgresStore:
         if self._closed:
             raise Unavailable
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs)))
+        work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs))
+        done, _ = await asyncio.wait({work}, timeout=self._answer_seconds)
+        if not done:
+            # What comes of it later is found out by the next one who looks, as after a crash.
+            work.add_done_callback(lambda late: late.cancelled() or late.exception())
+            self._down_until = time.monotonic() + self.DOWN_SECONDS
+            raise Unavailable
+        return work.result()
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.run(_at_one_moment, unit, args, kwargs)
 
     async def close(self) -> None:
         self._closed = True
-        await asyncio.to_thread(self._threads.shutdown)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._opened:
-            await asyncio.to_thread(self._pool.close)
+            await asyncio.to_thread(self._pool.close, self.STOP_SECONDS)
 
     def _translate(self, sql: str) -> str:
         text = self._statements.get(sql)

@@ -73,6 +73,8 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._purchases.drain()
+        if not tasks:
+            return  # never started: a command line that looks on must not act upstream
         try:
             await self._purchases.note_answered()
             await self._activations.close_upstream()

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ class Sold:
 class Scripted:
     """An upstream without a list of open orders. `buys` and `closes` say what the next calls do; empty: what is asked.
 
-    buys:   lease, cheaper, dearer, again, sold_out, refused, not_reached, doubt, doubt_taken, doubt_hidden
+    buys:   lease, cheaper, dearer, again, slow (sold, and told when `gate` opens), sold_out, refused, not_reached,
+            doubt, doubt_taken, doubt_hidden
     closes: accept, too_early, sms, unwell, deaf (done, but the answer is lost)
     """
 
@@ -105,7 +106,8 @@ class Scripted:
         self.closes: deque[str] = deque()
         self.asked: list[BuyOrder] = []
         self.sold: dict[str, Sold] = {}
-        self.is_well = True
+        self.is_well = self.is_readable = True
+        self.has_sold, self.gate = asyncio.Event(), asyncio.Event()
         self._serial = itertools.count(1)
 
     async def offers(self) -> OfferTable:
@@ -127,6 +129,10 @@ class Scripted:
             case "doubt_taken" | "doubt_hidden":
                 self._sell(order, self.cost, is_listed=plan == "doubt_taken")
                 raise InDoubt("the reply was lost")
+            case "slow":
+                sold = self._sell(order, self.cost)
+                await self.gate.wait()
+                return self._lease(sold)
             case "again" if self.sold:
                 return self._lease(next(iter(self.sold.values())))
             case "dearer":
@@ -138,13 +144,14 @@ class Scripted:
     def _sell(self, order: BuyOrder, cost: Money, *, is_listed: bool = True) -> Sold:
         reference = f"{self.name}-{next(self._serial)}"
         self.sold[reference] = Sold(reference, order, cost, self.clock(), is_listed, not is_listed)
+        self.has_sold.set()
         return self.sold[reference]
 
     def _lease(self, sold: Sold) -> Lease:
         return Lease(sold.reference, "62800" + sold.reference.partition("-")[2].rjust(7, "0"), sold.cost)
 
     async def read(self, watched: Watched) -> Progress:
-        if not self.is_well:
+        if not self.is_well or not self.is_readable:
             raise Unwell("not now")
         return self.progress(watched.reference)
 
@@ -206,9 +213,14 @@ class Scripted:
 
 
 class Listing(Scripted):
-    """As `Scripted`, with a list of its open orders."""
+    """As `Scripted`, with a list of its open orders. `before_find` happens while the list is on its way."""
+
+    before_find: Callable[[], Awaitable[None]] | None = None
 
     async def find(self, since: float) -> Sequence[Found]:
+        if self.before_find is not None:
+            work, self.before_find = self.before_find, None
+            await work()
         if not self.is_well:
             raise Unwell("not now")
         return [
@@ -287,8 +299,8 @@ class World:
 
     def __init__(self, values: Mapping[str, str], directory: Path) -> None:
         self.watch = Watch()
-        self.one: Scripted = Listing("one", self.watch, 100_000)
-        self.two: Scripted = Scripted("two", self.watch, 120_000)
+        self.one = Listing("one", self.watch, 100_000)
+        self.two = Scripted("two", self.watch, 120_000)
         self.deposited = 0
         self._values = values
         self._directory = directory

@@ -142,11 +142,13 @@ def target(tmp_path: Path, database_url: str) -> Iterator[Target]:
 VALUES = st.one_of(
     st.sampled_from(
         [
-            b"", b"undefined", b"null", b"None", b"0", b"-1", b"1e400", b"-1e400", b"NaN", b"Infinity", b"1e-400", b"0x10",
-            b"9223372036854775808", b"18446744073709551616", b"-9223372036854775809", b"1" * 5000, b"9" * 400, b"0.1" * 40,
-            b"\x00", b"tg\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"'; drop table accounts; --", b"%s%n%d",
-            b"../../etc/passwd", b"<script>", b"${jndi:ldap://x}", b"\r\nSet-Cookie: a=b", b"\xe2\x80\xae", b"A" * 70_000,
-            b"1,2,3", b",", b":", b"::1", "٣".encode(), b"1_000", b"+1", b" 1", b"1 ", b"1.0000000000000000000000001",
+            b"", b"undefined", b"null", b"None", b"0", b"-1", b"1e400", b"-1e400", b"NaN", b"Infinity",
+            b"1e-400", b"0x10", b"9223372036854775808", b"18446744073709551616", b"-9223372036854775809",
+            b"1" * 5000, b"9" * 400, b"0.1" * 40, b"\x00", b"tg\x00", b"\xff\xfe", b"\xed\xa0\x80",
+            b"\xf0\x9f\x98\x80", b"'; drop table accounts; --", b"%s%n%d", b"../../etc/passwd",
+            b"<script>", b"${jndi:ldap://x}", b"\r\nSet-Cookie: a=b", b"\xe2\x80\xae", b"A" * 70_000,
+            b"1,2,3", b",", b":", b"::1", "٣".encode(), b"1_000", b"+1", b" 1", b"1 ",
+            b"1.0000000000000000000000001",
         ]
     ),
     st.binary(max_size=40),
@@ -179,7 +181,9 @@ ANY_ACTION = st.one_of(
 @st.composite
 def parameters(draw: st.DrawFn, lives: int = 3) -> list[tuple[bytes, bytes]]:
     """Parameters of one call: mostly sensible, with rubbish among them, in any order, some more than once."""
-    found = [(b"action", draw(ANY_ACTION if draw(st.integers(0, 3)) == 0 else st.sampled_from(ACTIONS).map(str.encode)))]
+    found = [
+        (b"action", draw(ANY_ACTION if draw(st.integers(0, 3)) == 0 else st.sampled_from(ACTIONS).map(str.encode)))
+    ]
     for name in draw(st.lists(st.sampled_from(sorted(SENSIBLE)), max_size=6)):
         found.append((name, draw(SENSIBLE[name] if draw(st.booleans()) else VALUES)))
     if draw(st.booleans()):

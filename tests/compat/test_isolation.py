@@ -1,4 +1,4 @@
-"""An id that belongs to somebody else does not exist: the same bytes as for one that nobody has, and nothing happens."""
+"""An id that belongs to somebody else does not exist: the same bytes as for one nobody has, and nothing happens."""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ def _survives(running: Running) -> Iterator[None]:
 def bodies(found: bytes) -> list[bytes]:
     """The bodies of whole answers that follow each other on one connection."""
     result = []
-    while head := re.match(rb".*?^content-length: (\d+)(?=\r\n).*?\r\n\r\n", found, re.DOTALL | re.MULTILINE | re.IGNORECASE):
+    while head := re.match(
+        rb".*?^content-length: (\d+)(?=\r\n).*?\r\n\r\n", found, re.DOTALL | re.MULTILINE | re.IGNORECASE
+    ):
         end = head.end() + int(head[1])
         if len(found) < end:
             break
@@ -104,8 +106,8 @@ def test_expect_continue_is_obliged(running: Running) -> None:
     """What curl sends before a larger form."""
     body = f"api_key={running.key}&action=getBalance".encode()
     head = (
-        f"POST {PATH} HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
-        "Content-Type: application/x-www-form-urlencoded\r\n\r\n"
+        f"POST {PATH} HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nConnection: close\r\n"
+        f"Content-Length: {len(body)}\r\nContent-Type: application/x-www-form-urlencoded\r\n\r\n"
     ).encode()
     with socket.create_connection(("127.0.0.1", running.port), 5) as connection:
         connection.sendall(head)

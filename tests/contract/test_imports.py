@@ -1,6 +1,6 @@
-"""Who imports whom: the layers of the house, read from the source itself (`ast`, so imports inside functions count too).
+"""Who imports whom: the layers of the house, read from the source itself (imports inside functions count too).
 
-    app ──> compat ──> gateway <── adapters <── app
+app ──> compat ──> gateway <── adapters <── app
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
+from gateway.activations import Activations
 from gateway.cli import main
 from gateway.vault import SECRET_NAMES
 from tests.harness import PATH, SANDBOX, Server, config_directory, environment, run_cli, server
@@ -163,7 +164,9 @@ def test_accounts_and_money(shell: Shell) -> None:
 
 
 def test_an_account_is_barred_and_free_again(shell: Shell) -> None:
-    assert re.fullmatch(r"alice is barred until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", shell.ok("account", "bar", "alice"))
+    assert re.fullmatch(
+        r"alice is barred until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\n", shell.ok("account", "bar", "alice")
+    )
     assert shell.json("account", "list")[0]["barred_until"]
     assert shell.ok("account", "bar", "alice", "--hours", "0") == "alice is free to buy\n"
     assert shell.json("account", "list")[0]["barred_until"] is None
@@ -215,6 +218,19 @@ def test_doctor_fails_where_an_upstream_does(tmp_path: Path, sqlite_url: str) ->
     assert rows["sandbox"] == "ok"
     assert rows["herosms"] != "ok"
     assert "not-a-real-key" not in result.output
+
+
+def test_commands_that_look_do_nothing_upstream(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may run beside them: what it is about to cancel or finish is left to it."""
+    closed: list[str] = []
+
+    async def close_upstream(_self: Activations) -> None:
+        closed.append("closed")
+
+    monkeypatch.setattr(Activations, "close_upstream", close_upstream)
+    for command in (["explain", "tg", "6"], ["offers", "--service", "tg", "--country", "6"], ["doctor"]):
+        shell.ok(*command)
+    assert closed == []
 
 
 def test_the_books_are_verified_and_tampering_is_named(shell: Shell) -> None:
@@ -353,7 +369,9 @@ def test_the_first_start_makes_a_demo_account_whose_lines_can_be_pasted(tmp_path
     with server(directory, values, tmp_path / "log") as again:
         assert any(key in line for line in said_at_start(again))
         assert (var / "secrets.env").read_text() == secrets
-        assert httpx.get(again.url, params={"api_key": key, "action": "getBalance"}).text.startswith("ACCESS_BALANCE:99.")
+        assert httpx.get(again.url, params={"api_key": key, "action": "getBalance"}).text.startswith(
+            "ACCESS_BALANCE:99."
+        )
         assert again.stop() == 0
 
 
@@ -367,8 +385,8 @@ def test_one_server_at_a_time_and_the_command_line_beside_it(tmp_path: Path, sql
     with server(directory, values, tmp_path / "log") as running:
         second = run_cli(values, directory, "serve", "--port", "0")
         assert is_one_sentence(second), second.stderr
+        assert "serves from this SQLite file" in second.stderr
         assert "DATABASE_URL" in second.stderr
-        assert "REDIS_URL" in second.stderr
 
         assert run_cli(values, directory, "account", "create", "alice", "--balance", "1").returncode == 0
         key = json.loads(run_cli(values, directory, "key", "issue", "alice", "--json").stdout)["key"]
@@ -410,7 +428,11 @@ def test_a_purchase_under_way_is_settled_before_the_server_goes(tmp_path: Path, 
     answers: list[str] = []
     with server(directory, values, tmp_path / "log") as running:
         question = {"api_key": key, "action": "getNumber", "service": "xslow", "country": "6"}
-        buying = threading.Thread(target=lambda: answers.append(httpx.get(running.url, params=question, timeout=20).text))
+
+        def buy() -> None:
+            answers.append(httpx.get(running.url, params=question, timeout=20).text)
+
+        buying = threading.Thread(target=buy)
         buying.start()
         assert seconds_until(lambda: json.loads(list_accounts(values, directory))[0]["open"] == 1) < 5
         running.process.send_signal(how)
