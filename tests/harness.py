@@ -22,6 +22,7 @@ from cryptography.fernet import Fernet
 
 from gateway import accounts, ledger
 from gateway.app import Gateway
+from gateway.cli import ANSWER_SECONDS
 from gateway.database import Database, open_database
 from gateway.money import parse
 from gateway.store import Tx
@@ -144,7 +145,7 @@ async def house(
     currency: str = "USD",
 ) -> AsyncIterator[House]:
     """A started gateway on the configuration and database given, with an account (alice, 10.00) or those named."""
-    database = await asyncio.to_thread(open_database, values)
+    database = await asyncio.to_thread(open_database, values, answer_seconds=ANSWER_SECONDS)
     gateway = Gateway(directory, values, database)
     keys = {
         name: await add_account(database, name, balance, is_demo=is_demo, currency=currency)

@@ -1,4 +1,4 @@
-"""A TCP proxy whose wire can be cut: connections are closed, and new ones refused until it is mended."""
+"""A TCP proxy whose wire can be cut or frozen: until it is mended nothing connects, or nothing moves."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ class Proxy:
     _server: asyncio.Server | None = None
     _pipes: set[asyncio.Task[None]] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+    _moves: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def mend(self) -> None:
-        """Takes connections, from now on or still."""
+        """Takes connections, from now on or still, and lets everything move."""
+        self._moves.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
             self.port = self._server.sockets[0].getsockname()[1]
+
+    async def freeze(self) -> None:
+        """Takes connections and bytes, and passes nothing on."""
+        self._moves.clear()
 
     async def cut(self) -> None:
         """Closes every connection and takes no new ones."""
@@ -46,8 +52,15 @@ class Proxy:
         with suppress(OSError, asyncio.CancelledError):
             up, down = await self._connect()
             self._writers.add(down)
-            await asyncio.gather(_pump(reader, down), _pump(up, writer))
+            await asyncio.gather(self._pump(reader, down), self._pump(up, writer))
         self._pipes.discard(task)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while chunk := await source.read(65536):
+            await self._moves.wait()
+            sink.write(chunk)
+            await sink.drain()
+        sink.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         there = conninfo.conninfo_to_dict(self.behind)
@@ -55,13 +68,6 @@ class Proxy:
         if host.startswith("/"):
             return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
         return await asyncio.open_connection(host, port)
-
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    while chunk := await source.read(65536):
-        sink.write(chunk)
-        await sink.drain()
-    sink.close()
 
 
 @asynccontextmanager

@@ -105,14 +105,14 @@ async def moved_sqlite(tmp_path: Path, _how: str) -> AsyncIterator[Fragile]:
 
 
 @asynccontextmanager
-async def cut_postgres(tmp_path: Path, _how: str) -> AsyncIterator[Fragile]:
-    server_url = (tmp_path / "postgres-url").read_text()
+async def wired_postgres(tmp_path: Path, how: str, server_url: str = "") -> AsyncIterator[Fragile]:
+    """On a database behind a wire that can be cut, or frozen where `how` says so."""
     async with AsyncExitStack() as stack:
-        url = stack.enter_context(postgres_database(server_url))
+        url = stack.enter_context(postgres_database(server_url or (tmp_path / "postgres-url").read_text()))
         wire = await stack.enter_async_context(proxy(url))
         proxied = re.sub(r"@[^/]*/", f"@127.0.0.1:{wire.port}/", url.partition("?")[0])
         found = await stack.enter_async_context(_fragile(tmp_path, proxied))
-        found.down, found.up = wire.cut, wire.mend
+        found.down, found.up = wire.freeze if how == "frozen" else wire.cut, wire.mend
         try:
             yield found
         finally:
@@ -131,14 +131,14 @@ KINDS = {
     "sqlite locked exclusively": (locked_sqlite, "exclusive"),
     "sqlite locked for writing": (locked_sqlite, "immediate"),
     "sqlite file moved away": (moved_sqlite, ""),
-    "postgresql refuses connections": (cut_postgres, ""),
+    "postgresql refuses connections": (wired_postgres, "cut"),
 }
 
 
 @pytest.fixture(params=KINDS)
 async def fragile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fragile]:
     opened, how = KINDS[request.param]
-    if opened is cut_postgres:
+    if opened is wired_postgres:
         (tmp_path / "postgres-url").write_text(request.getfixturevalue("postgres_server"))
     async with opened(tmp_path, how) as found:
         yield found
@@ -174,6 +174,32 @@ async def test_the_database_goes_and_comes_back(fragile: Fragile) -> None:
     assert await fragile.health() == (200, 200)
     assert (await running.balance())[1] == 80_000
     assert await running.problems() == []
+
+
+async def test_a_postgres_that_says_nothing_keeps_nobody_waiting(tmp_path: Path, postgres_server: str) -> None:
+    async with wired_postgres(tmp_path, "frozen", postgres_server) as found:
+        running, before = found.house, await found.house.balance()
+        await found.down()
+        changes = [
+            ("getNumber", {"service": "tg", "country": 6}),
+            ("setStatus", {"id": found.activation_id, "status": 6}),
+        ]
+        for action, parameters in changes:
+            answer, seconds = await found.timed(action, **parameters)
+            assert answer == "ERROR_SQL"
+            assert seconds < SOON_SECONDS, f"{action} took {seconds:.1f} s"
+        answer, seconds = await found.timed("getStatus", id=found.activation_id)
+        assert answer.startswith("STATUS_OK:")
+        assert seconds < 0.2
+        assert await found.health() == (503, 200)
+
+        await found.up()
+        # What was on its way may be committed now: the change is done then, and asking for it again says so.
+        await found.eventually("setStatus", "ACCESS_ACTIVATION", id=found.activation_id, status=6)
+        await found.is_steady()
+        await running.gateway.purchases.settle(at_start=True)
+        assert await running.balance() == before
+        assert await running.problems() == []
 
 
 async def test_postgres_drops_its_connections(tmp_path: Path, postgres_url: str) -> None:
