@@ -11,7 +11,7 @@ run: $(VENV)/run.stamp
 	@exec $(BIN)/simroute serve
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -q -rs -n 2 --dist loadgroup $(ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check $(CODE)

@@ -262,6 +262,8 @@ class Activations:
     async def give_back(self, live: Live) -> None:
         """Cancels a waiting activation, whoever wants it. Raises NotAllowedNow, CancelTooEarly, Unavailable."""
         house = self._house
+        if live.status is not Status.WAITING:
+            raise NotAllowedNow
         asked, close_at = await self._ask_to_cancel(live)
         now = house.clock()
         cap = round(house.settings.gateway.activations.cancel_exposure * MICROS)

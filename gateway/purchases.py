@@ -3,25 +3,21 @@
 One order runs straight down: write the intent and hold the money, ask one upstream once, write what came of it; on a
 refusal the next quote under the same ceiling. The row that says what is about to be asked is always committed before
 the asking, so that whatever happens in between can be found again (`docs/decisions.md`).
-
-    attempt:  pending ─► leased                              the activation's own
-                 ├─────► refused                             nothing was taken
-                 └─────► in_doubt ─► orphan ─► cancelled     found upstream, given back
-                              └────► gone                    nothing was there, or its time is over
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
 
-from gateway import ledger
+from gateway import attempts
 from gateway.accounts import Caller
+from gateway.attempts import Intent
 from gateway.errors import (
     BadCountry,
     BadPhoneException,
@@ -30,15 +26,14 @@ from gateway.errors import (
     CallerBarred,
     CallerError,
     InDoubt,
-    NoBalance,
     NoNumbers,
     NothingTaken,
     NotReached,
-    OrderExists,
     PriceTooLow,
     Refused,
     Unavailable,
     UnknownLease,
+    Unwell,
     UpstreamError,
 )
 from gateway.house import House
@@ -47,7 +42,7 @@ from gateway.model import BuyOrder, Found, Lease, Order, Outcome, Quote, Status
 from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
-from gateway.store import Conflict, Row, Tx
+from gateway.store import Conflict, Row
 from gateway.upstream import Finds, Upstream
 
 ATTEMPT_SECONDS_MAX = 6.0
@@ -59,17 +54,11 @@ FIND_SECONDS = 1.0
 FAIL_FAST_SECONDS = 3.0
 """What an upstream in trouble gets when it is the last one standing."""
 
-CLOCK_SKEW_SECONDS = 5.0
-"""How far an upstream's clock may be behind ours when its list is searched for a lost purchase."""
-
-SURELY_LATE_SECONDS = 120.0
-"""A purchase that an upstream's own list does not show after this long never happened."""
-
-NEVER_LISTED_SECONDS = 1500.0
-"""Where an upstream has no list, a lost purchase is over when its own life (twenty minutes and some) is."""
-
 STRANGER_SECONDS_MAX = 1800.0
 """How old an unknown open number may be to be looked for: beyond an upstream's own life there are none."""
+
+STRANGER_SECONDS_MIN = 150.0
+"""How old it has to be: a younger one may be the answer to a purchase under way, and clocks differ."""
 
 LEFT_BEHIND_SECONDS = 30.0
 """An order still `opening` after this long was left behind by a process that died."""
@@ -85,15 +74,6 @@ class _Pending:
 
     is_gone: Callable[[], bool]
     done: asyncio.Future[Live]
-
-
-@dataclass(slots=True)
-class _Intent:
-    activation_id: int
-    attempt_id: int
-    held: Money
-    quotes: Sequence[Ranked]
-    opened_at: float
 
 
 class _Settled(NothingTaken):
@@ -220,7 +200,7 @@ class Purchases:
         if not batch:
             return
         try:
-            await self._house.store.run(_mark_answered, sorted(batch))
+            await self._house.store.run(attempts.mark_answered, sorted(batch))
         except CallerError:
             self._answered |= batch
             raise
@@ -236,14 +216,14 @@ class Purchases:
         quotes = shortlist.ranked
         number_of_open = house.settings.gateway.limits.open_activations
         version = house.settings.version
-        intent = await house.store.run(_intend, caller, order, quotes, started, number_of_open, version)
+        intent = await house.store.run(attempts.intend, caller, order, quotes, started, number_of_open, version)
         self._own.add(intent.activation_id)
         try:
             return await self._try_each(caller, order, intent, started)
         finally:
             self._own.discard(intent.activation_id)
 
-    async def _try_each(self, caller: Caller, order: Order, intent: _Intent, started: float) -> Live:
+    async def _try_each(self, caller: Caller, order: Order, intent: Intent, started: float) -> Live:
         house = self._house
         deadline = started + house.settings.gateway.activations.order_deadline_seconds
         failure = _Failure()
@@ -255,7 +235,7 @@ class Purchases:
             if place:
                 cost_max = self._cost_max(ranked, caller, intent)
                 intent.attempt_id = await house.store.run(
-                    _attempt, intent.activation_id, ranked.quote, cost_max, house.clock()
+                    attempts.begin, intent.activation_id, ranked.quote, cost_max, house.clock()
                 )
             try:
                 return await self._try_one(caller, order, intent, ranked, seconds, deadline)
@@ -263,19 +243,19 @@ class Purchases:
                 failure.reasons.append(error)
             except NothingTaken as error:
                 failure.reasons.append(error)
-                await house.store.run(_end_attempt, intent.attempt_id, "refused", str(error), house.clock())
+                await house.store.run(attempts.end, intent.attempt_id, "refused", str(error), house.clock())
             except InDoubt as error:
                 failure.reasons.append(error)
-        await house.store.run(_fail, intent.activation_id, house.clock())
+        await house.store.run(attempts.fail_order, intent.activation_id, house.clock())
         house.metrics.activations.labels("", "failed").inc()
         raise failure.told()
 
-    def _cost_max(self, ranked: Ranked, caller: Caller, intent: _Intent) -> Money:
+    def _cost_max(self, ranked: Ranked, caller: Caller, intent: Intent) -> Money:
         offer = ranked.quote.offer
         return self._house.market.view.pricing.cost_ceiling(offer, intent.held, caller.account_name) or offer.cost
 
     async def _try_one(
-        self, caller: Caller, order: Order, intent: _Intent, ranked: Ranked, seconds: float, deadline: float
+        self, caller: Caller, order: Order, intent: Intent, ranked: Ranked, seconds: float, deadline: float
     ) -> Live:
         """One request to one upstream. Raises NothingTaken, or InDoubt with the attempt left for `settle`."""
         house, offer = self._house, ranked.quote.offer
@@ -304,14 +284,14 @@ class Purchases:
             self._house.health.success(upstream)
 
     async def _in_doubt(
-        self, upstream: Upstream, intent: _Intent, wanted: BuyOrder, asked_at: float, deadline: float, error: InDoubt
+        self, upstream: Upstream, intent: Intent, wanted: BuyOrder, asked_at: float, deadline: float, error: InDoubt
     ) -> Lease:
         """The lease of a purchase whose reply was lost, if the upstream can tell at once; else raises the error."""
         house = self._house
-        await house.store.run(_end_attempt, intent.attempt_id, "in_doubt", str(error), house.clock())
+        await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
         house.health.block(upstream.name, wanted.service, wanted.country)
         found = await self._found_now(upstream, wanted, asked_at, deadline - house.clock())
-        sole = await house.store.run(_sole_unknown, upstream.name, intent.attempt_id, found, wanted, asked_at)
+        sole = await house.store.run(attempts.sole_unknown, upstream.name, intent.attempt_id, found, wanted, asked_at)
         if sole is None:
             raise error
         house.health.unblock(upstream.name, wanted.service, wanted.country)
@@ -325,12 +305,12 @@ class Purchases:
             return ()
         try:
             async with asyncio.timeout(seconds):
-                return await upstream.find(asked_at - CLOCK_SKEW_SECONDS)
+                return await upstream.find(asked_at - attempts.CLOCK_SKEW_SECONDS)
         except (UpstreamError, TimeoutError):
             return ()
 
     async def _adopt(
-        self, caller: Caller, order: Order, intent: _Intent, quote: Quote, lease: Lease, cost_max: Money
+        self, caller: Caller, order: Order, intent: Intent, quote: Quote, lease: Lease, cost_max: Money
     ) -> Live:
         """Makes the lease the caller's. One that costs more than allowed is given back. Raises NothingTaken."""
         house, now = self._house, self._house.clock()
@@ -338,7 +318,7 @@ class Purchases:
         if cost.currency != cost_max.currency or cost.micros > cost_max.micros:
             reason = "the number handed over costs more than allowed"
             try:
-                await house.store.run(_end_attempt, intent.attempt_id, "orphan", reason, now, lease.reference)
+                await house.store.run(attempts.end, intent.attempt_id, "orphan", reason, now, lease.reference)
             except Unavailable:
                 self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
                 raise
@@ -351,7 +331,7 @@ class Purchases:
         sealed = house.vault.seal(lease.number)
         try:
             await house.store.run(
-                _lease,
+                attempts.attach,
                 intent,
                 quote.offer.upstream,
                 lease,
@@ -362,7 +342,9 @@ class Purchases:
                 at=now,
             )
         except Conflict:
-            is_ours = await house.store.run(_not_leased, intent.attempt_id, quote.offer.upstream, lease.reference, now)
+            is_ours = await house.store.run(
+                attempts.end_unattached, intent.attempt_id, quote.offer.upstream, lease.reference, now
+            )
             raise _Settled("the order was given up meanwhile" if is_ours else "handed out a lease we have") from None
         except Unavailable:
             # The number is ours and the database is away: `settle` writes it down as soon as it can.
@@ -390,11 +372,13 @@ class Purchases:
     async def recover(self) -> None:
         """At start: puts up for claim what nobody was told of, and settles the rest. Raises Unavailable."""
         house = self._house
-        for row in await house.store.read(_unanswered):
+        for row in await house.store.read(attempts.unanswered):
             live = house.live.get(row["id"])
             if live is not None and live.status is Status.WAITING:
                 self.abandon(live, row["fingerprint"])
-        await self.settle(at_start=True)
+        # The upstreams are asked by the first round of `settle`, beside the first clients.
+        await self._give_up_left_behind(house.clock())
+        await self._block_doubtful()
 
     async def settle(self, *, at_start: bool = False) -> None:
         """One round over what is unsettled: orders left behind, purchases in doubt, orphans. Raises Unavailable."""
@@ -402,25 +386,38 @@ class Purchases:
             await self._settle_all(at_start=at_start)
 
     async def _settle_all(self, *, at_start: bool) -> None:
-        house, now = self._house, self._house.clock()
+        now = self._house.clock()
         await self._write_down(now)
-        patience = 0.0 if at_start else LEFT_BEHIND_SECONDS
-        for row in await house.store.read(_left_behind, now - patience):
-            if row["id"] not in self._own and await house.store.run(_give_up_order, row["id"], now):
-                log.warning("order.left_behind", activation=row["id"])
-        rows = await house.store.read(_unsettled)
-        house.health.set_blocks((row["upstream"], row["service"], row["country"]) for row in rows)
+        await self._give_up_left_behind(now if at_start else now - LEFT_BEHIND_SECONDS)
+        rows = await self._block_doubtful()
         for upstream in {row["upstream"] for row in rows}:
             mine = [row for row in rows if row["upstream"] == upstream]
-            await self._settle_upstream(upstream, [row for row in mine if row["state"] == "in_doubt"])
+            await self._settle_upstream(upstream, mine)
+        if rows:
+            await self._block_doubtful()
         await self._give_back_orphans()
         await self._show_exposure()
+
+    async def _give_up_left_behind(self, before: float) -> None:
+        """Ends orders opened before then that nobody is at work on: their process died, or could not write."""
+        house = self._house
+        for row in await house.store.read(attempts.left_behind, before):
+            if row["id"] not in self._own and await house.store.run(attempts.give_up_order, row["id"], house.clock()):
+                log.warning("order.left_behind", activation=row["id"])
+
+    async def _block_doubtful(self) -> Sequence[Row]:
+        """Takes what is in doubt out of routing, and only that; the attempts."""
+        rows = await self._house.store.read(attempts.unsettled)
+        self._house.health.set_blocks((row["upstream"], row["service"], row["country"]) for row in rows)
+        return rows
 
     async def _write_down(self, now: float) -> None:
         """Leases whose row could not be written when they came: given back, or found written after all."""
         while self._unwritten:
             activation_id, attempt_id, reference = self._unwritten[0]
-            fingerprint = await self._house.store.run(_orphan_unless_leased, activation_id, attempt_id, reference, now)
+            fingerprint = await self._house.store.run(
+                attempts.orphan_unless_leased, activation_id, attempt_id, reference, now
+            )
             self._unwritten.pop(0)
             live = await load(self._house.store, self._house.vault, activation_id) if fingerprint else None
             if live is not None:
@@ -434,9 +431,9 @@ class Purchases:
         found: Sequence[Found] | None = None
         if isinstance(upstream, Finds):
             try:
-                found = await upstream.find(min(row["started_at"] for row in rows) - CLOCK_SKEW_SECONDS)
-            except UpstreamError:
-                return
+                found = await upstream.find(min(row["started_at"] for row in rows) - attempts.CLOCK_SKEW_SECONDS)
+            except UpstreamError as error:
+                log.info("settle.unwell", upstream=name, error=type(error).__name__)
         for row in rows:
             # An order that is still under way asks for its own lost number, and may be about to adopt it.
             if row["activation_id"] not in self._own:
@@ -446,7 +443,7 @@ class Purchases:
         house = self._house
         stanza = house.stanza(row["upstream"])
         is_ours_alone = stanza is not None and stanza.exclusive
-        if await house.store.run(_settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone):
+        if await house.store.run(attempts.settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone):
             log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
@@ -457,27 +454,27 @@ class Purchases:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _give_back_orphans(self) -> None:
-        for row in await self._house.store.read(_orphans):
+        for row in await self._house.store.read(attempts.orphans):
             await self._give_back(row)
 
     async def _give_back(self, row: Row) -> None:
         """Cancels a lease that belongs to nobody; what it cost where that fails for good is the operator's loss."""
         house = self._house
         upstream = house.upstreams.get(row["upstream"])
-        if upstream is None:
-            return
         try:
+            if upstream is None:
+                raise Unwell("taken out of the configuration")
             await upstream.close(row["reference"], Outcome.CANCELLED)
         except UnknownLease:
             pass
         except UpstreamError as error:
-            if house.clock() - row["started_at"] < NEVER_LISTED_SECONDS:
+            if house.clock() - row["started_at"] < attempts.NEVER_LISTED_SECONDS:
                 return
             log.warning("orphan.lost", upstream=row["upstream"], error=type(error).__name__)
             cost = Money(row["cost_max"], row["currency"])
-            await house.store.run(_lose, row["id"], cost, row["upstream"], house.clock())
+            await house.store.run(attempts.lose, row["id"], cost, row["upstream"], house.clock())
             return
-        await house.store.run(_end_attempt, row["id"], "cancelled", "given back", house.clock(), row["reference"])
+        await house.store.run(attempts.end, row["id"], "cancelled", "given back", house.clock(), row["reference"])
 
     async def sweep_strangers(self) -> None:
         """Numbers open upstream that we know nothing of: cancelled where the account is ours alone, else counted.
@@ -493,9 +490,9 @@ class Purchases:
                 found = await upstream.find(now - STRANGER_SECONDS_MAX)
             except UpstreamError:
                 continue
-            # A young one may be the answer to a purchase under way.
-            old = [one for one in found if one.created_at is not None and one.created_at < now - LEFT_BEHIND_SECONDS]
-            strangers = await house.store.read(_unknown_among, name, old)
+            before = now - STRANGER_SECONDS_MIN
+            old = [one for one in found if one.created_at is not None and one.created_at < before]
+            strangers = await house.store.read(attempts.unknown_among, name, old)
             house.metrics.strangers.labels(name).set(len(strangers))
             if stanza.exclusive:
                 for stranger in strangers:
@@ -514,7 +511,7 @@ class Purchases:
         gauges.in_doubt.clear()
         gauges.exposure.clear()
         totals: Counter[str] = Counter()
-        for row in await self._house.store.read(_exposures):
+        for row in await self._house.store.read(attempts.exposures):
             amount = Money(int(row["amount"]), row["currency"])
             gauges.in_doubt.labels(row["upstream"]).set(row["attempts"])
             gauges.exposure.labels(row["upstream"], row["currency"]).set(amount.micros / 1e6)
@@ -542,259 +539,3 @@ def _seconds_for(ranked: Ranked, left: float, *, is_last: bool) -> float:
     if ranked.fail_fast:
         return min(left, FAIL_FAST_SECONDS)
     return left if is_last else min(left, ATTEMPT_SECONDS_MAX)
-
-
-def _fitting(found: Iterable[Found], row: Row) -> list[Found]:
-    """Those that can be the attempt's: same service and country, made after it was asked for."""
-    return [
-        one
-        for one in found
-        if one.service == row["service"]
-        and one.country == row["country"]
-        and (one.created_at is None or one.created_at >= row["started_at"] - CLOCK_SKEW_SECONDS)
-    ]
-
-
-# Units of work
-
-
-def _intend(
-    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int, version: str
-) -> _Intent:
-    """The activation, its first attempt and its hold, committed before anybody is asked.
-
-    Where the balance does not reach for the dearest quote, the order is for those it reaches for.
-    """
-    ceiling = max(ranked.quote.price.micros for ranked in quotes)
-    try:
-        activation_id = tx.insert(
-            "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
-            " opened_at, fingerprint, order_reference, config_version)"
-            " values (:account, :key, :service, :country, :operator, 'opening', :price, :currency,"
-            " :at, :fingerprint, :reference, :version) returning id",
-            account=caller.account_id, key=caller.key_id, service=order.service, country=order.country,
-            operator=order.operator, price=ceiling, currency=caller.currency, at=at, fingerprint=order.fingerprint,
-            reference=order.reference or None, version=version,
-        )  # fmt: skip
-    except Conflict:
-        raise OrderExists from None
-    try:
-        _hold(tx, caller, activation_id, ceiling, at, open_max)
-    except NoBalance:
-        available = ledger.balance(tx, caller.account_id).available.micros
-        quotes = [ranked for ranked in quotes if ranked.quote.price.micros <= available]
-        if not quotes:
-            raise
-        ceiling = max(ranked.quote.price.micros for ranked in quotes)
-        _hold(tx, caller, activation_id, ceiling, at, open_max)
-        tx.execute("update activations set price = :price where id = :id", price=ceiling, id=activation_id)
-    first = quotes[0].quote
-    attempt_id = _attempt(tx, activation_id, first, first.offer.cost, at)
-    return _Intent(activation_id, attempt_id, Money(ceiling, caller.currency), quotes, at)
-
-
-def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, open_max: int) -> None:
-    money = Money(micros, caller.currency)
-    ledger.hold(tx, caller.account_id, activation_id, money, at, open_max=open_max, actor=f"key:{caller.key_id}")
-
-
-def _attempt(tx: Tx, activation_id: int, quote: Quote, cost_max: Money, at: float) -> int:
-    return tx.insert(
-        "insert into attempts (activation_id, upstream, service, country, cost_max, currency, state, started_at)"
-        " values (:activation, :upstream, :service, :country, :cost, :currency, 'pending', :at) returning id",
-        activation=activation_id, upstream=quote.offer.upstream, service=quote.offer.service,
-        country=quote.offer.country, cost=cost_max.micros, currency=cost_max.currency, at=at,
-    )  # fmt: skip
-
-
-def _end_attempt(tx: Tx, attempt_id: int, state: str, reason: str, at: float, reference: str | None = None) -> None:
-    tx.execute(
-        "update attempts set state = :state, reason = :reason, ended_at = :at,"
-        " reference = coalesce(:reference, reference) where id = :id",
-        state=state,
-        reason=reason[:200],
-        at=at,
-        reference=reference,
-        id=attempt_id,
-    )
-
-
-def _lease(
-    tx: Tx,
-    intent: _Intent,
-    upstream: str,
-    lease: Lease,
-    sealed: str,
-    *,
-    price: Money,
-    cost: Money,
-    expires_at: float,
-    at: float,
-) -> None:
-    """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up."""
-    if price.micros < intent.held.micros:
-        ledger.shrink(tx, intent.activation_id, price, at, actor="purchase")
-    # Raises Conflict where there is no such row: the order was given up meanwhile.
-    tx.insert(
-        "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
-        " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at"
-        " where id = :id and status = 'opening' returning id",
-        upstream=upstream, reference=lease.reference, sealed=sealed, price=price.micros, cost=cost.micros,
-        currency=cost.currency, expires_at=expires_at, id=intent.activation_id,
-    )  # fmt: skip
-    _end_attempt(tx, intent.attempt_id, "leased", "", at, lease.reference)
-
-
-def _not_leased(tx: Tx, attempt_id: int, upstream: str, reference: str, at: float) -> bool:
-    """Ends an attempt whose lease could not be attached; whether that lease is ours, to be given back."""
-    known = tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
-    if known is not None:
-        _end_attempt(tx, attempt_id, "refused", "handed out a lease we have", at)
-        return False
-    _end_attempt(tx, attempt_id, "orphan", "the order was given up meanwhile", at, reference)
-    return True
-
-
-def _fail(tx: Tx, activation_id: int, at: float) -> bool:
-    """Ends an order that got no number; whether this call did it."""
-    row = tx.one(
-        "update activations set status = 'failed', ended_at = :at where id = :id and status = 'opening'"
-        " returning account_id",
-        at=at,
-        id=activation_id,
-    )
-    if row is None:
-        return False
-    ledger.release(tx, activation_id, at, actor="purchase")
-    ledger.leave(tx, row["account_id"])
-    return True
-
-
-def _give_up_order(tx: Tx, activation_id: int, at: float) -> bool:
-    if not _fail(tx, activation_id, at):
-        return False
-    tx.execute(
-        "update attempts set state = case when reference is null then 'in_doubt' else 'orphan' end,"
-        " reason = 'left behind', ended_at = :at where activation_id = :id and state = 'pending'",
-        at=at,
-        id=activation_id,
-    )
-    return True
-
-
-def _orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference: str, at: float) -> str:
-    """Marks the lease as nobody's, unless its activation was written after all: then the fingerprint of that."""
-    row = tx.one("select fingerprint from activations where id = :id and status = 'waiting'", id=activation_id)
-    if row is not None:
-        return str(row["fingerprint"])
-    _end_attempt(tx, attempt_id, "orphan", "could not be written down", at, reference)
-    _fail(tx, activation_id, at)
-    return ""
-
-
-def _settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> bool:
-    """Ends an attempt in doubt, if by now it can be told what came of it; whether this call did.
-
-    While another order of ours is being bought in the same place, what the list shows may be that one's.
-    """
-    place = {"upstream": row["upstream"], "service": row["service"], "country": row["country"]}
-    still = tx.one("select 1 as x from attempts where id = :id and state = 'in_doubt'", id=row["id"])
-    busy = tx.one(
-        "select 1 as x from attempts where upstream = :upstream and service = :service and country = :country"
-        " and state = 'pending'",
-        **place,
-    )
-    if still is None or busy is not None:
-        return False
-    candidates = _unknown_among(tx, row["upstream"], _fitting(found or (), row))
-    if len(candidates) == 1 or (candidates and is_ours_alone):
-        reference = candidates[0].lease.reference
-        _end_attempt(tx, row["id"], "orphan", "found in the upstream's list", at, reference)
-        return True
-    if at - row["started_at"] > (SURELY_LATE_SECONDS if found is not None and not candidates else NEVER_LISTED_SECONDS):
-        _end_attempt(tx, row["id"], "gone", "never seen upstream", at)
-        return True
-    return False
-
-
-def _lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> None:
-    """Books a lease that nobody has and that can't be given back. It is no activation's: its order may have another."""
-    if tx.execute("update attempts set state = 'gone' where id = :id and state = 'orphan'", id=attempt_id):
-        _end_attempt(tx, attempt_id, "gone", "could not be given back", at)
-        ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=f"attempt {attempt_id}")
-
-
-def _mark_answered(tx: Tx, ids: Sequence[int]) -> None:
-    for activation_id in ids:
-        tx.execute("update activations set answered = 1 where id = :id", id=activation_id)
-
-
-def _known(tx: Tx, upstream: str, reference: str) -> bool:
-    return (
-        tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
-        is not None
-        or tx.one("select 1 as x from attempts where upstream = :u and reference = :r", u=upstream, r=reference)
-        is not None
-    )
-
-
-def _unknown_among(tx: Tx, upstream: str, found: Sequence[Found]) -> list[Found]:
-    return [one for one in found if not _known(tx, upstream, one.lease.reference)]
-
-
-def _sole_unknown(
-    tx: Tx, upstream: str, attempt_id: int, found: Sequence[Found], wanted: BuyOrder, asked_at: float
-) -> Found | None:
-    """The one open order upstream that can only be this attempt's, claimed for it; else None."""
-    row = {"service": wanted.service, "country": wanted.country, "started_at": asked_at}
-    others = tx.one(
-        "select count(*) as n from attempts where upstream = :u and service = :s and country = :c"
-        " and state in ('pending', 'in_doubt') and id <> :id",
-        u=upstream,
-        s=wanted.service,
-        c=wanted.country,
-        id=attempt_id,
-    )
-    candidates = _unknown_among(tx, upstream, _fitting(found, row))
-    if len(candidates) != 1 or (others and others["n"]):
-        return None
-    tx.execute(
-        "update attempts set state = 'pending', reference = :r where id = :id",
-        r=candidates[0].lease.reference,
-        id=attempt_id,
-    )
-    return candidates[0]
-
-
-def _unsettled(tx: Tx) -> Sequence[Row]:
-    return tx.all(
-        "select id, activation_id, upstream, service, country, cost_max, currency, state, started_at from attempts"
-        " where state = 'in_doubt' order by id"
-    )
-
-
-def _orphans(tx: Tx) -> Sequence[Row]:
-    return tx.all(
-        "select id, activation_id, upstream, reference, cost_max, currency, started_at from attempts"
-        " where state = 'orphan' order by id limit 100"
-    )
-
-
-def _left_behind(tx: Tx, before: float) -> Sequence[Row]:
-    return tx.all(
-        "select id from activations where status = 'opening' and ended_at is null and opened_at <= :before",
-        before=before,
-    )
-
-
-def _unanswered(tx: Tx) -> Sequence[Row]:
-    return tx.all(
-        "select id, fingerprint from activations where ended_at is null and status = 'waiting' and answered = 0"
-    )
-
-
-def _exposures(tx: Tx) -> Sequence[Row]:
-    return tx.all(
-        "select upstream, currency, count(*) as attempts, sum(cost_max) as amount from attempts"
-        " where state in ('in_doubt', 'orphan') group by upstream, currency"
-    )

@@ -340,6 +340,8 @@ class World:
 
     async def end(self) -> None:
         """Waits for what is in flight and closes the database."""
+        for upstream in self.upstreams:
+            upstream.gate.set()
         await self.gateway.purchases.drain()
         for store in self._stores:
             await store.close()

@@ -36,7 +36,8 @@ LAYERS = (
     # Units of work on the store
     "database", "records", "ledger", "accounts",
     # What the use-cases share, the use-cases, and the loops behind them
-    "house", "purchases", "activations", "webhooks", "poller", "worker",
+    "house", "attempts",
+    "purchases", "activations", "webhooks", "poller", "worker",
     # What a dialect gets, and the wiring
     "front", "app", "cli",
 )  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS, give_up_order
 from gateway.errors import NoNumbers
 from gateway.model import LeaseState, Status
-from gateway.purchases import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS, _give_up_order
 from tests.scripted import World, worlds
 
 
@@ -98,7 +98,7 @@ async def test_a_lease_that_comes_after_its_order_was_given_up_is_given_back(wor
     under_way = asyncio.create_task(world.buy())
     await world.one.has_sold.wait()
     (row,) = await world.rows("select id from activations")
-    await world.store.run(_give_up_order, row["id"], world.watch())
+    await world.store.run(give_up_order, row["id"], world.watch())
     world.one.gate.set()
     with pytest.raises(NoNumbers):
         await under_way

@@ -17,7 +17,7 @@ from tests.simulators._serve import serve
 async def test_a_stranger_is_cancelled_only_where_the_account_is_ours_alone(
     tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, is_exclusive: bool, left_open: int
 ) -> None:
-    monkeypatch.setattr(purchases, "LEFT_BEHIND_SECONDS", -2.0)
+    monkeypatch.setattr(purchases, "STRANGER_SECONDS_MIN", -2.0)
     app = handler_api.build(brand="herosms", early_cancel_seconds=0, sms_delay_seconds=None)
     with serve(app) as base:
         query = {"api_key": handler_api.DEFAULT_KEY, "action": "getNumber", "service": "tg", "country": "6"}

@@ -1,0 +1,291 @@
+"""Orders and their attempts, as rows: every step of a purchase that has to be durable, each one unit of work.
+
+attempt:  pending ─► leased                              the activation's own
+             ├─────► refused                             nothing was taken
+             └─────► in_doubt ─► orphan ─► cancelled     found upstream, given back
+                          └────► gone                    nothing was there, or its time is over
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gateway import ledger
+from gateway.accounts import Caller
+from gateway.errors import NoBalance, OrderExists
+from gateway.model import BuyOrder, Found, Lease, Order, Quote
+from gateway.money import Money
+from gateway.routing import Ranked
+from gateway.store import Conflict, Row, Tx
+
+CLOCK_SKEW_SECONDS = 5.0
+"""How far an upstream's clock may be behind ours when its list is searched for a lost purchase."""
+
+SURELY_LATE_SECONDS = 120.0
+"""A purchase that an upstream's own list does not show after this long never happened."""
+
+NEVER_LISTED_SECONDS = 1500.0
+"""Where an upstream has no list, a lost purchase is over when its own life (twenty minutes and some) is."""
+
+
+@dataclass(slots=True)
+class Intent:
+    activation_id: int
+    attempt_id: int
+    held: Money
+    quotes: Sequence[Ranked]
+    opened_at: float
+
+
+def intend(
+    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int, version: str
+) -> Intent:
+    """The activation, its first attempt and its hold, committed before anybody is asked.
+
+    Where the balance does not reach for the dearest quote, the order is for those it reaches for.
+    """
+    ceiling = max(ranked.quote.price.micros for ranked in quotes)
+    try:
+        activation_id = tx.insert(
+            "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
+            " opened_at, fingerprint, order_reference, config_version)"
+            " values (:account, :key, :service, :country, :operator, 'opening', :price, :currency,"
+            " :at, :fingerprint, :reference, :version) returning id",
+            account=caller.account_id, key=caller.key_id, service=order.service, country=order.country,
+            operator=order.operator, price=ceiling, currency=caller.currency, at=at, fingerprint=order.fingerprint,
+            reference=order.reference or None, version=version,
+        )  # fmt: skip
+    except Conflict:
+        raise OrderExists from None
+    try:
+        _hold(tx, caller, activation_id, ceiling, at, open_max)
+    except NoBalance:
+        available = ledger.balance(tx, caller.account_id).available.micros
+        quotes = [ranked for ranked in quotes if ranked.quote.price.micros <= available]
+        if not quotes:
+            raise
+        ceiling = max(ranked.quote.price.micros for ranked in quotes)
+        _hold(tx, caller, activation_id, ceiling, at, open_max)
+        tx.execute("update activations set price = :price where id = :id", price=ceiling, id=activation_id)
+    first = quotes[0].quote
+    attempt_id = begin(tx, activation_id, first, first.offer.cost, at)
+    return Intent(activation_id, attempt_id, Money(ceiling, caller.currency), quotes, at)
+
+
+def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, open_max: int) -> None:
+    money = Money(micros, caller.currency)
+    ledger.hold(tx, caller.account_id, activation_id, money, at, open_max=open_max, actor=f"key:{caller.key_id}")
+
+
+def begin(tx: Tx, activation_id: int, quote: Quote, cost_max: Money, at: float) -> int:
+    return tx.insert(
+        "insert into attempts (activation_id, upstream, service, country, cost_max, currency, state, started_at)"
+        " values (:activation, :upstream, :service, :country, :cost, :currency, 'pending', :at) returning id",
+        activation=activation_id, upstream=quote.offer.upstream, service=quote.offer.service,
+        country=quote.offer.country, cost=cost_max.micros, currency=cost_max.currency, at=at,
+    )  # fmt: skip
+
+
+def end(tx: Tx, attempt_id: int, state: str, reason: str, at: float, reference: str | None = None) -> None:
+    tx.execute(
+        "update attempts set state = :state, reason = :reason, ended_at = :at,"
+        " reference = coalesce(:reference, reference) where id = :id",
+        state=state,
+        reason=reason[:200],
+        at=at,
+        reference=reference,
+        id=attempt_id,
+    )
+
+
+def attach(
+    tx: Tx,
+    intent: Intent,
+    upstream: str,
+    lease: Lease,
+    sealed: str,
+    *,
+    price: Money,
+    cost: Money,
+    expires_at: float,
+    at: float,
+) -> None:
+    """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up."""
+    if price.micros < intent.held.micros:
+        ledger.shrink(tx, intent.activation_id, price, at, actor="purchase")
+    # Raises Conflict where there is no such row: the order was given up meanwhile.
+    tx.insert(
+        "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
+        " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at"
+        " where id = :id and status = 'opening' returning id",
+        upstream=upstream, reference=lease.reference, sealed=sealed, price=price.micros, cost=cost.micros,
+        currency=cost.currency, expires_at=expires_at, id=intent.activation_id,
+    )  # fmt: skip
+    end(tx, intent.attempt_id, "leased", "", at, lease.reference)
+
+
+def end_unattached(tx: Tx, attempt_id: int, upstream: str, reference: str, at: float) -> bool:
+    """Ends an attempt whose lease could not be attached; whether that lease is ours, to be given back."""
+    known = tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
+    if known is not None:
+        end(tx, attempt_id, "refused", "handed out a lease we have", at)
+        return False
+    end(tx, attempt_id, "orphan", "the order was given up meanwhile", at, reference)
+    return True
+
+
+def fail_order(tx: Tx, activation_id: int, at: float) -> bool:
+    """Ends an order that got no number; whether this call did it."""
+    row = tx.one(
+        "update activations set status = 'failed', ended_at = :at where id = :id and status = 'opening'"
+        " returning account_id",
+        at=at,
+        id=activation_id,
+    )
+    if row is None:
+        return False
+    ledger.release(tx, activation_id, at, actor="purchase")
+    ledger.leave(tx, row["account_id"])
+    return True
+
+
+def give_up_order(tx: Tx, activation_id: int, at: float) -> bool:
+    if not fail_order(tx, activation_id, at):
+        return False
+    tx.execute(
+        "update attempts set state = case when reference is null then 'in_doubt' else 'orphan' end,"
+        " reason = 'left behind', ended_at = :at where activation_id = :id and state = 'pending'",
+        at=at,
+        id=activation_id,
+    )
+    return True
+
+
+def orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference: str, at: float) -> str:
+    """Marks the lease as nobody's, unless its activation was written after all: then the fingerprint of that."""
+    row = tx.one("select fingerprint from activations where id = :id and status = 'waiting'", id=activation_id)
+    if row is not None:
+        return str(row["fingerprint"])
+    end(tx, attempt_id, "orphan", "could not be written down", at, reference)
+    fail_order(tx, activation_id, at)
+    return ""
+
+
+def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> bool:
+    """Ends an attempt in doubt, if by now it can be told what came of it; whether this call did.
+
+    While another order of ours is being bought in the same place, what the list shows may be that one's.
+    """
+    place = {"upstream": row["upstream"], "service": row["service"], "country": row["country"]}
+    still = tx.one("select 1 as x from attempts where id = :id and state = 'in_doubt'", id=row["id"])
+    busy = tx.one(
+        "select 1 as x from attempts where upstream = :upstream and service = :service and country = :country"
+        " and state = 'pending'",
+        **place,
+    )
+    if still is None or busy is not None:
+        return False
+    candidates = unknown_among(tx, row["upstream"], _fitting(found or (), row))
+    if len(candidates) == 1 or (candidates and is_ours_alone):
+        reference = candidates[0].lease.reference
+        end(tx, row["id"], "orphan", "found in the upstream's list", at, reference)
+        return True
+    if at - row["started_at"] > (SURELY_LATE_SECONDS if found is not None and not candidates else NEVER_LISTED_SECONDS):
+        end(tx, row["id"], "gone", "never seen upstream", at)
+        return True
+    return False
+
+
+def lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> None:
+    """Books a lease that nobody has and that can't be given back. It is no activation's: its order may have another."""
+    if tx.execute("update attempts set state = 'gone' where id = :id and state = 'orphan'", id=attempt_id):
+        end(tx, attempt_id, "gone", "could not be given back", at)
+        ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=f"attempt {attempt_id}")
+
+
+def mark_answered(tx: Tx, ids: Sequence[int]) -> None:
+    for activation_id in ids:
+        tx.execute("update activations set answered = 1 where id = :id", id=activation_id)
+
+
+def _known(tx: Tx, upstream: str, reference: str) -> bool:
+    return (
+        tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
+        is not None
+        or tx.one("select 1 as x from attempts where upstream = :u and reference = :r", u=upstream, r=reference)
+        is not None
+    )
+
+
+def unknown_among(tx: Tx, upstream: str, found: Sequence[Found]) -> list[Found]:
+    return [one for one in found if not _known(tx, upstream, one.lease.reference)]
+
+
+def sole_unknown(
+    tx: Tx, upstream: str, attempt_id: int, found: Sequence[Found], wanted: BuyOrder, asked_at: float
+) -> Found | None:
+    """The one open order upstream that can only be this attempt's, claimed for it; else None."""
+    row = {"service": wanted.service, "country": wanted.country, "started_at": asked_at}
+    others = tx.one(
+        "select count(*) as n from attempts where upstream = :u and service = :s and country = :c"
+        " and state in ('pending', 'in_doubt') and id <> :id",
+        u=upstream,
+        s=wanted.service,
+        c=wanted.country,
+        id=attempt_id,
+    )
+    candidates = unknown_among(tx, upstream, _fitting(found, row))
+    if len(candidates) != 1 or (others and others["n"]):
+        return None
+    tx.execute(
+        "update attempts set state = 'pending', reference = :r where id = :id",
+        r=candidates[0].lease.reference,
+        id=attempt_id,
+    )
+    return candidates[0]
+
+
+def unsettled(tx: Tx) -> Sequence[Row]:
+    return tx.all(
+        "select id, activation_id, upstream, service, country, cost_max, currency, state, started_at from attempts"
+        " where state = 'in_doubt' order by id"
+    )
+
+
+def orphans(tx: Tx) -> Sequence[Row]:
+    return tx.all(
+        "select id, activation_id, upstream, reference, cost_max, currency, started_at from attempts"
+        " where state = 'orphan' order by id limit 100"
+    )
+
+
+def left_behind(tx: Tx, before: float) -> Sequence[Row]:
+    return tx.all(
+        "select id from activations where status = 'opening' and ended_at is null and opened_at <= :before",
+        before=before,
+    )
+
+
+def unanswered(tx: Tx) -> Sequence[Row]:
+    return tx.all(
+        "select id, fingerprint from activations where ended_at is null and status = 'waiting' and answered = 0"
+    )
+
+
+def exposures(tx: Tx) -> Sequence[Row]:
+    return tx.all(
+        "select upstream, currency, count(*) as attempts, sum(cost_max) as amount from attempts"
+        " where state in ('in_doubt', 'orphan') group by upstream, currency"
+    )
+
+
+def _fitting(found: Iterable[Found], row: Row) -> list[Found]:
+    """Those that can be the attempt's: same service and country, made after it was asked for."""
+    return [
+        one
+        for one in found
+        if one.service == row["service"]
+        and one.country == row["country"]
+        and (one.created_at is None or one.created_at >= row["started_at"] - CLOCK_SKEW_SECONDS)
+    ]
