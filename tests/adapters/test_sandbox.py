@@ -23,7 +23,7 @@ from gateway.errors import (
 )
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money
-from gateway.upstream import AsksAgain, Context, ReadsMany, SellsByRule, Upstream
+from gateway.upstream import AsksAgain, Context, Finds, ReadsMany, SellsByRule, Upstream
 
 NOW = 1_700_000_000.0
 SCENARIOS = ("xnone", "xmute", "xtwo", "xslow", "xban", "xlock")
@@ -69,6 +69,12 @@ async def buy(upstream: Upstream, service: str, country: int = 6, **changes: obj
 
 async def read(upstream: Upstream, lease: Lease, wanted_round: int = 1) -> Progress:
     return await upstream.read(Watched(lease.reference, wanted_round))
+
+
+async def test_a_purchase_whose_reply_was_lost_left_nothing_open(sandbox: Upstream) -> None:
+    assert isinstance(sandbox, Finds)
+    await buy(sandbox, "tg")
+    assert await sandbox.find(0.0) == ()
 
 
 async def ask_again(upstream: Upstream, lease: Lease) -> None:
