@@ -1,5 +1,5 @@
 # Everything here runs in .venv, made from the hashed locks. PYTHON names the interpreter it is made with.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
