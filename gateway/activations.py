@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import structlog
 
@@ -48,11 +47,6 @@ CLOSE_TRIES_MAX = 40
 CLOSE_PAUSE_SECONDS_MAX = 60.0
 
 log = structlog.get_logger()
-
-
-class _Asked(Enum):
-    ACCEPTED = "accepted"
-    LATER = "later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +122,6 @@ class Activations:
         Repeats are harmless. A message for an activation that is over is kept, not shown, and is the operator's loss
         where nobody paid. Raises Unavailable.
         """
-        if not messages:
-            return False
         fresh = self._fresh(live, round_asked, messages)
         if not fresh:
             return False
@@ -264,10 +256,10 @@ class Activations:
         house = self._house
         if live.status is not Status.WAITING:
             raise NotAllowedNow
-        asked, close_at = await self._ask_to_cancel(live)
+        close_at = await self._ask_to_cancel(live)
         now = house.clock()
         cap = round(house.settings.gateway.activations.cancel_exposure * MICROS)
-        outcome = Outcome.CANCELLED if asked is _Asked.LATER else None
+        outcome = Outcome.CANCELLED if close_at is not None else None
         if not await house.store.run(_cancel, live.id, outcome, close_at, now, cap):
             await self._refresh(live)
             if live.status in (Status.CANCELLED, Status.EXPIRED):
@@ -275,13 +267,16 @@ class Activations:
             raise NotAllowedNow
         self._ended(live, Status.CANCELLED, now)
 
-    async def _ask_to_cancel(self, live: Live) -> tuple[_Asked, float | None]:
-        """Whether the upstream takes it back now, or when to ask again. Raises NotAllowedNow, CancelTooEarly."""
+    async def _ask_to_cancel(self, live: Live) -> float | None:
+        """When to ask the upstream again; None where it has taken the number back.
+
+        Raises NotAllowedNow, CancelTooEarly.
+        """
         house = self._house
         upstream = house.upstreams.get(live.upstream)
         now = house.clock()
         if upstream is None:
-            return _Asked.LATER, now + CLOSE_PAUSE_SECONDS_MAX
+            return now + CLOSE_PAUSE_SECONDS_MAX
         try:
             async with asyncio.timeout(house.settings.gateway.activations.cancel_deadline_seconds):
                 await upstream.close(live.reference, Outcome.CANCELLED)
@@ -294,12 +289,12 @@ class Activations:
                 raise CancelTooEarly from None
             # Upstreams tell the least age a lease has to have, so its age counts already.
             age = now - live.opened_at
-            return _Asked.LATER, now + max(2.0, (error.retry_seconds or 5.0) - age)
+            return now + max(2.0, (error.retry_seconds or 5.0) - age)
         except (UnknownLease, NotAllowed):
-            return _Asked.ACCEPTED, None
+            return None
         except (UpstreamError, TimeoutError):
-            return _Asked.LATER, now + 2.0
-        return _Asked.ACCEPTED, None
+            return now + 2.0
+        return None
 
     async def _read_now(self, live: Live) -> bool:
         """One look for messages; whether the upstream answered. Raises Unavailable."""

@@ -200,7 +200,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 async def _serve(context: Context, database: Database, listener: socket.socket, lock: Lock) -> None:
     gateway = Gateway(context.directory, context.environment, database)
-    key = await _demo_key(context.settings(), database)
+    key = await _demo_key(gateway.house.settings, database)
     config = uvicorn.Config(
         gateway.app,
         log_config=None,

@@ -290,7 +290,7 @@ class Purchases:
         house = self._house
         await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
         house.health.block(upstream.name, wanted.service, wanted.country)
-        found = await self._found_now(upstream, wanted, asked_at, deadline - house.clock())
+        found = await self._found_now(upstream, asked_at, deadline - house.clock())
         sole = await house.store.run(attempts.sole_unknown, upstream.name, intent.attempt_id, found, wanted, asked_at)
         if sole is None:
             raise error
@@ -298,9 +298,7 @@ class Purchases:
         log.info("attempt.found", attempt=intent.attempt_id, upstream=upstream.name)
         return sole.lease
 
-    async def _found_now(
-        self, upstream: Upstream, wanted: BuyOrder, asked_at: float, seconds: float
-    ) -> Sequence[Found]:
+    async def _found_now(self, upstream: Upstream, asked_at: float, seconds: float) -> Sequence[Found]:
         if not isinstance(upstream, Finds) or seconds <= 0:
             return ()
         try:

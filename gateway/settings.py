@@ -312,7 +312,7 @@ class StanzaKeys(Section):
         gt=0,
         le=10_000,
         allow_inf_nan=False,
-        description="Most status calls; unset, its abilities decide.",
+        description="Most status calls per second; unset, 10.",
     )
     offers_seconds: Seconds = Field(default=60.0, description="Pause between two readings of its price list.")
     offers_max_age_seconds: Seconds = Field(default=900.0, description="A price list older than this is not sold from.")
