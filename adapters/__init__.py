@@ -19,7 +19,8 @@ from gateway.upstream import Context, Upstream
 class AdapterModule(Protocol):
     """What a module here has to offer.
 
-    It may also set `NEEDS_SECRET = False` where the upstream takes no key; see `needs_secret`.
+    It may also set `NEEDS_SECRET = False` where the upstream takes no key, and `SECRETS`, a mapping from the names of
+    further secrets to whether they are needed; see `secrets`.
     """
 
     @property
@@ -58,6 +59,9 @@ def load(name: str) -> AdapterModule:
     return cast("AdapterModule", module)
 
 
-def needs_secret(module: AdapterModule) -> bool:
-    """Whether an upstream of this kind is useless without a key."""
-    return bool(getattr(module, "NEEDS_SECRET", True))
+def secrets(module: AdapterModule) -> dict[str, bool]:
+    """Secrets an upstream of this kind takes, and whether it is useless without them.
+
+    `api_key` comes first; the environment variable of each is the upstream's name and the secret's, in capitals.
+    """
+    return {"api_key": bool(getattr(module, "NEEDS_SECRET", True)), **getattr(module, "SECRETS", {})}

@@ -15,6 +15,7 @@ foreign exception is not chained, since aiohttp prints the whole URL, key includ
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -105,24 +106,38 @@ class Http:
         params: Mapping[str, str] | None = None,
         seconds: float = ASK_SECONDS,
         body_bytes: int = BODY_BYTES,
+        method: str = "GET",
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
         """One harmless call: what `read` makes of the reply.
 
-        `seconds` bounds the whole call. Raises Unwell when no sensible answer came, and any UpstreamError of `read`.
+        `seconds` bounds the whole call, `headers` are added to those of every request. Raises Unwell when no sensible
+        answer came, and any UpstreamError of `read`.
         """
+        call = _Call(url, params, seconds, body_bytes, method, body, headers)
         with self._observed(verb):
-            return await _exchange(self._asks, _Call(url, params, seconds, body_bytes), read, _unwell)
+            return await _exchange(self._asks, call, read, _unwell)
 
     async def buy(
-        self, url: str, read: Callable[[Reply], T], *, params: Mapping[str, str] | None = None, seconds: float
+        self,
+        url: str,
+        read: Callable[[Reply], T],
+        *,
+        params: Mapping[str, str] | None = None,
+        seconds: float,
+        method: str = "GET",
+        body: Body | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> T:
         """One purchase, one request: what `read` makes of the reply.
 
         Raises NotReached when surely nothing was sent, InDoubt when the reply was lost or makes no sense, and any
         UpstreamError of `read`.
         """
+        call = _Call(url, params, seconds, BODY_BYTES, method, body, headers)
         with self._observed("buy"):
-            return await _exchange(self._buys, _Call(url, params, seconds, BODY_BYTES), read, _lost)
+            return await _exchange(self._buys, call, read, _lost)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -143,11 +158,32 @@ class Http:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """What a request carries, with its media type."""
+
+    content: bytes = field(repr=False)
+    media_type: str
+
+    @classmethod
+    def json(cls, data: object) -> Body:
+        """`data` as compact JSON."""
+        return cls(json.dumps(data, separators=(",", ":")).encode(), "application/json")
+
+    @classmethod
+    def form(cls, fields: Mapping[str, str]) -> Body:
+        """`fields` as an HTML form posts them."""
+        return cls(urlencode(fields).encode(), "application/x-www-form-urlencoded")
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     url: str = field(repr=False)
     params: Mapping[str, str] | None = field(repr=False)
     seconds: float
     body_bytes: int
+    method: str = "GET"
+    body: Body | None = None
+    headers: Mapping[str, str] | None = field(repr=False, default=None)
 
     def request(self, headers: Mapping[str, str]) -> httpx.Request:
         """The request to send.
@@ -158,7 +194,11 @@ class _Call:
         connect = min(CONNECT_SECONDS, self.seconds / 2)
         timeout = {"connect": connect, "pool": connect, "read": self.seconds, "write": self.seconds}
         url = f"{self.url}?{urlencode(self.params)}" if self.params else self.url
-        return httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout})
+        fields = {**headers, **(self.headers or {})}
+        if self.body is not None:
+            fields["content-type"] = self.body.media_type
+        content = self.body.content if self.body is not None else None
+        return httpx.Request(self.method, url, headers=fields, content=content, extensions={"timeout": timeout})
 
 
 @dataclass(frozen=True, slots=True)

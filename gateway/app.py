@@ -54,7 +54,7 @@ def read_settings(directory: Path, environment: Mapping[str, str]) -> Settings:
         directory,
         environment,
         lambda name: adapters.load(name).Options,
-        lambda name: adapters.needs_secret(adapters.load(name)),
+        lambda name: adapters.secrets(adapters.load(name)),
     )
 
 
@@ -137,6 +137,7 @@ class Gateway:
             names=catalog,
             clock=self._clock,
             secret=stanza.secret,
+            secrets=stanza.secrets,
             proxy=stanza.proxy or None,
             observe=observe,
             offload=self._offload,

@@ -11,7 +11,9 @@ CallerError                      UpstreamError
                                  ├─ TooEarly            a cancel is refused for now
                                  ├─ HasSms              a cancel is refused: a message is there
                                  ├─ NotAllowed          this verb, in this state, never
-                                 └─ UnknownLease        no such reference there
+                                 ├─ UnknownLease        no such reference there
+                                 ├─ PushRefused         a push is not proven to come from the upstream
+                                 └─ PushUnreadable      a push makes no sense
 """
 
 from __future__ import annotations
@@ -197,3 +199,11 @@ class NotAllowed(UpstreamError):
 
 class UnknownLease(UpstreamError):
     """The upstream knows no such reference."""
+
+
+class PushRefused(UpstreamError):
+    """A push without a valid signature, or from an address or by a path that is not the upstream's: 401."""
+
+
+class PushUnreadable(UpstreamError):
+    """A push that is genuine as far as can be told, and makes no sense: 400."""

@@ -53,7 +53,7 @@ _UPSTREAM_NAME = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 OptionsOf = Callable[[str], type[BaseModel]]
-NeedsSecret = Callable[[str], bool]
+SecretsOf = Callable[[str], Mapping[str, bool]]
 
 
 class SettingsError(ValueError):
@@ -328,12 +328,16 @@ class StanzaKeys(Section):
 
 
 class Stanza(StanzaKeys):
-    """One upstream. `parsed` is the adapter's own options model, `options` the raw keys it was made of."""
+    """One upstream. `parsed` is the adapter's own options model, `options` the raw keys it was made of.
+
+    `secrets` are those beside our key there, by name, without those left unset.
+    """
 
     name: str
     options: Mapping[str, Any]
     parsed: Any
     secret: str = Field(default="", repr=False)
+    secrets: Mapping[str, str] = Field(default={}, repr=False)
 
 
 # --- routing.toml ----------------------------------------------------------------------------------------------------
@@ -490,12 +494,13 @@ class Settings:
 
 
 def load_settings(
-    directory: Path, environment: Mapping[str, str], options_of: OptionsOf, needs_secret: NeedsSecret
+    directory: Path, environment: Mapping[str, str], options_of: OptionsOf, secrets_of: SecretsOf
 ) -> Settings:
     """Reads everything or raises SettingsError with all problems of all files.
 
     `options_of(adapter)` returns an adapter's options model or raises LookupError with a sentence;
-    `needs_secret(adapter)` says whether it cannot work without `<UPSTREAM>_API_KEY`.
+    `secrets_of(adapter)` names its secrets, `api_key` first, and says of each whether it cannot work without:
+    `<UPSTREAM>_API_KEY` and so on in the environment.
     """
     if not directory.is_dir():
         raise SettingsError([f"{directory}: there is no such directory of configuration files"])
@@ -503,7 +508,7 @@ def load_settings(
     problems: list[str] = []
     catalog = _catalog(directory / CATALOG_DIRECTORY, problems)
     files = {name: _File.parse(directory / name, contents[name], problems) for name in _STAMPED[:4]}
-    reader = _StanzaReader(options_of, needs_secret, environment, problems)
+    reader = _StanzaReader(options_of, secrets_of, environment, problems)
 
     upstreams = reader.stanzas(files[UPSTREAMS_FILE])
     known = _Known(catalog, _stanza_tables(files[UPSTREAMS_FILE]))
@@ -589,7 +594,7 @@ class _StanzaReader:
     """Builds stanzas: their own keys by the model above, the rest by the adapter's."""
 
     options_of: OptionsOf
-    needs_secret: NeedsSecret
+    secrets_of: SecretsOf
     environment: Mapping[str, str]
     problems: list[str]
 
@@ -608,9 +613,9 @@ class _StanzaReader:
         parsed = self._options(file, name, adapter, options) if keys else None
         if keys is None or parsed is None:
             return None
-        secret = self._secret(name, adapter, is_wanted=keys.enabled)
-        given = {**keys.model_dump(), "adapter": adapter}
-        return Stanza(**given, name=name, options=MappingProxyType(options), parsed=parsed, secret=secret)
+        secrets = dict(self._secrets(name, adapter, is_wanted=keys.enabled))
+        given = {**keys.model_dump(), "adapter": adapter, "secret": secrets.pop("api_key", "")}
+        return Stanza(**given, name=name, options=MappingProxyType(options), parsed=parsed, secrets=secrets)
 
     def _options(self, file: _File, name: str, adapter: str, options: Mapping[str, Any]) -> BaseModel | None:
         try:
@@ -620,12 +625,14 @@ class _StanzaReader:
             return None
         return file.validate(model, None, self.problems, at=(name,), data=options, also_known=StanzaKeys.model_fields)
 
-    def _secret(self, name: str, adapter: str, *, is_wanted: bool) -> str:
-        variable = f"{name.upper()}_API_KEY"
-        secret = _present(self.environment, variable)
-        if secret is None and is_wanted and self.needs_secret(adapter):
-            self.problems.append(f"environment: {variable} is missing, and the upstream {name!r} is enabled")
-        return secret or ""
+    def _secrets(self, name: str, adapter: str, *, is_wanted: bool) -> Iterator[tuple[str, str]]:
+        for secret_name, is_needed in self.secrets_of(adapter).items():
+            variable = f"{name}_{secret_name}".upper()
+            secret = _present(self.environment, variable)
+            if secret is not None:
+                yield secret_name, secret
+            elif is_needed and is_wanted:
+                self.problems.append(f"environment: {variable} is missing, and the upstream {name!r} is enabled")
 
 
 def _stanza_tables(file: _File) -> Mapping[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import httpx
 
-from gateway.model import BuyOrder, Clock, Found, Lease, Offer, Outcome, Progress, Watched
+from gateway.model import BuyOrder, Clock, Found, Lease, Offer, Outcome, Progress, Sms, Watched
 from gateway.money import Money
 
 
@@ -68,6 +68,65 @@ class Finds(Protocol):
     async def find(self, since: float) -> Sequence[Found]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class PushRequest:
+    """An HTTP request an upstream (or whoever poses as one) sent us.
+
+    `url` is the public one, as the upstream was told it, with the query; header names are lower case; `body` is what
+    came, untouched. `peer` is the sender's address, as far as trusted proxies tell. `source` is what follows the
+    upstream's name in the path, without slashes around it. `has_secret` says that the path carried the upstream's
+    secret part, which proves as much as a bearer token does.
+    """
+
+    method: str
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    peer: str = ""
+    source: str = ""
+    has_secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push tells of one lease. Without messages it is a hint: the lease is read before anything is done.
+
+    With an empty `reference` it hints that a purchase whose reply was lost may have become visible.
+    """
+
+    reference: str
+    messages: tuple[Sms, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PushTaken:
+    """What a push told, and the answer its sender wants to see (always with status 200)."""
+
+    pushed: tuple[Pushed, ...] = ()
+    body: bytes = b""
+    media_type: str = "text/plain"
+
+
+@runtime_checkable
+class Pushes(Protocol):
+    """Is told of messages by the upstream itself. Safe to repeat: senders do.
+
+    Raises PushRefused (not proven genuine), PushUnreadable, Unwell (keep it and send it again).
+    """
+
+    async def take_push(self, request: PushRequest) -> PushTaken: ...
+
+
+@runtime_checkable
+class HasUnmapped(Protocol):
+    """Tells what its last price list had for sale under words we have no code for."""
+
+    @property
+    def unmapped(self) -> Mapping[str, int]:
+        """`service <word>` or `country <word>` to the numbers in stock under it."""
+        ...
+
+
 @runtime_checkable
 class SellsByRule(Protocol):
     """Sells by a rule instead of a list; `offers()` is then empty."""
@@ -112,13 +171,17 @@ async def run_inline(function: Callable[..., Any], *args: Any) -> Any:
 
 @dataclass(frozen=True)
 class Context:
-    """What the wiring hands an adapter beside its own options. `secret` never appears in a repr."""
+    """What the wiring hands an adapter beside its own options. Secrets never appear in a repr.
+
+    `secret` is our key there; `secrets` holds what else the module's `SECRETS` names, without those left unset.
+    """
 
     name: str
     currency: str
     names: Names
     clock: Clock
     secret: str = field(default="", repr=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     proxy: str | None = None
     observe: Observe = no_observer
     offload: Offload = run_inline

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 import adapters
-from adapters import UnknownAdapter, herosms, known, load, needs_secret
+from adapters import UnknownAdapter, herosms, known, load, secrets
 from tests.adapters._context import SECRET, context
 
 REQUIRED = {"handler_api": {"base_url": "https://upstream.test/stubs/handler_api.php"}}
@@ -58,13 +58,14 @@ def test_options_are_frozen_and_refuse_unknown_keys(name: str) -> None:
 def test_upstreams_with_a_network_need_a_secret_and_hide_it(name: str) -> None:
     module = load(name)
     upstream = module.build(context(), module.Options(**REQUIRED.get(name, {})))
-    assert needs_secret(module)
+    assert secrets(module)["api_key"]
     assert SECRET not in repr(upstream)
 
 
-def test_needs_secret_can_be_denied_by_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_says_which_secrets_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(herosms, "NEEDS_SECRET", False, raising=False)
-    assert not needs_secret(load("herosms"))
+    monkeypatch.setattr(herosms, "SECRETS", {"username": True}, raising=False)
+    assert secrets(load("herosms")) == {"api_key": False, "username": True}
 
 
 def test_package_names_its_modules_only() -> None:

@@ -28,7 +28,7 @@ def chapter(title: str) -> str:
 
 
 def load(directory: Path) -> Settings:
-    return load_settings(directory, {}, lambda _adapter: sandbox.Options, lambda _adapter: False)
+    return load_settings(directory, {}, lambda _adapter: sandbox.Options, lambda _adapter: {})
 
 
 def leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """What every adapter promises, told over real sockets against the simulator of its upstream.
 
-A new pair is one entry of `PAIRS`: how to start the simulator, how to build the adapter, what the two call a service.
+A new pair is a module in `pairs/`: how to start the simulator, how to build the adapter, what the two call a service.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
 
 from adapters import load
 from gateway.errors import (
@@ -30,69 +29,10 @@ from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Watche
 from gateway.money import Money, to_micros
 from gateway.upstream import AsksAgain, Finds, ReadsMany, Upstream
 from tests.adapters._context import Observed, context
-from tests.simulators import fivesim, handler_api
+from tests.contract._pair import PRICE, STOCK, Pair, discovered
 from tests.simulators._serve import serve
 
-SERVICE, COUNTRY = "tg", 16
-PRICE = "0.40"
-STOCK = 7
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One adapter and the simulator of its upstream.
-
-    `shelf` names the goods to the simulator's `set_stock`; `others` are shelves of the same goods, to be emptied.
-    """
-
-    adapter: str
-    simulator: Callable[..., Starlette]
-    key: str
-    path: str
-    shelf: Mapping[str, str]
-    others: tuple[Mapping[str, str], ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    simulator_options: Mapping[str, Any] = field(default_factory=dict)
-    cancel_wait_option: str = "early_cancel_seconds"
-    tells_cost: bool = True
-    tells_prices_without_key: bool = False
-
-
-HANDLER_SHELF = {"service": "tg", "country": "16"}
-FIVESIM_SHELF = {"product": "telegram", "country": "england"}
-
-PAIRS = {
-    "herosms": Pair("herosms", handler_api.build, handler_api.DEFAULT_KEY, handler_api.PATH, HANDLER_SHELF),
-    "family": Pair(
-        "handler_api",
-        handler_api.build,
-        handler_api.DEFAULT_KEY,
-        handler_api.PATH,
-        HANDLER_SHELF,
-        options={"open_list": "getActiveActivations", "open_list_page": None},
-        simulator_options={"brand": "generic"},
-    ),
-    "oldest family": Pair(
-        "handler_api",
-        handler_api.build,
-        handler_api.DEFAULT_KEY,
-        handler_api.PATH,
-        HANDLER_SHELF,
-        options={"number_v2": False, "text_source": "getFullSms"},
-        simulator_options={"brand": "generic"},
-        tells_cost=False,
-    ),
-    "fivesim": Pair(
-        "fivesim",
-        fivesim.build,
-        fivesim.DEFAULT_KEY,
-        "/v1",
-        {**FIVESIM_SHELF, "operator": "o2"},
-        others=({**FIVESIM_SHELF, "operator": "vodafone"}, {**FIVESIM_SHELF, "operator": "virtual21"}),
-        cancel_wait_option="cancel_wait_seconds",
-        tells_prices_without_key=True,
-    ),
-}
+PAIRS = discovered()
 
 
 @dataclass
@@ -105,8 +45,12 @@ class Bench:
     observed: Observed
 
     async def buy(self, cost_max: str = "0.50", timeout_seconds: float = 5.0) -> Lease:
-        order = BuyOrder(SERVICE, COUNTRY, "", Money(to_micros(cost_max), "USD"), timeout_seconds)
+        order = BuyOrder(self.pair.service, self.pair.country, "", self.money(cost_max), timeout_seconds)
         return await self.there.buy(order)
+
+    def money(self, amount: str) -> Money:
+        """So much in this upstream's currency."""
+        return Money(to_micros(amount), self.pair.currency)
 
     async def read(self, lease: Lease, round_: int = 1) -> Progress:
         return await self.there.read(Watched(lease.reference, round_))
@@ -124,7 +68,9 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 @asynccontextmanager
 async def opened(pair: Pair, *, key: str | None = None, cancel_wait: float = 0.0) -> AsyncIterator[Bench]:
-    simulator_options = {"stock": 3, "sms_delay_seconds": None, pair.cancel_wait_option: cancel_wait}
+    simulator_options: dict[str, Any] = {"stock": 3, "sms_delay_seconds": None}
+    if pair.cancel_wait_option is not None:
+        simulator_options[pair.cancel_wait_option] = cancel_wait
     app = pair.simulator(**simulator_options, **pair.simulator_options)
     sim, observed, module = app.state.sim, Observed(), load(pair.adapter)
     sim.set_stock(**pair.shelf, price=PRICE, count=STOCK)
@@ -132,7 +78,10 @@ async def opened(pair: Pair, *, key: str | None = None, cancel_wait: float = 0.0
         sim.set_stock(**shelf, count=0)
     with serve(app) as address:
         options = module.Options(base_url=address + pair.path, **pair.options)
-        there = module.build(context(secret=pair.key if key is None else key, observe=observed), options)
+        secret = pair.key if key is None else key
+        there = module.build(
+            context(secret=secret, secrets=pair.secrets, currency=pair.currency, observe=observed), options
+        )
         try:
             yield Bench(pair, there, sim, observed)
         finally:
@@ -151,7 +100,7 @@ async def bench(pair: Pair) -> AsyncIterator[Bench]:
 async def test_number_is_bought_waited_for_received_and_finished(bench: Bench) -> None:
     lease = await bench.buy()
     assert lease.number.isdigit()
-    assert lease.cost == (Money(400_000, "USD") if bench.pair.tells_cost else None)
+    assert lease.cost == (bench.money("0.40") if bench.pair.tells_cost else None)
     assert await bench.read(lease) == Progress(LeaseState.OPEN)
     bench.sim.deliver(lease.reference, "Your code is 12345")
     progress = await bench.read(lease)
@@ -174,6 +123,8 @@ async def test_cancelled_number_gives_the_money_back(bench: Bench) -> None:
 
 
 async def test_second_sms_comes_after_asking_again(bench: Bench) -> None:
+    if not bench.pair.gives_second_sms:
+        pytest.skip("this upstream gives one SMS a number")
     lease = await bench.buy()
     bench.sim.deliver(lease.reference, "Your code is 12345")
     first = (await bench.read(lease)).messages
@@ -189,6 +140,8 @@ async def test_second_sms_comes_after_asking_again(bench: Bench) -> None:
 
 
 async def test_same_code_twice_is_two_messages_when_it_was_asked_for_twice(bench: Bench) -> None:
+    if not bench.pair.gives_second_sms:
+        pytest.skip("this upstream gives one SMS a number")
     lease = await bench.buy()
     bench.sim.deliver(lease.reference, "Your code is 12345")
     first = (await bench.read(lease)).messages[-1]
@@ -243,6 +196,8 @@ async def test_cancel_that_meets_an_sms_says_so_and_the_sms_can_be_read(bench: B
 
 
 async def test_early_cancel_is_told_when_to_come_back(pair: Pair) -> None:
+    if pair.cancel_wait_option is None:
+        pytest.skip("this upstream takes a number back at once")
     async with opened(pair, cancel_wait=120.0) as bench:
         lease = await bench.buy()
         with pytest.raises(TooEarly) as caught:
@@ -254,7 +209,7 @@ async def test_early_cancel_is_told_when_to_come_back(pair: Pair) -> None:
 
 
 async def test_unknown_reference_is_a_state_to_read_and_an_error_to_close(bench: Bench) -> None:
-    unknown = Lease("99999", "447700900123")
+    unknown = Lease(bench.pair.unknown_reference, "447700900123")
     assert await bench.read(unknown) == Progress(LeaseState.UNKNOWN)
     for outcome in Outcome:
         with pytest.raises(UnknownLease):
@@ -285,7 +240,7 @@ async def test_price_above_the_cap_is_sold_out(bench: Bench) -> None:
 async def test_number_above_the_cap_is_returned_at_its_cost_and_can_be_cancelled(bench: Bench) -> None:
     bench.sim.fault("overpriced", 1, price="0.90")
     lease = await bench.buy(cost_max="0.50")
-    assert lease.cost == (Money(900_000, "USD") if bench.pair.tells_cost else None)
+    assert lease.cost == (bench.money("0.90") if bench.pair.tells_cost else None)
     await bench.there.close(lease.reference, Outcome.CANCELLED)
 
 
@@ -304,7 +259,8 @@ async def test_bad_key_is_a_fault_and_never_a_state(pair: Pair) -> None:
             with pytest.raises(Refused) as caught:
                 await verb()
             assert caught.value.is_fault
-        for call in (bench.read(Lease("1", "1")), bench.there.close("1", Outcome.CANCELLED)):
+        unknown = pair.unknown_reference
+        for call in (bench.read(Lease(unknown, "1")), bench.there.close(unknown, Outcome.CANCELLED)):
             with pytest.raises(Unwell):
                 await call
         if not pair.tells_prices_without_key:
@@ -316,8 +272,9 @@ async def test_server_that_is_gone_was_not_reached(pair: Pair) -> None:
     async with opened(pair) as bench:
         lease = await bench.buy()
         module = load(pair.adapter)
-        gone = module.build(context(), module.Options(base_url="http://127.0.0.1:1/x", **pair.options))
-        order = BuyOrder(SERVICE, COUNTRY, "", Money(1, "USD"), 1.0)
+        options = module.Options(base_url="http://127.0.0.1:1/x", **pair.options)
+        gone = module.build(context(secrets=pair.secrets, currency=pair.currency), options)
+        order = BuyOrder(pair.service, pair.country, "", Money(1, pair.currency), 1.0)
         with pytest.raises(NotReached):
             await gone.buy(order)
         with pytest.raises(Unwell):
@@ -345,7 +302,7 @@ async def found_again(bench: Bench, since: float, order: Mapping[str, str]) -> N
     if not isinstance(bench.there, Finds):
         return
     found = {one.lease.reference: one for one in await bench.there.find(since)}[order["id"]]
-    assert (found.service, found.country) == (SERVICE, COUNTRY)
+    assert (found.service, found.country) == (bench.pair.service, bench.pair.country)
     assert found.lease.number == order["phone"].lstrip("+")
     assert found.created_at == pytest.approx(since, abs=5)
     await bench.there.close(found.lease.reference, Outcome.CANCELLED)
@@ -368,7 +325,7 @@ async def test_many_are_read_as_each_would_be(bench: Bench) -> None:
     leases = [await bench.buy() for _ in range(3)]
     bench.sim.deliver(leases[1].reference, "Your code is 12345")
     watched = [Watched(lease.reference, 1) for lease in leases]
-    many = await bench.there.read_many([*watched, Watched("99999", 1)])
+    many = await bench.there.read_many([*watched, Watched(bench.pair.unknown_reference, 1)])
     assert set(many) == {lease.reference for lease in leases}
     for lease in leases:
         assert many[lease.reference] == await bench.read(lease)
@@ -384,17 +341,18 @@ async def test_closed_lease_is_missing_from_the_bulk_answer_or_reported_closed(b
 
 
 async def test_offers_match_what_is_in_stock(bench: Bench) -> None:
-    before = (await bench.there.offers()).at(SERVICE, COUNTRY)
-    assert [(offer.cost, offer.count) for offer in before] == [(Money(400_000, "USD"), STOCK)]
+    service, country = bench.pair.service, bench.pair.country
+    before = (await bench.there.offers()).at(service, country)
+    assert [(offer.cost, offer.count) for offer in before] == [(bench.money("0.40"), STOCK)]
     await bench.buy()
     table = await bench.there.offers()
-    assert [offer.count for offer in table.at(SERVICE, COUNTRY)] == [STOCK - 1]
+    assert [offer.count for offer in table.at(service, country)] == [STOCK - 1]
     assert len(set(table.pairs())) > 3
 
 
 async def test_what_sells_nothing_is_not_offered(bench: Bench) -> None:
     bench.sim.set_stock(**bench.pair.shelf, count=0)
-    assert (await bench.there.offers()).at(SERVICE, COUNTRY) == ()
+    assert (await bench.there.offers()).at(bench.pair.service, bench.pair.country) == ()
 
 
 # --- errors ---

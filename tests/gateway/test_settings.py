@@ -33,13 +33,13 @@ class PlainOptions(BaseModel):
 
 
 def options_of(adapter: str) -> type[BaseModel]:
-    if adapter in ("sandbox", "herosms"):
+    if adapter in ("sandbox", "herosms", "named"):
         return PlainOptions
     raise LookupError(f"no adapter is called {adapter!r}; known: herosms, sandbox")
 
 
-def needs_secret(adapter: str) -> bool:
-    return adapter == "herosms"
+def secrets_of(adapter: str) -> dict[str, bool]:
+    return {"api_key": adapter == "herosms", "username": adapter == "named", "push_secret": False}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def directory(tmp_path: Path) -> Path:
 def load(directory: Path, environment: Mapping[str, str] | None = None, **files: str) -> Settings:
     for name, text in files.items():
         (directory / f"{name}.toml").write_text(text, encoding="utf-8")
-    return load_settings(directory, environment or {}, options_of, needs_secret)
+    return load_settings(directory, environment or {}, options_of, secrets_of)
 
 
 def problems(directory: Path, environment: Mapping[str, str] | None = None, **files: str) -> tuple[str, ...]:
@@ -306,6 +306,14 @@ def test_table_that_cannot_be_an_upstream_is_refused(directory: Path, table: str
 def test_missing_secret_names_the_variable(directory: Path) -> None:
     assert "HEROSMS_API_KEY is missing" in problem(directory, upstreams="[herosms]\n")
     assert "HEROSMS_API_KEY is missing" in problem(directory, {"HEROSMS_API_KEY": "  "}, upstreams="[herosms]\n")
+
+
+def test_further_secrets_are_read_under_the_upstreams_name(directory: Path) -> None:
+    assert "OTHER_USERNAME is missing" in problem(directory, upstreams='[other]\nadapter = "named"\n')
+    given = {"OTHER_USERNAME": "ops", "OTHER_PUSH_SECRET": SECRET, "OTHER_UNHEARD_OF": SECRET}
+    stanza = load(directory, given, upstreams='[other]\nadapter = "named"\n').upstreams["other"]
+    assert (stanza.secret, stanza.secrets) == ("", {"username": "ops", "push_secret": SECRET})
+    assert SECRET not in repr(stanza)
 
 
 def test_switched_off_upstream_needs_no_secret(directory: Path) -> None:

@@ -125,7 +125,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     directory = tmp_path_factory.mktemp("config")
     shutil.copytree(SHIPPED_CATALOG, directory / "catalog")
-    return load_settings(directory, {}, lambda _: WebhooksSettings, lambda _: False)
+    return load_settings(directory, {}, lambda _: WebhooksSettings, lambda _: {})
 
 
 @pytest.fixture

@@ -1,0 +1,6 @@
+from tests.contract._pair import Pair
+from tests.simulators import handler_api
+
+SHELF = {"service": "tg", "country": "16"}
+
+PAIRS = {"herosms": Pair("herosms", handler_api.build, handler_api.DEFAULT_KEY, handler_api.PATH, SHELF)}
