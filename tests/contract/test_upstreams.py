@@ -48,6 +48,10 @@ class Bench:
         order = BuyOrder(self.pair.service, self.pair.country, "", self.money(cost_max), timeout_seconds)
         return await self.there.buy(order)
 
+    def stock(self, count: int) -> int:
+        """What the list says of so many numbers in stock."""
+        return count if self.pair.tells_stock else 1
+
     def money(self, amount: str) -> Money:
         """So much in this upstream's currency."""
         return Money(to_micros(amount), self.pair.currency)
@@ -109,8 +113,12 @@ async def test_number_is_bought_waited_for_received_and_finished(bench: Bench) -
     assert (sms.code, sms.text) == ("12345", "Your code is 12345")
     assert sms.identity
     await bench.there.close(lease.reference, Outcome.FINISHED)
-    assert bench.sim.order_views()[0]["state"].lower() == "finished"
-    assert (await bench.read(lease)).state in (LeaseState.FINISHED, LeaseState.CANCELLED)
+    state = (await bench.read(lease)).state
+    if bench.pair.tells_finish:
+        assert bench.sim.order_views()[0]["state"].lower() == "finished"
+        assert state in (LeaseState.FINISHED, LeaseState.CANCELLED)
+    else:
+        assert state is not LeaseState.UNKNOWN
 
 
 async def test_cancelled_number_gives_the_money_back(bench: Bench) -> None:
@@ -343,10 +351,10 @@ async def test_closed_lease_is_missing_from_the_bulk_answer_or_reported_closed(b
 async def test_offers_match_what_is_in_stock(bench: Bench) -> None:
     service, country = bench.pair.service, bench.pair.country
     before = (await bench.there.offers()).at(service, country)
-    assert [(offer.cost, offer.count) for offer in before] == [(bench.money("0.40"), STOCK)]
+    assert [(offer.cost, offer.count) for offer in before] == [(bench.money("0.40"), bench.stock(STOCK))]
     await bench.buy()
     table = await bench.there.offers()
-    assert [offer.count for offer in table.at(service, country)] == [STOCK - 1]
+    assert [offer.count for offer in table.at(service, country)] == [bench.stock(STOCK - 1)]
     assert len(set(table.pairs())) > 3
 
 
