@@ -11,24 +11,24 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import uvicorn
 
 from gateway import accounts, ledger, logs
-from gateway.accounts import AccountError, Caller
-from gateway.app import Gateway, read_settings
-from gateway.database import Database, DatabaseError, Lock, lock_for_serving, open_database
-from gateway.errors import Unavailable, UpstreamError
+from gateway.accounts import Caller
+from gateway.app import Gateway
+from gateway.database import Database, Lock, lock_for_serving, open_database
+from gateway.errors import UpstreamError
 from gateway.model import Order
-from gateway.money import Money, MoneyError, parse, plain, to_micros
-from gateway.settings import Settings, SettingsError, Stanza
+from gateway.money import Money, parse, plain, to_micros
+from gateway.settings import Settings, Stanza
 from gateway.store import Tx
-from gateway.vault import SecretsError, write_private
+from gateway.terminal import Context, Group, common, moment, show, tell, with_database, with_gateway
+from gateway.vault import write_private
 
 DEMO_ACCOUNT = "demo"
 DEMO_KEY_FILE = "demo-key"
@@ -41,34 +41,6 @@ GUARD_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 """How long a client waits for a database that answers nothing before it is told to come again."""
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every command starts from."""
-
-    directory: Path
-    environment: Mapping[str, str]
-    is_json: bool
-
-    def settings(self) -> Settings:
-        return read_settings(self.directory, self.environment)
-
-
-class Group(click.Group):
-    """Turns what a person can put right into one sentence and status 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SettingsError as error:
-            raise click.ClickException("\n".join(error.problems)) from None
-        except (AccountError, DatabaseError, SecretsError, MoneyError, ValueError) as error:
-            raise click.ClickException(str(error)) from None
-        except Unavailable:
-            raise click.ClickException("the database does not answer; nothing was done") from None
-
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
@@ -80,65 +52,6 @@ class Group(click.Group):
 def main(ctx: click.Context, directory: Path, is_json: bool) -> None:
     """A self-hosted gateway that speaks the SMS-Activate protocol."""
     ctx.obj = Context(directory, os.environ, is_json)
-
-
-def common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets `--config` and `--json` stand behind the command as well, where most people put them."""
-
-    def remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value:
-            known: Context = ctx.obj
-            directory = value if parameter.name == "directory" else known.directory
-            ctx.obj = Context(directory, known.environment, known.is_json or parameter.name == "is_json")
-
-    directory = click.Path(path_type=Path)
-    for option in (
-        click.option("--config", "directory", type=directory, expose_value=False, callback=remember, help="As above."),
-        click.option("--json", "is_json", is_flag=True, expose_value=False, callback=remember, help="As above."),
-    ):
-        function = option(function)
-    return function
-
-
-def show(context: Context, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Rows as an aligned table, or as JSON."""
-    if context.is_json:
-        click.echo(json.dumps([dict(row) for row in rows], ensure_ascii=False))
-        return
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(len(line[place]) for line in [list(columns), *cells]) for place in range(len(columns))]
-    for line in [[column.upper() for column in columns], *cells]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
-
-
-def tell(context: Context, facts: Mapping[str, Any], sentence: str) -> None:
-    """One result, as a sentence or as JSON."""
-    click.echo(json.dumps(dict(facts), ensure_ascii=False) if context.is_json else sentence)
-
-
-def with_database(context: Context, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Runs something against the database, and closes it."""
-
-    async def run() -> T:
-        database = open_database(context.environment)
-        try:
-            return await work(database)
-        finally:
-            await database.store.close()
-
-    return asyncio.run(run())
-
-
-def _moment(at: float | None) -> str | None:
-    return None if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
 
 
 def _sells_sandbox_only(settings: Settings) -> bool:
@@ -312,7 +225,7 @@ def check_config(context: Context) -> None:
 @click.pass_obj
 def doctor(context: Context) -> None:
     """Ask every upstream: is the key good, what is the balance there, what does it sell that we can't name."""
-    rows = _with_gateway(context, _examine)
+    rows = with_gateway(context, _examine)
     show(context, rows, ("upstream", "state", "balance", "offers", "unmapped", "note"))
     if any(row["state"] != "ok" for row in rows):
         sys.exit(1)
@@ -342,20 +255,6 @@ async def _examine_one(gateway: Gateway, name: str) -> dict[str, Any]:
         row["unmapped"] = len(unmapped)
         row["note"] = row["note"] or "e.g. " + ", ".join(str(word) for word in list(unmapped)[:3])
     return row
-
-
-def _with_gateway(context: Context, work: Callable[[Gateway], Awaitable[T]]) -> T:
-    """Runs something with every part wired up, but no loop running."""
-    logs.configure("error", "auto")
-
-    async def run(database: Database) -> T:
-        gateway = Gateway(context.directory, context.environment, database)
-        try:
-            return await work(gateway)
-        finally:
-            await gateway.stop()
-
-    return with_database(context, run)
 
 
 # Accounts, keys, money
@@ -412,7 +311,7 @@ def account_list(context: Context) -> None:
             "keys": row["keys"],
             "demo": bool(row["is_demo"]),
             "parent": row["parent"],
-            "barred_until": _moment(row["barred_until"]),
+            "barred_until": moment(row["barred_until"]),
         }
         for row in found
     ]
@@ -428,8 +327,8 @@ def account_bar(context: Context, name: str, hours: float) -> None:
     """Stop an account from buying for a while."""
     until = time.time() + hours * 3600 if hours else None
     with_database(context, lambda database: database.store.run(accounts.bar, name, until))
-    words = f"barred until {_moment(until)} UTC" if until else "free to buy"
-    tell(context, {"account": name, "barred_until": _moment(until)}, f"{name} is {words}")
+    words = f"barred until {moment(until)} UTC" if until else "free to buy"
+    tell(context, {"account": name, "barred_until": moment(until)}, f"{name} is {words}")
 
 
 @main.command()
@@ -479,8 +378,8 @@ def key_list(context: Context, name: str | None) -> None:
             "id": row["id"],
             "account": row["account"],
             "key": row["hint"] + "…",
-            "created": _moment(row["created_at"]),
-            "revoked": _moment(row["revoked_at"]),
+            "created": moment(row["created_at"]),
+            "revoked": moment(row["revoked_at"]),
         }
         for row in found
     ]
@@ -552,7 +451,7 @@ def offers(context: Context, service: str | None, country: int | None, name: str
         await _fetch_offers(gateway)
         return _offer_rows(gateway, buyer, service, country)
 
-    rows = _with_gateway(context, read)
+    rows = with_gateway(context, read)
     show(
         context, rows if context.is_json else rows[:limit], ("service", "country", "name", "price", "currency", "count")
     )
@@ -619,7 +518,7 @@ def explain(
         await _fetch_offers(gateway)
         return _explanation(gateway, buyer, Order(service, country, operator, cap))
 
-    facts = _with_gateway(context, read)
+    facts = with_gateway(context, read)
     if context.is_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
         return

@@ -187,6 +187,8 @@ class Context:
     offload: Offload = run_inline
     transport: httpx.AsyncBaseTransport | None = None
     """Replaces the network in an adapter's own tests."""
+    pool: Any = None
+    desk: Any = None
 
 
 def _key(service: str, country: int) -> int:

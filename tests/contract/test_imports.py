@@ -18,7 +18,7 @@ OURS = ("gateway", "adapters", "compat", "tests", "bench")
 SEEN_BY_ADAPTERS = {"gateway.upstream", "gateway.model", "gateway.money", "gateway.errors"}
 """The seam: everything an adapter needs to know of the house."""
 
-HIDDEN_FROM_DIALECTS = {"app", "cli", "worker", "poller", "database", "migrations", "store"}
+HIDDEN_FROM_DIALECTS = {"app", "cli", "terminal", "worker", "poller", "database", "migrations", "store"}
 """A dialect parses and renders; how the house is run, wired and stored is not its business."""
 
 WIRING = {"app", "cli"}
@@ -39,7 +39,9 @@ LAYERS = (
     "house", "attempts",
     "purchases", "activations", "webhooks", "poller", "worker",
     # What a dialect gets, and the wiring
-    "front", "app", "cli",
+    "front", "app", "terminal", "cli",
+    # A program of its own, for the machine beside the modem
+    "forward",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 
