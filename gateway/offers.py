@@ -41,6 +41,9 @@ SLICE_SECONDS = 0.002
 ROWS_BETWEEN_LOOKS = 16
 """How many rows are made between two looks at the watch."""
 
+CLOCK_SKEW_SECONDS = 86_400.0
+"""Rates may be dated at the end of the day they are of."""
+
 PAIRS_REMEMBERED = 20_000
 """How many (service, country) of one price list are kept unpacked."""
 
@@ -80,6 +83,7 @@ class UpstreamEntry:
     serves_demo: bool = False
     is_enabled: bool = True
     list_age_max_seconds: float = 900.0
+    currency: str = "USD"
     seller: SellsByRule | None = None
 
 
@@ -93,6 +97,15 @@ class View:
     services: tuple[str, ...]
     countries: tuple[int, ...]
     version: str = ""
+    rates_from: float | None = None
+    rates_max_seconds: float = 96 * 3600.0
+
+    def rates_stale_seconds(self, now: float) -> float | None:
+        """The age of the exchange rates where they are too old to sell by, or from the future; else None."""
+        if self.rates_from is None:
+            return None
+        age = now - self.rates_from
+        return None if -CLOCK_SKEW_SECONDS <= age <= self.rates_max_seconds else age
 
 
 def view_of(settings: Settings, upstreams: Mapping[str, Upstream]) -> View:
@@ -100,11 +113,13 @@ def view_of(settings: Settings, upstreams: Mapping[str, Upstream]) -> View:
     stanzas = settings.upstreams
     return View(
         entries=tuple(entry_of(stanzas[name], upstream) for name, upstream in upstreams.items()),
-        pricing=Pricing(settings.pricing),
+        pricing=Pricing(settings.pricing, settings.rates.rates),
         routes=Routes(settings.routing),
         services=tuple(settings.catalog.services),
         countries=tuple(settings.catalog.countries),
         version=settings.version,
+        rates_from=settings.rates.as_of_seconds,
+        rates_max_seconds=settings.pricing.exchange.max_hours * 3600,
     )
 
 
@@ -118,6 +133,7 @@ def entry_of(stanza: Stanza, upstream: Upstream) -> UpstreamEntry:
         serves_demo=seller is not None,
         is_enabled=stanza.enabled,
         list_age_max_seconds=stanza.offers_max_age_seconds,
+        currency=stanza.currency,
         seller=seller,
     )
 
@@ -213,7 +229,7 @@ class Market:
         service, country, now = order.service, order.country, self._clock()
         stalls = [
             Stall(
-                self._facts(entry, now, self.health.is_blocked(entry.name, service, country)),
+                self._facts(entry, buyer, now, self.health.is_blocked(entry.name, service, country)),
                 self._candidates(view, buyer, self._offers(entry, service, country)),
             )
             for entry in view.entries
@@ -265,8 +281,12 @@ class Market:
         chance = self.health.chance(offer.upstream, offer.country, offer.service, offer.success_rate)
         return (view.pricing.house_micros(offer.cost) or 0.0) / chance
 
-    def _facts(self, entry: UpstreamEntry, now: float, is_in_doubt: bool = False) -> Facts:
+    def _facts(self, entry: UpstreamEntry, buyer: Buyer, now: float, is_in_doubt: bool = False) -> Facts:
         shelf = self._shelves.get(entry.name, _BARE)
+        stale = self._view.rates_stale_seconds(now)
+        is_exchanged = (
+            stale is not None and len({entry.currency, buyer.currency, self._view.pricing.house_currency}) > 1
+        )
         circuit = self.health.state(entry.name) if self.health.is_open(entry.name) else None
         return Facts(
             name=entry.name,
@@ -279,6 +299,7 @@ class Market:
             list_age_seconds=0.0 if entry.seller is not None else _age_seconds(shelf, now),
             list_age_max_seconds=entry.list_age_max_seconds,
             list_error=shelf.error,
+            rates_stale_seconds=stale if is_exchanged else None,
             circuit=circuit,
             circuit_seconds_left=0.0 if circuit is None else (circuit.open_until or now) - now,
         )
@@ -288,7 +309,7 @@ class Market:
     def _sources(self, buyer: Buyer) -> list[_Source]:
         """Every upstream that may serve this caller at all."""
         terms, now = Terms(buyer.currency, buyer.is_demo), self._clock()
-        found = ((entry, self._facts(entry, now)) for entry in self._view.entries)
+        found = ((entry, self._facts(entry, buyer, now)) for entry in self._view.entries)
         return [
             _Source(entry, facts, self._shelves.get(entry.name, _BARE).table)
             for entry, facts in found

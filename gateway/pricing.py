@@ -10,11 +10,12 @@ Rounding once is what makes `cost_ceiling` the exact inverse of `price`. `fixed`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from math import lcm
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from gateway.model import Offer
@@ -23,6 +24,8 @@ from gateway.settings import PriceRule, PriceTerms, PricingSettings
 
 REMEMBERED = 65_536
 """Entries a lookup keeps before it starts afresh."""
+
+NO_RATES: Mapping[str, Decimal] = MappingProxyType({})
 
 R = TypeVar("R")
 
@@ -105,10 +108,11 @@ class Tariff:
 class Pricing:
     """Prices and exchange, for one version of the settings. Bounded caches inside, so keep one and share it."""
 
-    def __init__(self, settings: PricingSettings) -> None:
+    def __init__(self, settings: PricingSettings, rates: Mapping[str, Decimal] = NO_RATES) -> None:
+        """`rates` are values of one unit of other currencies, in house currency."""
         self.settings = settings
         self.house_currency = settings.currency
-        self._rates = {name: Fraction(rate) for name, rate in settings.rates.items()}
+        self._rates = {name: Fraction(rate) for name, rate in rates.items()}
         self._rates[settings.currency] = Fraction(1)
         self._house_micros = {name: float(rate) for name, rate in self._rates.items()}
         self._rules: RuleBook[PriceTerms] = RuleBook(

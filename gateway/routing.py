@@ -64,6 +64,7 @@ class Facts:
     """One upstream as it stands now, for one service and country. Lower tiers and priorities come first.
 
     `circuit` is None unless open. `list_age_seconds` is nought for one that sells by rule, None while there is no list.
+    `rates_stale_seconds` is the age of exchange rates that are needed and too old, else None.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Facts:
     list_age_seconds: float | None = 0.0
     list_age_max_seconds: float = 900.0
     list_error: str = ""
+    rates_stale_seconds: float | None = None
     circuit: CircuitState | None = None
     circuit_seconds_left: float = 0.0
 
@@ -343,6 +345,8 @@ def barrier(facts: Facts, terms: Terms) -> Because | None:
         return DRAINED
     if facts.list_age_seconds is None or facts.list_age_seconds > facts.list_age_max_seconds:
         return _list_trouble(facts)
+    if facts.rates_stale_seconds is not None:
+        return Because("exchange rates are {:.0f} h old", (facts.rates_stale_seconds / 3600,))
     return IN_DOUBT if facts.is_in_doubt else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_o
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -36,6 +38,7 @@ GATEWAY_FILE = "gateway.toml"
 UPSTREAMS_FILE = "upstreams.toml"
 ROUTING_FILE = "routing.toml"
 PRICING_FILE = "pricing.toml"
+RATES_FILE = "rates.toml"
 CATALOG_DIRECTORY = "catalog"
 SECRET_LENGTH_MIN = 32
 
@@ -44,9 +47,11 @@ _STAMPED = (
     UPSTREAMS_FILE,
     ROUTING_FILE,
     PRICING_FILE,
+    RATES_FILE,
     f"{CATALOG_DIRECTORY}/{SERVICES_FILE}",
     f"{CATALOG_DIRECTORY}/{COUNTRIES_FILE}",
 )
+_TOML_FILES = (GATEWAY_FILE, UPSTREAMS_FILE, ROUTING_FILE, PRICING_FILE, RATES_FILE)
 _UPSTREAMS_WITHOUT_FILE: Mapping[str, Any] = {"sandbox": {"adapter": "sandbox", "early_cancel": "deny"}}
 _UPSTREAM_NAME = re.compile(r"[a-z_][a-z0-9_]{0,31}")
 
@@ -92,6 +97,15 @@ def _proxy(address: str) -> str:
     return address
 
 
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError('should be an address or a network, such as "127.0.0.1" or "10.0.0.0/8"') from None
+    return text
+
+
+Network = Annotated[str, AfterValidator(_network)]
 Exact = Annotated[Decimal, BeforeValidator(_as_decimal), Field(le=1_000_000_000, allow_inf_nan=False)]
 Amount = Annotated[Exact, Field(ge=0, decimal_places=6)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86400, allow_inf_nan=False)]
@@ -207,6 +221,9 @@ class Section(BaseModel):
 class ServerSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; `HOST` overrides it.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on; `PORT` overrides it.")
+    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(), description="Addresses or networks of proxies whose `X-Forwarded-For` is believed."
+    )
     default_country: int = Field(default=0, ge=0, description="Country id used where a client names none.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
@@ -316,6 +333,10 @@ class StanzaKeys(Section):
     )
     offers_seconds: Seconds = Field(default=60.0, description="Pause between two readings of its price list.")
     offers_max_age_seconds: Seconds = Field(default=900.0, description="A price list older than this is not sold from.")
+    balance_seconds: Seconds = Field(default=300.0, description="Pause between two looks at our balance there.")
+    balance_low: Amount = Field(
+        default=Decimal(0), description="A balance there below this raises an alert, in its currency; 0 for none."
+    )
     early_cancel: Literal["absorb", "deny"] = Field(
         default="absorb",
         description="It refuses a cancel for now: `absorb` releases the caller at once and cancels later, "
@@ -405,6 +426,19 @@ class FloorSettings(Section):
     below_cost: bool = Field(default=False, description="Sell below cost where a fixed price says so.")
 
 
+class ExchangeSettings(Section):
+    alert_hours: float = Field(
+        default=36, gt=0, le=8760, allow_inf_nan=False, description="Rates older than this raise an alert."
+    )
+    max_hours: float = Field(
+        default=96,
+        gt=0,
+        le=8760,
+        allow_inf_nan=False,
+        description="With older rates, whatever needs them is not sold: no price rather than a wrong one.",
+    )
+
+
 class PricingSettings(Section):
     """`pricing.toml`. Amounts are in `currency`."""
 
@@ -413,17 +447,32 @@ class PricingSettings(Section):
     )
     default: PriceTerms = PriceTerms(fixed=Decimal("0.08"))
     floor: FloorSettings = FloorSettings()
+    exchange: ExchangeSettings = ExchangeSettings()
     rule: Annotated[tuple[PriceRule, ...], BeforeValidator(_as_tuple)] = ()
+
+
+# --- rates.toml ------------------------------------------------------------------------------------------------------
+
+
+class RatesSettings(Section):
+    """`rates.toml`: a file of its own, so that a program can write it anew."""
+
+    as_of: AwareDatetime | None = Field(default=None, description="When these rates were true, with a time zone.")
     rates: Annotated[Mapping[Currency, Annotated[Exact, Field(gt=0)]], AfterValidator(MappingProxyType)] = Field(
         default_factory=lambda: MappingProxyType({}),
         description="Value of one unit of another currency, in the house currency.",
     )
 
     @model_validator(mode="after")
-    def _house_is_worth_one(self) -> PricingSettings:
-        if self.rates.get(self.currency, 1) != 1:
-            raise ValueError(f"rates.{self.currency} is the rate of the house currency to itself: leave it out")
+    def _is_dated(self) -> RatesSettings:
+        if self.rates and self.as_of is None:
+            raise ValueError("as_of is missing: say when these rates were true, such as 2026-11-22T08:00:00Z")
         return self
+
+    @property
+    def as_of_seconds(self) -> float | None:
+        """When the rates were true, in seconds since the epoch; None where there are none."""
+        return self.as_of.timestamp() if self.as_of is not None and self.rates else None
 
 
 # --- Environment -----------------------------------------------------------------------------------------------------
@@ -447,6 +496,9 @@ class Environment:
     webhook_secret: str | None = _variable("Signs webhooks; at least 32 characters.")
     webhook_url: str | None = _variable("Our public HTTPS address, for pushes from upstreams.", is_shown=True)
     jwt_secret_key: str | None = _variable("Signs user sessions; at least 32 characters.")
+    notify_urls: str | None = _variable(
+        "Where alerts and waiting tasks are told: Apprise addresses, separated by spaces."
+    )
 
 
 def read_environment(environment: Mapping[str, str]) -> Environment:
@@ -488,6 +540,7 @@ class Settings:
     upstreams: Mapping[str, Stanza]
     routing: RoutingSettings
     pricing: PricingSettings
+    rates: RatesSettings
     catalog: Catalog = field(repr=False)
     environment: Environment
     version: str
@@ -507,7 +560,7 @@ def load_settings(
     contents = {name: _content(directory / name) for name in _STAMPED}
     problems: list[str] = []
     catalog = _catalog(directory / CATALOG_DIRECTORY, problems)
-    files = {name: _File.parse(directory / name, contents[name], problems) for name in _STAMPED[:4]}
+    files = {name: _File.parse(directory / name, contents[name], problems) for name in _TOML_FILES}
     reader = _StanzaReader(options_of, secrets_of, environment, problems)
 
     upstreams = reader.stanzas(files[UPSTREAMS_FILE])
@@ -515,19 +568,21 @@ def load_settings(
     gateway = files[GATEWAY_FILE].validate(GatewaySettings, known, problems)
     routing = files[ROUTING_FILE].validate(RoutingSettings, known, problems)
     pricing = files[PRICING_FILE].validate(PricingSettings, known, problems)
+    rates = files[RATES_FILE].validate(RatesSettings, known, problems)
     found, environment_problems = _environment(environment)
     problems += environment_problems
     if gateway and catalog:
         problems += _country_problems(files[GATEWAY_FILE], gateway, catalog)
-    if pricing:
-        problems += _rate_problems(files[UPSTREAMS_FILE], upstreams, pricing)
-    if problems or not (gateway and routing and pricing and catalog):
+    if pricing and rates:
+        problems += _rate_problems(files, upstreams, pricing, rates)
+    if problems or not (gateway and routing and pricing and rates and catalog):
         raise SettingsError(problems)
     return Settings(
         gateway=_overridden(gateway, found),
         upstreams=MappingProxyType(upstreams),
         routing=routing,
         pricing=pricing,
+        rates=rates,
         catalog=catalog,
         environment=found,
         version=_version(contents),
@@ -580,13 +635,17 @@ def _country_problems(file: _File, gateway: GatewaySettings, catalog: Catalog) -
         yield file.sentence(("server", "default_country"), "there is no such country in the catalogue")
 
 
-def _rate_problems(file: _File, upstreams: Mapping[str, Stanza], pricing: PricingSettings) -> Iterator[str]:
-    priced = {pricing.currency, *pricing.rates}
+def _rate_problems(
+    files: Mapping[str, _File], upstreams: Mapping[str, Stanza], pricing: PricingSettings, rates: RatesSettings
+) -> Iterator[str]:
+    if rates.rates.get(pricing.currency, 1) != 1:
+        words = "the rate of the house currency to itself: leave it out"
+        yield files[RATES_FILE].sentence(("rates", pricing.currency), words)
+    priced = {pricing.currency, *rates.rates}
     for name, stanza in upstreams.items():
         if stanza.enabled and stanza.currency not in priced:
-            yield file.sentence(
-                (name, "currency"), f"{PRICING_FILE} has no rate for {stanza.currency}: add it under [rates]"
-            )
+            words = f"{RATES_FILE} has no rate for {stanza.currency}: add it under [rates]"
+            yield files[UPSTREAMS_FILE].sentence((name, "currency"), words)
 
 
 @dataclass(frozen=True)
@@ -837,11 +896,15 @@ def describe() -> list[Described]:
         *_described(UPSTREAMS_FILE, StanzaKeys, "<name>."),
         *_described(ROUTING_FILE, RoutingSettings),
         *_described(PRICING_FILE, PricingSettings),
+        *_described(RATES_FILE, RatesSettings),
         *(
             Described("environment", variable.name.upper(), "text", "", variable.metadata["sentence"])
             for variable in fields(Environment)
         ),
         Described("environment", "<NAME>_API_KEY", "text", "", "Our key at the upstream of that name."),
+        Described(
+            "environment", "<NAME>_<SECRET>", "text", "", "A further secret its adapter takes, see upstreams.md."
+        ),
     ]
 
 
@@ -855,7 +918,14 @@ def _described(file: str, model: type[BaseModel], prefix: str = "") -> Iterator[
             yield Described(file, key, _words_of(info.annotation), _toml(info.default), info.description or "")
 
 
-_TYPES: Mapping[Any, str] = {bool: "true/false", int: "whole number", float: "number", Decimal: "decimal", str: "text"}
+_TYPES: Mapping[Any, str] = {
+    bool: "true/false",
+    int: "whole number",
+    float: "number",
+    Decimal: "decimal",
+    str: "text",
+    AwareDatetime: "date and time",
+}
 
 
 def _words_of(annotation: Any) -> str:

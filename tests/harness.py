@@ -47,13 +47,14 @@ def environment(url: str, **more: str) -> dict[str, str]:
 
 
 def config_directory(
-    parent: Path, upstreams: str = SANDBOX, gateway: str = "", pricing: str = "", routing: str = ""
+    parent: Path, upstreams: str = SANDBOX, gateway: str = "", pricing: str = "", routing: str = "", rates: str = ""
 ) -> Path:
     """A configuration directory with the shipped catalogue and the given files (empty: that file's defaults)."""
     directory = parent / f"config-{uuid.uuid4().hex[:8]}"
     directory.mkdir()
     (directory / "catalog").symlink_to(ROOT / "config" / "catalog")
-    for name, text in (("upstreams", upstreams), ("gateway", gateway), ("pricing", pricing), ("routing", routing)):
+    files = {"upstreams": upstreams, "gateway": gateway, "pricing": pricing, "routing": routing, "rates": rates}
+    for name, text in files.items():
         if text:
             (directory / f"{name}.toml").write_text(text)
     return directory

@@ -18,7 +18,7 @@ from gateway.settings import Described, Settings, describe, load_settings
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
 PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-FILES = ("gateway.toml", "upstreams.toml", "routing.toml", "pricing.toml")
+FILES = ("gateway.toml", "upstreams.toml", "routing.toml", "pricing.toml", "rates.toml")
 
 
 def chapter(title: str) -> str:

@@ -28,6 +28,7 @@ from gateway.settings import (
     PriceRule,
     PriceTerms,
     PricingSettings,
+    RatesSettings,
     RoutingRule,
     RoutingSettings,
     Settings,
@@ -68,12 +69,12 @@ class Seller:
 
 SANDBOX = UpstreamEntry("sandbox", serves_demo=True, seller=Seller())
 ALPHA = UpstreamEntry("alpha", priority=1)
-BETA = UpstreamEntry("beta", priority=2, list_age_max_seconds=60)
+BETA = UpstreamEntry("beta", priority=2, list_age_max_seconds=60, currency="RUB")
 
 
 def view(*entries: UpstreamEntry, **changes: Any) -> View:
     values: dict[str, Any] = {
-        "pricing": Pricing(PricingSettings(default=PriceTerms(percent=Decimal(0)), rates={"RUB": Decimal("0.01")})),
+        "pricing": Pricing(PricingSettings(default=PriceTerms(percent=Decimal(0))), {"RUB": Decimal("0.01")}),
         "routes": Routes(RoutingSettings()),
         "services": SERVICES,
         "countries": COUNTRIES,
@@ -127,6 +128,18 @@ def test_a_shortlist_compares_upstreams_across_currencies(stocked: Market) -> No
     assert order_of(shortlist) == ["beta", "alpha"]
     assert [str(ranked.quote.price) for ranked in shortlist.ranked] == ["0.10 USD", "0.20 USD"]
     assert reasons(shortlist)["sandbox"] == "serves demo accounts only"
+
+
+@pytest.mark.parametrize(("age_hours", "is_sold"), [(0, True), (47, True), (49, False), (-20, True), (-30, False)])
+def test_an_upstream_sits_out_while_the_rates_it_needs_are_too_old_or_from_the_future(
+    watch: Watch, stocked: Market, age_hours: float, is_sold: bool
+) -> None:
+    stocked.apply(view(rates_from=watch() - age_hours * 3600, rates_max_seconds=48 * 3600))
+    shortlist = stocked.shortlist(ACME, Order("tg", 1, price_max=usd("1")))
+    assert order_of(shortlist) == (["beta", "alpha"] if is_sold else ["alpha"])
+    assert reasons(shortlist).get("beta") == (None if is_sold else f"exchange rates are {age_hours} h old")
+    listed = {row.price for row in stocked.listing_now(ACME, "tg", 1)}
+    assert listed == {usd("0.10") if is_sold else usd("0.20")}
 
 
 def test_without_a_cap_failover_stays_under_the_listed_price(stocked: Market) -> None:
@@ -247,7 +260,7 @@ def test_an_entry_takes_its_facts_from_the_stanza(watch: Watch) -> None:
     assert entry.serves_demo
     assert entry.seller is not None
     plain = entry_of(stanza, object())  # type: ignore[arg-type]
-    assert plain == UpstreamEntry("x", 2, 3, False, False, 7.0, None)
+    assert plain == UpstreamEntry("x", 2, 3, False, False, 7.0, "RUB", None)
 
 
 def test_a_view_is_made_of_settings_and_loaded_upstreams(watch: Watch) -> None:
@@ -257,6 +270,7 @@ def test_a_view_is_made_of_settings_and_loaded_upstreams(watch: Watch) -> None:
         upstreams={name: Stanza(name=name, options={}, parsed=None) for name in ("sandbox", "unloaded")},
         routing=RoutingSettings(),
         pricing=PricingSettings(),
+        rates=RatesSettings(),
         catalog=catalog,
         environment=Environment(),
         version="v7",

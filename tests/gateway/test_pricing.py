@@ -44,8 +44,8 @@ def pricing(default: PriceTerms, *rules: PriceRule, margin: str = "0", below_cos
             default=default,
             rule=rules,
             floor=FloorSettings(margin_percent=Decimal(margin), below_cost=below_cost),
-            rates={"RUB": Decimal("0.0125"), "EUR": Decimal("1.1")},
-        )
+        ),
+        {"RUB": Decimal("0.0125"), "EUR": Decimal("1.1")},
     )
 
 
@@ -176,8 +176,8 @@ any_settings = st.builds(
     PricingSettings,
     default=markups,
     floor=st.builds(FloorSettings, margin_percent=st.decimals(0, 100, places=3)),
-    rates=st.fixed_dictionaries({"RUB": rates, "EUR": rates}),
 )
+any_rates = st.fixed_dictionaries({"RUB": rates, "EUR": rates})
 offers = st.builds(
     Offer,
     upstream=st.just("x"),
@@ -189,26 +189,26 @@ offers = st.builds(
 currencies = st.sampled_from(["USD", "EUR", "RUB"])
 
 
-@given(any_settings, offers, currencies)
+@given(any_settings, any_rates, offers, currencies)
 @settings(deadline=None, database=None)
 def test_prices_are_multiples_of_the_step_and_never_below_cost(
-    setting: PricingSettings, one: Offer, currency: str
+    setting: PricingSettings, exchange: dict[str, Decimal], one: Offer, currency: str
 ) -> None:
-    price = Pricing(setting).price(one, "acme", currency)
+    price = Pricing(setting, exchange).price(one, "acme", currency)
     assert price is not None
     assert price.currency == currency
     assert price.micros % PRICE_STEP_MICROS == 0
-    rates = {"USD": Fraction(1), **{name: Fraction(rate) for name, rate in setting.rates.items()}}
+    rates = {"USD": Fraction(1), **{name: Fraction(rate) for name, rate in exchange.items()}}
     least = one.cost.micros * rates[one.cost.currency] * (1 + Fraction(setting.floor.margin_percent) / 100)
     assert price.micros * rates[currency] >= least
 
 
-@given(any_settings, offers, currencies, st.integers(0, 10**8))
+@given(any_settings, any_rates, offers, currencies, st.integers(0, 10**8))
 @settings(deadline=None, database=None)
 def test_the_cost_ceiling_is_the_exact_inverse_of_the_price(
-    setting: PricingSettings, one: Offer, currency: str, ceiling_micros: int
+    setting: PricingSettings, exchange: dict[str, Decimal], one: Offer, currency: str, ceiling_micros: int
 ) -> None:
-    prices, ceiling = Pricing(setting), Money(ceiling_micros, currency)
+    prices, ceiling = Pricing(setting, exchange), Money(ceiling_micros, currency)
     limit = prices.cost_ceiling(one, ceiling, "acme")
     price = prices.price(one, "acme", currency)
     assert price is not None
@@ -227,12 +227,14 @@ def _price_at(prices: Pricing, one: Offer, cost_micros: int, currency: str) -> i
     return price.micros
 
 
-@given(any_settings, offers, currencies)
+@given(any_settings, any_rates, offers, currencies)
 @settings(deadline=None, database=None)
-def test_an_offer_always_fits_under_its_own_price(setting: PricingSettings, one: Offer, currency: str) -> None:
+def test_an_offer_always_fits_under_its_own_price(
+    setting: PricingSettings, exchange: dict[str, Decimal], one: Offer, currency: str
+) -> None:
     for below_cost in (False, True):
         floor = setting.floor.model_copy(update={"below_cost": below_cost})
-        prices = Pricing(setting.model_copy(update={"floor": floor}))
+        prices = Pricing(setting.model_copy(update={"floor": floor}), exchange)
         price = prices.price(one, "acme", currency)
         assert price is not None
         limit = prices.cost_ceiling(one, price, "acme")
@@ -243,7 +245,7 @@ def test_an_offer_always_fits_under_its_own_price(setting: PricingSettings, one:
 @given(st.integers(0, 10**12), rates, rates)
 @settings(deadline=None, database=None)
 def test_converting_never_loses_value(micros: int, rub: Decimal, eur: Decimal) -> None:
-    prices = Pricing(PricingSettings(rates={"RUB": rub, "EUR": eur}))
+    prices = Pricing(PricingSettings(), {"RUB": rub, "EUR": eur})
     converted = prices.convert(Money(micros, "RUB"), "EUR")
     assert converted is not None
     assert converted.micros * Fraction(eur) >= micros * Fraction(rub) > (converted.micros - 1) * Fraction(eur)

@@ -264,14 +264,20 @@ def test_price_out_of_bounds_is_refused(directory: Path, terms: str) -> None:
 
 @pytest.mark.parametrize("rates", ["eur = 1", "EUR = 0", "EUR = 'x'", "USD = 2"])
 def test_rate_that_makes_no_sense_is_refused(directory: Path, rates: str) -> None:
-    assert "rates" in problem(directory, pricing=f"[rates]\n{rates}\n")
+    assert "rates" in problem(directory, rates=f"as_of = 2026-11-22T08:00:00Z\n[rates]\n{rates}\n")
+
+
+@pytest.mark.parametrize("as_of", ["", "as_of = 2026-11-22\n", "as_of = 2026-11-22T08:00:00\n", "as_of = 'today'\n"])
+def test_rates_have_to_say_since_when_and_in_which_zone(directory: Path, as_of: str) -> None:
+    assert "as_of" in problem(directory, rates=f"{as_of}[rates]\nEUR = 1.08\n")
 
 
 def test_upstream_in_a_currency_without_a_rate_is_refused(directory: Path) -> None:
     table = '[sandbox]\ncurrency = "NGN"\n'
-    assert "line 2: sandbox.currency: pricing.toml has no rate for NGN" in problem(directory, upstreams=table)
-    assert load(directory, upstreams=table, pricing="[rates]\nNGN = 0.0006").pricing.rates["NGN"] == Decimal("0.0006")
-    assert load(directory, upstreams=f"{table}enabled = false", pricing="").upstreams["sandbox"].currency == "NGN"
+    assert "line 2: sandbox.currency: rates.toml has no rate for NGN" in problem(directory, upstreams=table)
+    dated = "as_of = 2026-11-22T08:00:00Z\n[rates]\nNGN = 0.0006"
+    assert load(directory, upstreams=table, rates=dated).rates.rates["NGN"] == Decimal("0.0006")
+    assert load(directory, upstreams=f"{table}enabled = false", rates="").upstreams["sandbox"].currency == "NGN"
 
 
 # --- Upstreams -------------------------------------------------------------------------------------------------------
@@ -384,5 +390,6 @@ def test_every_setting_describes_itself() -> None:
         "upstreams.toml",
         "routing.toml",
         "pricing.toml",
+        "rates.toml",
         "environment",
     }
