@@ -281,7 +281,7 @@ class Activations:
             async with asyncio.timeout(house.settings.gateway.activations.cancel_deadline_seconds):
                 await upstream.close(live.reference, Outcome.CANCELLED)
         except HasSms:
-            await self._read_now(live)
+            await self.look(live)
             raise NotAllowedNow from None
         except TooEarly as error:
             stanza = house.stanza(live.upstream)
@@ -296,8 +296,8 @@ class Activations:
             return now + 2.0
         return None
 
-    async def _read_now(self, live: Live) -> bool:
-        """One look for messages; whether the upstream answered. Raises Unavailable."""
+    async def look(self, live: Live) -> bool:
+        """Reads a lease now and brings in what is there; whether the upstream answered. Raises Unavailable."""
         upstream = self._house.upstreams.get(live.upstream)
         if upstream is None:
             return False
@@ -321,7 +321,7 @@ class Activations:
 
     async def _expire_one(self, live: Live) -> None:
         if live.status is Status.WAITING and not live.is_over_upstream:
-            await self._read_now(live)
+            await self.look(live)
         if live.status is Status.WAITING:
             await self._end_without_code(live, close=True)
         elif live.status.is_open:
@@ -373,7 +373,7 @@ class Activations:
             await upstream.close(row["reference"], Outcome(row["close_outcome"]))
         except HasSms:
             live = self._house.live.get(row["id"]) or await load(self._house.store, self._house.vault, row["id"])
-            if live is not None and not await self._read_now(live):
+            if live is not None and not await self.look(live):
                 raise Unwell("the message that came late could not be read") from None
 
 

@@ -20,18 +20,22 @@ from starlette.routing import Route
 
 import adapters
 import compat
+from compat import pushes
 from gateway.accounts import Callers
 from gateway.activations import Activations
+from gateway.alerts import Alerts
 from gateway.catalog import Catalog
 from gateway.database import Database
 from gateway.errors import Unavailable
 from gateway.front import Front
 from gateway.health import Health
 from gateway.house import House
+from gateway.inbox import Inbox
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.model import Clock
 from gateway.offers import Market, view_of
+from gateway.overseer import Overseer
 from gateway.purchases import Purchases
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
 from gateway.store import Tx
@@ -104,15 +108,18 @@ class Gateway:
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
         self._courier = Courier(self.house)
-        self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier)
+        self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, _tell_nobody))
+        self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier, self._overseer)
         self.limits = Limits(settings.environment.redis_url)
-        self.front = Front(self.house, self.callers, self.activations, self.purchases, self.limits)
+        self.inbox = Inbox(self.house, self.activations, self.purchases)
+        self.front = Front(self.house, self.callers, self.activations, self.purchases, self.limits, self.inbox)
         pages = Starlette(
             routes=[
                 Route("/health", self._health),
                 Route("/health/live", _alive),
                 Route("/health/ready", self._health),
                 Route("/metrics", self._show_metrics),
+                *pushes.routes(self.front),
             ],
             lifespan=self._lifespan,
         )
@@ -148,6 +155,7 @@ class Gateway:
         """Restores what was open, settles what a crash left behind, and starts the loops. Raises Unavailable."""
         await self.activations.restore()
         await self.purchases.recover()
+        await self._overseer.restore()
         self.worker.start()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -156,6 +164,7 @@ class Gateway:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.inbox.drain()
         await self.worker.stop()
         await self._courier.aclose()
         for upstream in self.house.upstreams.values():
@@ -253,6 +262,10 @@ class Gateway:
 
     async def _show_metrics(self, _request: Request) -> Response:
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _tell_nobody(_title: str, _sentence: str) -> None:
+    """Where no notification list is set."""
 
 
 async def _alive(_request: Request) -> Response:

@@ -21,6 +21,7 @@ import uvicorn
 from gateway import accounts, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
+from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
 from gateway.errors import UpstreamError
 from gateway.model import Order
@@ -558,6 +559,9 @@ def _explanation(gateway: Gateway, buyer: Caller, order: Order) -> dict[str, Any
         ],
     }
 
+
+main.add_command(upstreams_group)
+main.add_command(catalog_group)
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.house import House
+from gateway.inbox import Inbox
 from gateway.limits import Limits
 from gateway.purchases import Purchases
 
@@ -20,3 +21,4 @@ class Front:
     activations: Activations
     purchases: Purchases
     limits: Limits
+    inbox: Inbox

@@ -50,6 +50,15 @@ class Metrics:
         self.late_messages = Counter(
             "simroute_late_messages", "Messages after the caller was released", ["upstream"], registry=self.registry
         )
+        self.pushes = Counter(
+            "simroute_pushes", "Pushes from upstreams by outcome", ["upstream", "outcome"], registry=self.registry
+        )
+        self.alerts = Gauge(
+            "simroute_alert", "1 where something is wrong now", ["alert", "subject"], registry=self.registry
+        )
+        self.upstream_balance = Gauge(
+            "simroute_upstream_balance", "Our balance there", ["upstream", "currency"], registry=self.registry
+        )
         self.notices = Counter("simroute_notices", "Webhook attempts by result", ["result"], registry=self.registry)
         self.offers_at = Gauge(
             "simroute_offers_timestamp_seconds",

@@ -181,6 +181,7 @@ class Market:
         self._view = view
         self._shelves: dict[str, _Shelf] = {}
         self._drained: frozenset[str] = frozenset()
+        self._overexposed: frozenset[str] = frozenset()
         self._swaps = 0
 
     @property
@@ -190,8 +191,13 @@ class Market:
 
     @property
     def drained(self) -> frozenset[str]:
-        """Upstreams that take no new orders for now."""
+        """Upstreams that an operator has taken out of new orders."""
         return self._drained
+
+    @property
+    def overexposed(self) -> frozenset[str]:
+        """Upstreams whose purchases in doubt may have cost too much to risk another."""
+        return self._overexposed
 
     @property
     def generation(self) -> int:
@@ -215,10 +221,20 @@ class Market:
         """No new price list could be had: the old one is sold from until it is too old."""
         self._shelves.setdefault(upstream, _Shelf()).error = reason
 
-    def drain(self, upstream: str, is_drained: bool = True) -> None:
-        """Takes an upstream out of new orders, or back in."""
-        self._drained = self._drained | {upstream} if is_drained else self._drained - {upstream}
+    def drain(self, upstreams: Iterable[str]) -> None:
+        """These take no new orders by an operator's word, and only these."""
+        self._drained = frozenset(upstreams)
         self._swaps += 1
+
+    def rest(self, upstreams: Iterable[str]) -> None:
+        """These take no new orders until purchases in doubt are settled, and only these."""
+        self._overexposed = frozenset(upstreams)
+        self._swaps += 1
+
+    def list_of(self, upstream: str) -> tuple[int, float | None, str]:
+        """Rows of an upstream's price list, when it was fetched (None: never), and why no newer one could be had."""
+        shelf = self._shelves.get(upstream, _BARE)
+        return (0, None, shelf.error) if shelf.table is None else (len(shelf.table), shelf.fetched_at, shelf.error)
 
     def shortlist(self, buyer: Buyer, order: Order) -> Shortlist:
         """What to try for this order, in order, and what is left out; with the reasons, so it explains itself.
@@ -295,6 +311,7 @@ class Market:
             serves_demo=entry.serves_demo,
             is_enabled=entry.is_enabled,
             is_drained=entry.name in self._drained,
+            is_overexposed=entry.name in self._overexposed,
             is_in_doubt=is_in_doubt,
             list_age_seconds=0.0 if entry.seller is not None else _age_seconds(shelf, now),
             list_age_max_seconds=entry.list_age_max_seconds,

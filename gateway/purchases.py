@@ -101,7 +101,6 @@ class Purchases:
         self._unclaimed: dict[int, tuple[str, Live, float]] = {}
         self._answered: set[int] = set()
         self._own: set[int] = set()
-        self._overexposed: set[str] = set()
         self._tasks: set[asyncio.Task[Live]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._unwritten: list[tuple[int, int, str]] = []
@@ -520,10 +519,10 @@ class Purchases:
         """An upstream whose purchases in doubt may have cost too much takes no orders until some are settled."""
         cap = round(self._house.settings.gateway.activations.in_doubt_exposure * MICROS)
         over = {upstream for upstream, micros in totals.items() if micros > cap}
-        for upstream in over ^ self._overexposed:
-            self._house.market.drain(upstream, upstream in over)
+        for upstream in over ^ self._house.market.overexposed:
             log.warning("upstream.exposure", upstream=upstream, is_over=upstream in over)
-        self._overexposed = over
+        if over != self._house.market.overexposed:
+            self._house.market.rest(over)
 
 
 def _nothing_for(order: Order, minimum: Money | None) -> CallerError:

@@ -73,6 +73,7 @@ class Facts:
     serves_demo: bool = False
     is_enabled: bool = True
     is_drained: bool = False
+    is_overexposed: bool = False
     is_in_doubt: bool = False
     list_age_seconds: float | None = 0.0
     list_age_max_seconds: float = 900.0
@@ -327,6 +328,7 @@ SERVES_DEMO = Because("serves demo accounts only")
 SERVES_NO_DEMO = Because("serves no demo accounts")
 SWITCHED_OFF = Because("switched off")
 DRAINED = Because("drained: it takes no new orders")
+OVEREXPOSED = Because("purchases in doubt there may have cost too much")
 IN_DOUBT = Because("a purchase in doubt is being settled")
 NOT_NAMED = Because("not named by the routing rule")
 RULED_OUT = Because("excluded by the routing rule")
@@ -343,6 +345,8 @@ def barrier(facts: Facts, terms: Terms) -> Because | None:
         return SWITCHED_OFF
     if facts.is_drained:
         return DRAINED
+    if facts.is_overexposed:
+        return OVEREXPOSED
     if facts.list_age_seconds is None or facts.list_age_seconds > facts.list_age_max_seconds:
         return _list_trouble(facts)
     if facts.rates_stale_seconds is not None:

@@ -12,6 +12,7 @@ from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
 from gateway.house import House
+from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
 from gateway.store import Row, Tx
@@ -24,6 +25,7 @@ STRANGERS_SECONDS = 60.0
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
 FAILED_ROUND_SECONDS = 1.0
+UPSTREAM_LOOPS = ("poll", "offers", "balance")
 
 Round = Callable[[], Awaitable[float]]
 """One round of a loop; returns how many seconds to wait before the next."""
@@ -35,13 +37,20 @@ class Worker:
     """Runs the loops of one gateway until it is stopped."""
 
     def __init__(
-        self, house: House, callers: Callers, activations: Activations, purchases: Purchases, courier: Courier
+        self,
+        house: House,
+        callers: Callers,
+        activations: Activations,
+        purchases: Purchases,
+        courier: Courier,
+        overseer: Overseer,
     ) -> None:
         self._house = house
         self._callers = callers
         self._activations = activations
         self._purchases = purchases
         self._courier = courier
+        self._overseer = overseer
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
 
@@ -52,11 +61,12 @@ class Worker:
         self._begin("settle", self._settle)
         self._begin("strangers", self._sweep_strangers)
         self._begin("notices", self._courier.round)
+        self._begin("report", self._overseer.report)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:
         """Starts the loops of upstreams that are new, ends those of upstreams that are gone. Called after a reload."""
-        wanted = {f"{kind}:{name}" for name in self._house.upstreams for kind in ("poll", "offers")}
+        wanted = {f"{kind}:{name}" for name in self._house.upstreams for kind in UPSTREAM_LOOPS}
         running = {key for key in self._tasks if ":" in key}
         for key in running - wanted:
             self._tasks.pop(key).cancel()
@@ -64,6 +74,7 @@ class Worker:
             if f"poll:{name}" not in running:
                 self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep)
                 self._begin(f"offers:{name}", partial(self._refresh_offers, name))
+                self._begin(f"balance:{name}", partial(self._overseer.look_at_balance, name))
 
     async def stop(self) -> None:
         """Ends the loops, then settles what is in flight."""
@@ -107,6 +118,7 @@ class Worker:
 
     async def _tick(self) -> float:
         await self._callers.refresh()
+        await self._overseer.follow_switches()
         await self._activations.expire()
         for live in self._purchases.overdue():
             try:
@@ -152,6 +164,7 @@ class Worker:
             return min(OFFERS_RETRY_SECONDS, stanza.offers_seconds)
         house.market.put(name, table)
         house.metrics.offers_at.labels(name).set(house.clock())
+        self._overseer.note_unmapped(name, upstream)
         log.debug("offers.refreshed", upstream=name, rows=len(table))
         return stanza.offers_seconds
 

@@ -34,12 +34,12 @@ LAYERS = (
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store
-    "database", "records", "ledger", "accounts",
+    "database", "records", "ledger", "accounts", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "attempts",
-    "purchases", "activations", "webhooks", "poller", "worker",
+    "purchases", "activations", "inbox", "webhooks", "poller", "overseer", "worker",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli",
+    "front", "app", "terminal", "cli_upstreams", "cli",
     # A program of its own, for the machine beside the modem
     "forward",
 )  # fmt: skip

@@ -182,10 +182,10 @@ def test_a_new_list_replaces_the_old_one_at_once(stocked: Market) -> None:
 
 
 def test_a_drained_upstream_takes_no_orders_until_it_is_back(stocked: Market) -> None:
-    stocked.drain("beta")
+    stocked.drain(["beta"])
     assert stocked.drained == {"beta"}
     assert order_of(stocked.shortlist(ACME, Order("tg", 1))) == ["alpha"]
-    stocked.drain("beta", is_drained=False)
+    stocked.drain([])
     assert order_of(stocked.shortlist(ACME, Order("tg", 1))) == ["beta"]
 
 
@@ -231,7 +231,7 @@ def test_every_swap_moves_the_generation(stocked: Market) -> None:
     seen = [stocked.generation]
     stocked.put("alpha", table("alpha"))
     seen.append(stocked.generation)
-    stocked.drain("alpha")
+    stocked.drain(["alpha"])
     seen.append(stocked.generation)
     stocked.apply(view())
     seen.append(stocked.generation)

@@ -122,6 +122,7 @@ def test_each_place_says_why() -> None:
         ({"serves_demo": True}, "serves demo accounts only"),
         ({"is_enabled": False}, "switched off"),
         ({"is_drained": True}, "drained: it takes no new orders"),
+        ({"is_overexposed": True}, "purchases in doubt there may have cost too much"),
         ({"is_in_doubt": True}, "a purchase in doubt is being settled"),
         ({"list_age_seconds": 1200.0}, "price list is 20 min old"),
         ({"list_age_seconds": 95.4, "list_age_max_seconds": 60.0}, "price list is 95 s old"),

@@ -161,7 +161,7 @@ async def test_too_much_in_doubt_rests_the_upstream(tmp_path: Path, sqlite_url: 
     await world.begin()
     await fail_to_buy(world, "doubt")
     await world.gateway.purchases.settle()
-    assert world.gateway.house.market.drained == {"one"}
+    assert world.gateway.house.market.overexposed == {"one"}
     live = await world.buy()
     assert live.upstream == "two"
     world.watch.now += SURELY_LATE_SECONDS + 1

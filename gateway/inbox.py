@@ -1,0 +1,250 @@
+"""Pushes from upstreams: proven, told apart, delivered at once, so that no client waits for the next poll.
+
+An upstream that signs what it sends is believed, and its message delivered before it gets its answer. Whatever else
+arrives is a hint: the lease is read where it was bought, and what is read there counts. Either way it ends in
+`Activations.deliver`, for which a repeat is nothing new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from gateway.activations import Activations
+from gateway.errors import CallerError, PushRefused, PushUnreadable, Unavailable, UpstreamError
+from gateway.house import House
+from gateway.live import Live
+from gateway.model import Sms
+from gateway.purchases import Purchases
+from gateway.records import load
+from gateway.store import Tx
+from gateway.upstream import Pushed, Pushes, PushRequest, PushTaken
+
+SECRET_LENGTH = 32
+NATIVE_MEMBERS = ("event", "verification_id", "phone_number", "message", "timestamp")
+"""The brief's payload, in the order its signature is made over."""
+
+LOOKS_MAX = 200
+"""Leases looked at at once: a flood of hints must not become a flood of calls."""
+
+log = structlog.get_logger()
+
+
+class Inbox:
+    """Takes pushes. One per process."""
+
+    def __init__(self, house: House, activations: Activations, purchases: Purchases) -> None:
+        self._house = house
+        self._activations = activations
+        self._purchases = purchases
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+
+    def secret(self, upstream: str) -> str:
+        """The part of the path that only the upstream of that name is told."""
+        return push_secret(self._house.vault.webhook_secret, upstream)
+
+    async def take(self, upstream: str, request: PushRequest) -> PushTaken:
+        """Brings in what an upstream pushed. Safe to repeat: senders do.
+
+        Raises PushRefused (nobody we know, or not proven), PushUnreadable, or Unavailable and Unwell, after which the
+        sender should send it again.
+        """
+        there = self._house.upstreams.get(upstream)
+        if not isinstance(there, Pushes):
+            self._count("", "refused")
+            raise PushRefused("no upstream of that name takes pushes")
+        try:
+            taken = await there.take_push(request)
+        except UpstreamError as error:
+            self._count(upstream, _OUTCOMES.get(type(error), "unwell"))
+            raise
+        for pushed in taken.pushed:
+            await self._bring_in(upstream, pushed)
+        await self._note(upstream, request, len(taken.pushed))
+        self._count(upstream, "taken" if taken.pushed else "ignored")
+        return taken
+
+    async def take_native(self, request: PushRequest) -> None:
+        """Brings in the brief's own payload, signed with WEBHOOK_SECRET: a message for one of our activations.
+
+        Raises PushRefused, PushUnreadable, Unavailable.
+        """
+        try:
+            live, sms = await self._native(request)
+            await self._activations.deliver(live, live.round, [sms])
+        except UpstreamError as error:
+            self._count("", _OUTCOMES[type(error)])
+            raise
+        await self._note("", request, 1)
+        self._count("", "taken")
+
+    async def drain(self) -> None:
+        """Waits for the looks under way."""
+        while self._looks:
+            await asyncio.wait(set(self._looks.values()))
+
+    # From an upstream
+
+    async def _bring_in(self, upstream: str, pushed: Pushed) -> None:
+        if not pushed.reference:
+            self._soon(f"{upstream}/", self._settle())
+            return
+        live = await self._lease(upstream, pushed.reference)
+        if live is None:
+            # The answer to its purchase may be on its way still; the poll after it shows whatever was pushed.
+            log.info("push.unknown_lease", upstream=upstream)
+        elif pushed.messages:
+            await self._activations.deliver(live, live.round, pushed.messages)
+        else:
+            self._look_soon(live)
+
+    async def _lease(self, upstream: str, reference: str) -> Live | None:
+        live = self._house.live.at_upstream(upstream).get(reference)
+        if live is not None:
+            return live
+        found = await self._house.store.read(_by_lease, upstream, reference)
+        return await load(self._house.store, self._house.vault, found) if found is not None else None
+
+    def look(self, upstream: str, reference: str) -> None:
+        """Reads a lease soon, if it is open."""
+        live = self._house.live.at_upstream(upstream).get(reference)
+        if live is not None:
+            self._look_soon(live)
+
+    def _look_soon(self, live: Live) -> None:
+        """At most one look at a lease at a time; a hint that comes meanwhile makes another one follow."""
+        key = f"{live.upstream}/{live.reference}"
+        if key in self._looks:
+            self._again.add(key)
+        elif len(self._looks) < LOOKS_MAX:  # above that the poller is as good
+            self._soon(key, self._look(live, key))
+
+    async def _look(self, live: Live, key: str) -> None:
+        while True:
+            self._again.discard(key)
+            try:
+                await self._activations.look(live)
+            except CallerError:
+                return  # the poller looks again
+            if key not in self._again:
+                return
+
+    async def _settle(self) -> None:
+        try:
+            await self._purchases.settle()
+        except Unavailable:
+            return
+
+    def _soon(self, key: str, work: Any) -> None:
+        if key in self._looks:
+            work.close()
+            return
+        task = asyncio.ensure_future(work)
+        self._looks[key] = task
+        task.add_done_callback(lambda _done: self._looks.pop(key, None))
+
+    # The brief's own payload
+
+    async def _native(self, request: PushRequest) -> tuple[Live, Sms]:
+        payload = _native_payload(request.body)
+        secret = self._house.vault.webhook_secret
+        if not _is_signed(payload, request, secret):
+            raise PushRefused("the signature does not fit")
+        if payload["event"] != "sms_received":
+            raise PushUnreadable("an unknown event")
+        number = str(payload["phone_number"]).lstrip("+")
+        identity = str(payload["verification_id"]).removeprefix("ver_")
+        is_id = identity.isascii() and identity.isdigit() and len(identity) <= 12
+        live = self._house.live.get(int(identity)) if is_id else None
+        if live is None and is_id:
+            live = await load(self._house.store, self._house.vault, int(identity))
+        if live is None or live.number != number:
+            raise PushUnreadable("no such verification with that number")
+        text = str(payload["message"])
+        return live, Sms("", text, identity=f"native:{payload['timestamp']}:{_digest(text.encode())}")
+
+    # What is kept of it
+
+    async def _note(self, upstream: str, request: PushRequest, leases: int) -> None:
+        """Every push that was proven, by the digest of its body. What was not proven is counted only: anybody may
+        send that, as often as they like."""
+        signature = " ".join(value for name, value in sorted(request.headers.items()) if "signature" in name)
+        await self._house.store.run(
+            _note, upstream, request.source, _digest(request.body), signature[:500], leases, self._house.clock()
+        )
+
+    def _count(self, upstream: str, outcome: str) -> None:
+        self._house.metrics.pushes.labels(upstream, outcome).inc()
+
+
+_OUTCOMES: dict[type[UpstreamError], str] = {PushRefused: "refused", PushUnreadable: "unreadable"}
+
+
+def push_secret(webhook_secret: bytes, upstream: str) -> str:
+    """Follows from WEBHOOK_SECRET, so that there is one secret less to keep; a new one changes every address."""
+    return hmac.digest(webhook_secret, f"push:{upstream}".encode(), "sha256").hex()[:SECRET_LENGTH]
+
+
+def native_signature(payload: Mapping[str, Any], secret: bytes) -> str:
+    """The brief's `signature` member: over the JSON without it, its keys in their order, no spaces."""
+    plain = {name: payload[name] for name in NATIVE_MEMBERS}
+    canonical = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
+    return "sha256=" + hmac.new(secret, canonical, "sha256").hexdigest()
+
+
+def _native_payload(body: bytes) -> Mapping[str, Any]:
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        payload = None
+    if not isinstance(payload, dict) or not all(isinstance(payload.get(name), str) for name in NATIVE_MEMBERS):
+        raise PushUnreadable("not the payload of a received message")
+    return payload
+
+
+def _is_signed(payload: Mapping[str, Any], request: PushRequest, secret: bytes) -> bool:
+    """By the member in the body, or by a header over the raw body."""
+    over_body = "sha256=" + hmac.new(secret, request.body, "sha256").hexdigest()
+    try:
+        inside = native_signature(payload, secret)
+    except UnicodeEncodeError:  # half a character: nothing that was ever signed
+        return False
+    given = (str(payload.get("signature", "")), request.headers.get("x-signature", ""))
+    wanted = (inside, over_body)
+    return any(hmac.compare_digest(told.encode(), right.encode()) for told, right in zip(given, wanted, strict=True))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# Units of work
+
+
+def _by_lease(tx: Tx, upstream: str, reference: str) -> int | None:
+    row = tx.one(
+        "select id from activations where upstream = :upstream and reference = :reference",
+        upstream=upstream,
+        reference=reference,
+    )
+    return int(row["id"]) if row is not None else None
+
+
+def _note(tx: Tx, upstream: str, source: str, digest: str, signature: str, leases: int, at: float) -> None:
+    tx.execute(
+        "insert into pushes (upstream, source, body_digest, signature, leases, processed_at)"
+        " values (:upstream, :source, :digest, :signature, :leases, :at)",
+        upstream=upstream,
+        source=source[:64],
+        digest=digest,
+        signature=signature,
+        leases=leases,
+        at=at,
+    )

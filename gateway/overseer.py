@@ -1,0 +1,185 @@
+"""Keeps an eye on the upstreams: what our account there holds, what is wrong, and a report for whoever asks.
+
+The report is a row per upstream in the database, so that the command line, which is another process, can tell what the
+server sees. Everything in it is for people; no decision is made from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from gateway import switches
+from gateway.alerts import Alerts
+from gateway.errors import Refused, UpstreamError
+from gateway.health import Phase
+from gateway.house import House
+from gateway.money import MICROS, Money
+from gateway.settings import Stanza
+from gateway.store import Tx
+from gateway.upstream import HasUnmapped, Upstream
+
+REPORT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 15.0
+"""A report is written anew this often even where nothing changed: an older one tells of a server that is gone."""
+
+BALANCE_DEADLINE_SECONDS = 20.0
+BALANCE_RETRY_SECONDS = 60.0
+EXAMPLES = 5
+
+log = structlog.get_logger()
+
+
+class Overseer:
+    """One per process that works."""
+
+    def __init__(self, house: House, alerts: Alerts) -> None:
+        self._house = house
+        self._alerts = alerts
+        self._balances: dict[str, tuple[Money, float]] = {}
+        self._unmapped: dict[str, frozenset[str]] = {}
+        self._reported: dict[str, str] = {}
+        self._reported_at = 0.0
+        self._switches_seen = -1
+
+    async def restore(self) -> None:
+        """Recalls standing alerts and obeys the switches, before the first order. Raises Unavailable."""
+        await self._alerts.restore()
+        await self.follow_switches()
+
+    async def follow_switches(self) -> None:
+        """Does what operators have switched, by whatever process. Raises Unavailable."""
+        revision = await self._house.store.read(switches.revision)
+        if revision == self._switches_seen:
+            return
+        drained = set(await self._house.store.read(switches.drained))
+        self._switches_seen = revision
+        if drained != self._house.market.drained:
+            log.warning("upstream.drained", upstreams=sorted(drained))
+            self._house.market.drain(drained)
+
+    async def look_at_balance(self, name: str) -> float:
+        """Asks for our balance at an upstream; how many seconds to wait before the next time."""
+        upstream, stanza = self._house.upstreams.get(name), self._house.stanza(name)
+        if upstream is None or stanza is None:
+            return BALANCE_RETRY_SECONDS
+        try:
+            async with asyncio.timeout(BALANCE_DEADLINE_SECONDS):
+                balance = await upstream.balance()
+        except Refused as error:
+            words = f"{name} refuses our account ({error}): check {name.upper()}_API_KEY, or write to the provider"
+            self._alerts.show("account_refused", name, words)
+            return min(BALANCE_RETRY_SECONDS, stanza.balance_seconds)
+        except (UpstreamError, TimeoutError):
+            return min(BALANCE_RETRY_SECONDS, stanza.balance_seconds)
+        self._balances[name] = (balance, self._house.clock())
+        self._house.metrics.upstream_balance.labels(name, balance.currency).set(balance.micros / MICROS)
+        self._alerts.show("account_refused", name, "")
+        self._alerts.show("balance_low", name, _low(name, balance, stanza))
+        return stanza.balance_seconds
+
+    def note_unmapped(self, name: str, upstream: Upstream) -> None:
+        """After a price list came: says which words in it we have no code for, once per change of them."""
+        words = upstream.unmapped if isinstance(upstream, HasUnmapped) else {}
+        known = frozenset(words)
+        if known == self._unmapped.get(name, frozenset()):
+            return
+        self._unmapped[name] = known
+        if known:
+            log.warning(
+                "offers.unmapped",
+                upstream=name,
+                words=len(known),
+                most=most_stocked(words, EXAMPLES),
+                todo="name them in the catalogue or the stanza: simroute catalog coverage lists them",
+            )
+
+    async def report(self) -> float:
+        """Shows what is wrong and writes the reports that changed; seconds to the next round. Raises Unavailable."""
+        house, now = self._house, self._house.clock()
+        self._alert()
+        await self._alerts.write()
+        reports = {name: json.dumps(self._report(name), sort_keys=True) for name in house.upstreams}
+        is_due = now - self._reported_at >= HEARTBEAT_SECONDS
+        changed = {name: text for name, text in reports.items() if is_due or self._reported.get(name) != text}
+        if changed:
+            await house.store.run(_write, changed, now)
+            self._reported, self._reported_at = reports, now if is_due else self._reported_at
+        return REPORT_SECONDS
+
+    def _report(self, name: str) -> Mapping[str, Any]:
+        house = self._house
+        circuit = house.health.state(name)
+        rows, fetched_at, error = house.market.list_of(name)
+        balance = self._balances.get(name)
+        return {
+            "circuit": circuit.phase.value,
+            "fault": circuit.reason,
+            "fault_at": circuit.fault_at,
+            "overexposed": name in house.market.overexposed,
+            "balance_micros": balance[0].micros if balance else None,
+            "balance_currency": balance[0].currency if balance else None,
+            "balance_at": balance[1] if balance else None,
+            "offers": rows,
+            "offers_at": fetched_at,
+            "offers_error": error,
+            "sells_by_rule": any(entry.name == name and entry.seller for entry in house.market.view.entries),
+        }
+
+    def _alert(self) -> None:
+        house, now = self._house, self._house.clock()
+        for entry in house.market.view.entries:
+            name = entry.name
+            circuit = house.health.state(name)
+            down = f"{name} is left out after {circuit.faults} faults in a row, the last: {circuit.reason}"
+            self._alerts.show("upstream_down", name, down if circuit.phase is not Phase.CLOSED else "")
+            self._alerts.show("prices_stale", name, self._staleness(name, entry.list_age_max_seconds, now))
+            exposed = f"purchases in doubt at {name} may have cost more than in_doubt_exposure: it takes no orders"
+            self._alerts.show("exposure", name, exposed if name in house.market.overexposed else "")
+        self._alerts.show("rates_stale", "exchange rates", self._rates(now))
+        self._alerts.forget({*house.upstreams, "exchange rates"})
+
+    def _staleness(self, name: str, age_max_seconds: float, now: float) -> str:
+        rows, fetched_at, error = self._house.market.list_of(name)
+        del rows
+        if fetched_at is None or now - fetched_at <= age_max_seconds:
+            return ""
+        return f"the price list of {name} is {(now - fetched_at) / 60:.0f} min old ({error}): nothing is sold from it"
+
+    def _rates(self, now: float) -> str:
+        rates, exchange = self._house.settings.rates, self._house.settings.pricing.exchange
+        if rates.as_of_seconds is None:
+            return ""
+        hours = (now - rates.as_of_seconds) / 3600
+        if hours <= exchange.alert_hours:
+            return ""
+        return (
+            f"the rates in rates.toml are {hours:.0f} h old; from {exchange.max_hours:.0f} h on nothing is sold by them"
+        )
+
+
+def most_stocked(words: Mapping[str, int], most: int) -> list[str]:
+    """Words with the most numbers behind them first."""
+    return sorted(words, key=lambda word: (-words[word], word))[:most]
+
+
+def _low(name: str, balance: Money, stanza: Stanza) -> str:
+    limit = round(stanza.balance_low * MICROS)
+    if balance.micros >= limit:
+        return ""
+    return f"{balance} left at {name}, less than the {stanza.balance_low} of balance_low: top it up there"
+
+
+def _write(tx: Tx, reports: Mapping[str, str], at: float) -> None:
+    for name, text in reports.items():
+        tx.execute(
+            "insert into upstream_reports (upstream, report, reported_at) values (:name, :text, :at)"
+            " on conflict (upstream) do update set report = :text, reported_at = :at",
+            name=name,
+            text=text,
+            at=at,
+        )
