@@ -1,0 +1,300 @@
+"""What an upstream may push, over the gateway's own application: proven or refused, at once, once."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.errors import PushRefused, PushUnreadable, Unwell
+from gateway.inbox import native_signature
+from gateway.model import Progress, Sms, Watched
+from gateway.upstream import Pushed, PushRequest, PushTaken
+from tests.harness import House, config_directory, environment, house
+from tests.scripted import Scripted
+
+STANZA = '[one]\nadapter = "handler_api"\nbase_url = "http://127.0.0.1:9/"\npoll_seconds = 3600.0\n'
+GATEWAY = '[server]\ntrusted_proxies = ["127.0.0.1", "10.0.0.0/8"]\n'
+PUBLIC = "https://gw.example.test/webhooks/sms"
+
+
+class Pushing(Scripted):
+    """An upstream whose pushes are JSON: `{"ref", "text"?}` proven by the header `x-proof` or the secret path."""
+
+    def __init__(self, name: str, clock: Any, cost_micros: int) -> None:
+        super().__init__(name, clock, cost_micros)
+        self.requests: list[PushRequest] = []
+        self.reads = 0
+
+    async def read(self, watched: Watched) -> Progress:
+        self.reads += 1
+        return await super().read(watched)
+
+    async def take_push(self, request: PushRequest) -> PushTaken:
+        self.requests.append(request)
+        if request.headers.get("x-proof") != "good" and not request.has_secret:
+            raise PushRefused("no proof")
+        if request.headers.get("x-proof") == "later":
+            raise Unwell("keep it")
+        try:
+            data = json.loads(request.body)
+        except ValueError:
+            raise PushUnreadable("not JSON") from None
+        messages = (Sms("4711", data["text"], identity="pushed:1"),) if "text" in data else ()
+        return PushTaken((Pushed(data["ref"], messages),), b"<Response/>", "text/xml")
+
+
+@asynccontextmanager
+async def pushed_to(url: str, parent: Path, **more: str) -> AsyncIterator[tuple[House, Pushing]]:
+    values = environment(url, ONE_API_KEY="k" * 32, WEBHOOK_URL=PUBLIC, **more)
+    async with house(config_directory(parent, STANZA, GATEWAY), values, is_demo=False) as made:
+        there = Pushing("one", made.gateway.house.clock, 100_000)
+        made.gateway.house.upstreams = {"one": there}
+        made.gateway.house.market.put("one", await there.offers())
+        yield made, there
+
+
+@pytest.fixture
+async def world(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[House, Pushing]]:
+    async with pushed_to(database_url, tmp_path) as made:
+        yield made
+
+
+async def push(
+    made: House, data: object, path: str = "one", headers: Mapping[str, str] | None = None
+) -> httpx.Response:
+    body = data if isinstance(data, bytes) else json.dumps(data).encode()
+    given = {"x-proof": "good"} if headers is None else headers
+    return await made.client.post(f"/webhooks/sms/{path}".rstrip("/"), content=body, headers=given)
+
+
+def counted(made: House, outcome: str, upstream: str = "one") -> float:
+    found = made.gateway.house.metrics.registry.get_sample_value(
+        "simroute_pushes_total", {"upstream": upstream, "outcome": outcome}
+    )
+    return found or 0.0
+
+
+async def test_a_proven_message_is_readable_when_its_sender_has_the_answer(world: tuple[House, Pushing]) -> None:
+    made, there = world
+    activation = await made.buy()
+    answer = await push(made, {"ref": "one-1", "text": "Your code is 4711"})
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (
+        200,
+        b"<Response/>",
+        "text/xml; charset=utf-8",
+    )
+    assert await made.call("getStatus", id=activation) == "STATUS_OK:4711"
+    assert there.reads == 0
+
+
+async def test_a_repeat_changes_nothing_and_every_push_is_on_record(world: tuple[House, Pushing]) -> None:
+    made, _ = world
+    await made.buy()
+    for _ in range(3):
+        await push(made, {"ref": "one-1", "text": "Your code is 4711"}, headers={"x-proof": "good", "x-signature": "s"})
+    assert (await made.balance())[1] == 0
+    assert await made.problems() == []
+    rows = await made.database.store.read(
+        lambda tx: [dict(row) for row in tx.all("select upstream, body_digest, signature, leases from pushes")]
+    )
+    digest = hashlib.sha256(json.dumps({"ref": "one-1", "text": "Your code is 4711"}).encode()).hexdigest()
+    assert rows == [{"upstream": "one", "body_digest": digest, "signature": "s", "leases": 1}] * 3
+    messages = await made.database.store.read(lambda tx: tx.one("select count(*) as n from messages"))
+    assert messages is not None
+    assert messages["n"] == 1
+
+
+async def test_a_hint_makes_the_gateway_read_before_it_believes(world: tuple[House, Pushing]) -> None:
+    made, there = world
+    activation = await made.buy()
+    assert (await push(made, {"ref": "one-1"})).status_code == 200
+    await made.gateway.inbox.drain()
+    assert await made.call("getStatus", id=activation) == "STATUS_WAIT_CODE"
+    there.sms("one-1")
+    await push(made, {"ref": "one-1"})
+    await made.until(activation, "STATUS_OK:1001", 2.0)
+
+
+async def test_a_flood_of_hints_is_few_reads_and_the_last_one_is_heeded(world: tuple[House, Pushing]) -> None:
+    made, there = world
+    activation = await made.buy()
+    there.is_readable = False
+    await asyncio.gather(*(push(made, {"ref": "one-1"}) for _ in range(30)))
+    there.is_readable = True
+    there.sms("one-1")
+    await push(made, {"ref": "one-1"})
+    await made.until(activation, "STATUS_OK:", 2.0)
+    assert there.reads <= 32
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"), [("one", {}), ("one/wrong", {}), ("nobody", {"x-proof": "good"}), ("one", {"x-proof": "bad"})]
+)
+async def test_what_is_not_proven_is_refused_and_counted_and_leaves_no_row(
+    world: tuple[House, Pushing], path: str, headers: dict[str, str]
+) -> None:
+    made, _ = world
+    activation = await made.buy()
+    answer = await push(made, {"ref": "one-1", "text": "Your code is 4711"}, path, headers)
+    assert answer.status_code == 401
+    assert await made.call("getStatus", id=activation) == "STATUS_WAIT_CODE"
+    assert counted(made, "refused", "" if path == "nobody" else "one") == 1
+    assert await made.database.store.read(lambda tx: tx.one("select 1 as x from pushes")) is None
+
+
+async def test_the_secret_path_proves_it_and_what_follows_is_the_source(world: tuple[House, Pushing]) -> None:
+    made, there = world
+    secret = made.gateway.inbox.secret("one")
+    assert (await push(made, {"ref": "one-9"}, f"one/{secret}/twilio", {})).status_code == 200
+    assert (there.requests[0].source, there.requests[0].has_secret) == ("twilio", True)
+    assert (await push(made, {"ref": "one-9"}, f"one/{made.gateway.inbox.secret('two')}", {})).status_code == 401
+
+
+async def test_the_url_is_the_public_one_whatever_host_is_claimed(world: tuple[House, Pushing]) -> None:
+    made, there = world
+    await push(made, {"ref": "x"}, "one/a%2Fb?pool=1&x=%20", {"x-proof": "good", "host": "evil.example"})
+    assert there.requests[0].url == PUBLIC + "/one/a%2Fb?pool=1&x=%20"
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "peer"),
+    [
+        (None, "127.0.0.1"),
+        ("203.0.113.7", "203.0.113.7"),
+        ("198.51.100.1, 203.0.113.7, 10.1.2.3", "203.0.113.7"),
+        ("198.51.100.1, nonsense", "nonsense"),
+        ("10.0.0.9", "10.0.0.9"),
+    ],
+)
+async def test_the_sender_is_the_last_one_no_trusted_proxy_vouches_away(
+    world: tuple[House, Pushing], forwarded: str | None, peer: str
+) -> None:
+    made, there = world
+    headers = {"x-proof": "good"} | ({"x-forwarded-for": forwarded} if forwarded else {})
+    await push(made, {"ref": "x"}, headers=headers)
+    assert there.requests[0].peer == peer
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b"x" * 300_000, 413)])
+async def test_nonsense_gets_a_clear_answer(world: tuple[House, Pushing], body: bytes, status: int) -> None:
+    assert (await push(world[0], body)).status_code == status
+
+
+async def test_what_can_not_be_taken_now_is_to_be_sent_again(world: tuple[House, Pushing]) -> None:
+    made, _ = world
+    secret = made.gateway.inbox.secret("one")
+    answer = await push(made, {"ref": "x"}, f"one/{secret}", {"x-proof": "later"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+async def test_an_sms_for_an_order_that_is_over_is_kept_and_not_shown(world: tuple[House, Pushing]) -> None:
+    made, _ = world
+    activation = await made.buy()
+    assert await made.call("setStatus", id=activation, status=8) == "ACCESS_CANCEL"
+    assert (await push(made, {"ref": "one-1", "text": "Your code is 4711"})).status_code == 200
+    assert await made.call("getStatus", id=activation) == "STATUS_CANCEL"
+    row = await made.database.store.read(lambda tx: tx.one("select is_shown from messages"))
+    assert row is not None
+    assert row["is_shown"] == 0
+    assert await made.problems() == []
+
+
+async def test_an_sms_for_an_unknown_order_is_harmless(world: tuple[House, Pushing]) -> None:
+    assert (await push(world[0], {"ref": "nobody's", "text": "Your code is 4711"})).status_code == 200
+
+
+# --- the brief's own payload ---
+
+
+def native(made: House, activation: str, **changes: str) -> dict[str, str]:
+    live = made.gateway.house.live.get(int(activation))
+    assert live is not None
+    payload = {
+        "event": "sms_received",
+        "verification_id": f"ver_{activation}",
+        "phone_number": f"+{live.number}",
+        "message": "Ваш код 123456",
+        "timestamp": "2024-01-01T12:00:00Z",
+        **changes,
+    }
+    return {**payload, "signature": native_signature(payload, made.gateway.house.vault.webhook_secret)}
+
+
+async def test_native_payload_signed_in_its_body_is_delivered_once(world: tuple[House, Pushing]) -> None:
+    made, _ = world
+    activation = await made.buy()
+    for _ in range(2):
+        assert (await push(made, native(made, activation), "", {})).status_code == 200
+    assert await made.call("getStatus", id=activation) == "STATUS_OK:123456"
+    assert counted(made, "taken", "") == 2
+
+
+async def test_native_payload_may_be_signed_by_a_header_over_the_raw_body(world: tuple[House, Pushing]) -> None:
+    made, _ = world
+    activation = await made.buy()
+    body = json.dumps({**native(made, activation), "signature": ""}, indent=2).encode()
+    secret = made.gateway.house.vault.webhook_secret
+    header = "sha256=" + hmac.new(secret, body, "sha256").hexdigest()
+    assert (await push(made, body, "", {"x-signature": header})).status_code == 200
+    assert await made.call("getStatus", id=activation) == "STATUS_OK:123456"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"message": "Your code is 999999"}, 401),
+        ({"signature": "sha256=" + "0" * 64}, 401),
+        ({"signature": ""}, 401),
+    ],
+)
+async def test_native_payload_that_was_changed_is_refused(
+    world: tuple[House, Pushing], changes: dict[str, str], status: int
+) -> None:
+    made, _ = world
+    activation = await made.buy()
+    assert (await push(made, {**native(made, activation), **changes}, "", {})).status_code == status
+    assert await made.call("getStatus", id=activation) == "STATUS_WAIT_CODE"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"phone_number": "+4915100000000"}, {"verification_id": "ver_1"}, {"verification_id": "x"}, {"event": "other"}],
+)
+async def test_native_payload_for_another_number_or_nobody_is_not_delivered(
+    world: tuple[House, Pushing], changes: dict[str, str]
+) -> None:
+    made, _ = world
+    activation = await made.buy()
+    assert (await push(made, native(made, activation, **changes), "", {})).status_code == 400
+    assert await made.call("getStatus", id=activation) == "STATUS_WAIT_CODE"
+
+
+async def test_native_body_that_is_none_is_unreadable(world: tuple[House, Pushing]) -> None:
+    for body in (b"", b"[]", b"null", b'{"event": 1}', b"[" * 100_000, b'"\\ud800"'):
+        assert (await push(world[0], body, "", {})).status_code == 400
+
+
+def test_native_signature_is_what_the_brief_says() -> None:
+    """Over the JSON without `signature`, its keys in the stated order, no spaces."""
+    payload = {
+        "event": "sms_received",
+        "verification_id": "ver_123456",
+        "phone_number": "+1234567890",
+        "message": "Your code is 123456",
+        "timestamp": "2024-01-01T12:00:00Z",
+    }
+    plain = (
+        '{"event":"sms_received","verification_id":"ver_123456","phone_number":"+1234567890",'
+        '"message":"Your code is 123456","timestamp":"2024-01-01T12:00:00Z"}'
+    )
+    right = "sha256=" + hmac.new(b"s" * 32, plain.encode(), "sha256").hexdigest()
+    assert native_signature(payload, b"s" * 32) == right
