@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from bench import stage
 from bench.load import ROOT, Hammer, Polling, percentile, submit
 
@@ -35,6 +37,7 @@ POLLED = 100
 
 OPEN = 500
 POLL_CONNECTIONS = 50
+PUSH_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,11 @@ class Plan:
     polling_seconds: float
     delivery_seconds: float
     deliveries: int
+    pushes: int
 
 
-FULL = Plan(7, 20_000, 600, 2_000, 3.0, 40.0, 30.0, 60)
-QUICK = Plan(3, 5_000, 200, 600, 1.5, 12.5, 10.0, 30)
+FULL = Plan(7, 20_000, 600, 2_000, 3.0, 40.0, 30.0, 60, 200)
+QUICK = Plan(3, 5_000, 200, 600, 1.5, 12.5, 10.0, 30, 50)
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,41 @@ def measure_polling(plan: Plan, directory: Path) -> Part:
     return Part(figures, {"polling": polling, "sms_delay": sms})
 
 
+def measure_push(plan: Plan, directory: Path) -> Part:
+    """How soon a client reads a code that the upstream pushes, unsigned: the gateway reads the lease before it believes.
+
+    The gateway's own polls are half a minute apart, so that they can't be what brought it.
+    """
+    with (
+        stage.upstream(directory) as behind,
+        stage.gateway(directory, behind, poll_seconds=30.0) as server,
+        httpx.Client(base_url=server.base, trust_env=False) as client,
+        httpx.Client(base_url=behind.base, trust_env=False) as control,
+    ):
+        bought = buy(server, plan.pushes)
+        orders = stage.orders_by_number(behind)
+        delays = [
+            push_delay(server, client, control, activation_id, orders[number]) for activation_id, number in bought
+        ]
+    figures = [Figure("push_delay_p90_seconds", percentile(delays, 0.9), 0.1, True)]
+    pushed = {"count": len(delays), "median_seconds": statistics.median(delays), "max_seconds": max(delays)}
+    return Part(figures, {"push": pushed})
+
+
+def push_delay(
+    server: stage.Gateway, client: httpx.Client, control: httpx.Client, activation_id: str, order_id: str
+) -> float:
+    """Seconds from sending the push to the answer that has the code."""
+    control.post("/_sim/sms", json={"id": order_id, "text": "Your code is 12345"}).raise_for_status()
+    path = server.path("getStatus", id=activation_id)
+    started = time.monotonic()
+    client.post(server.push_path, json={"activationId": order_id, "service": stage.SERVICE}).raise_for_status()
+    while client.get(path).text != "STATUS_OK:12345":
+        if time.monotonic() - started > PUSH_PATIENCE_SECONDS:
+            raise RuntimeError("a pushed code never came")
+    return time.monotonic() - started
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
@@ -194,6 +233,7 @@ def table(report: Mapping[str, Any], figures: Sequence[Figure]) -> str:
         "",
         "{upstream_calls} upstream calls for {polls} polls;".format_map(details["polling"])
         + " {count} SMS, delay p90 {p90_seconds:.2f} s, max {max_seconds:.2f} s".format_map(details["sms_delay"]),
+        "{count} pushes, readable after {median_seconds:.3f} s, max {max_seconds:.3f} s".format_map(details["push"]),
     ]
     return "\n".join(lines)
 
@@ -212,7 +252,7 @@ def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
     started, facts = time.monotonic(), machine()
     figures: list[Figure] = []
     details: dict[str, Any] = {}
-    for measure in (measure_status, measure_number, measure_polling):
+    for measure in (measure_status, measure_number, measure_polling, measure_push):
         print(f"… {measure.__name__.removeprefix('measure_')}", file=sys.stderr)
         part = measure(plan, directory)
         figures += part.figures

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from gateway.inbox import push_secret
 from tests import harness
 from tests.simulators.handler_api import DEFAULT_KEY
 
@@ -59,9 +60,10 @@ class Process:
 
 @dataclass(frozen=True)
 class Gateway(Process):
-    """`simroute serve` with a funded account."""
+    """`simroute serve` with a funded account. `push_path` is where its upstream pushes to."""
 
     key: str
+    push_path: str
 
     def path(self, action: str, **values: object) -> str:
         """A request line's target."""
@@ -129,15 +131,17 @@ def direct_purchase(process: Process) -> str:
 
 
 @contextmanager
-def gateway(directory: Path, behind: Process) -> Iterator[Gateway]:
+def gateway(directory: Path, behind: Process, *, poll_seconds: float = 1.0) -> Iterator[Gateway]:
     """A gateway on an SQLite file of its own, buying from one simulated upstream, with its price list read."""
-    stanza = f'[bench]\nadapter = "herosms"\nbase_url = "{behind.url}"\n'
+    stanza = f'[bench]\nadapter = "herosms"\nbase_url = "{behind.url}"\npoll_seconds = {poll_seconds}\n'
+    stanza += "push_addresses = []\n"
     config = harness.config_directory(directory, upstreams=stanza, gateway=GATEWAY)
     database = directory / f"{config.name}.db"
     values = harness.environment(f"sqlite:///{database}", BENCH_API_KEY=DEFAULT_KEY)
     key = _funded(values, config)
     with harness.server(config, values, directory / "gateway.log") as server:
-        ready = Gateway(server.base, key)
+        secret = push_secret(values["WEBHOOK_SECRET"].encode(), "bench")
+        ready = Gateway(server.base, key, f"/webhooks/sms/bench/{secret}")
         _wait_for_prices(ready)
         yield ready
 
