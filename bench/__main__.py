@@ -169,7 +169,7 @@ def measure_polling(plan: Plan, directory: Path) -> Part:
 
 
 def measure_push(plan: Plan, directory: Path) -> Part:
-    """How soon a client reads a code that the upstream pushes, unsigned: the gateway reads the lease before it believes.
+    """How soon a client reads a code that the upstream pushes, unsigned: the lease is read before it is believed.
 
     The gateway's own polls are half a minute apart, so that they can't be what brought it.
     """

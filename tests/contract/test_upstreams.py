@@ -5,9 +5,10 @@ A new pair is a module in `pairs/`: how to start the simulator, how to build the
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from gateway.money import Money, to_micros
 from gateway.upstream import AsksAgain, Finds, ReadsMany, Upstream
 from tests.adapters._context import Observed, context
 from tests.contract._pair import PRICE, STOCK, Pair, discovered
+from tests.contract._relay import relayed
 from tests.simulators._serve import serve
 
 PAIRS = discovered()
@@ -70,26 +72,40 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return chosen
 
 
-@asynccontextmanager
-async def opened(pair: Pair, *, key: str | None = None, cancel_wait: float = 0.0) -> AsyncIterator[Bench]:
+@contextmanager
+def simulated(pair: Pair, cancel_wait: float = 0.0) -> Iterator[tuple[Any, str]]:
+    """The simulator with its one shelf filled, and its address."""
     simulator_options: dict[str, Any] = {"stock": 3, "sms_delay_seconds": None}
     if pair.cancel_wait_option is not None:
         simulator_options[pair.cancel_wait_option] = cancel_wait
     app = pair.simulator(**simulator_options, **pair.simulator_options)
-    sim, observed, module = app.state.sim, Observed(), load(pair.adapter)
+    sim = app.state.sim
     sim.set_stock(**pair.shelf, price=PRICE, count=STOCK)
     for shelf in pair.others:
         sim.set_stock(**shelf, count=0)
     with serve(app) as address:
-        options = module.Options(base_url=address + pair.path, **pair.options)
-        secret = pair.key if key is None else key
-        there = module.build(
-            context(secret=secret, secrets=pair.secrets, currency=pair.currency, observe=observed), options
-        )
-        try:
-            yield Bench(pair, there, sim, observed)
-        finally:
-            await there.aclose()
+        yield sim, address
+
+
+@asynccontextmanager
+async def talking(pair: Pair, sim: Any, address: str, key: str | None = None) -> AsyncIterator[Bench]:
+    """The adapter, pointed at an address."""
+    observed, module = Observed(), load(pair.adapter)
+    options = module.Options(base_url=address + pair.path, **pair.options)
+    secret = pair.key if key is None else key
+    given = context(secret=secret, secrets=pair.secrets, currency=pair.currency, observe=observed)
+    there = module.build(given, options)
+    try:
+        yield Bench(pair, there, sim, observed)
+    finally:
+        await there.aclose()
+
+
+@asynccontextmanager
+async def opened(pair: Pair, *, key: str | None = None, cancel_wait: float = 0.0) -> AsyncIterator[Bench]:
+    with simulated(pair, cancel_wait) as (sim, address):
+        async with talking(pair, sim, address, key) as made:
+            yield made
 
 
 @pytest.fixture
@@ -304,6 +320,20 @@ async def test_lost_answer_is_in_doubt_sent_once_and_found(bench: Bench, fault: 
         assert bench.sim.purchases == bought + 1, f"kept alive: {kept_alive}"
         await found_again(bench, since, bench.sim.order_views()[-1])
         await bench.there.close((await bench.buy()).reference, Outcome.CANCELLED)
+
+
+@pytest.mark.parametrize("is_abrupt", [False, True], ids=["closed", "reset"])
+async def test_purchase_whose_reply_is_lost_on_the_wire_is_one_request(pair: Pair, is_abrupt: bool) -> None:
+    """Counted where the bytes pass, whatever the libraries in between think of repeating."""
+    with simulated(pair) as (sim, address):
+        async with relayed(address, lambda: sim.purchases) as relay, talking(pair, sim, relay.url) as bench:
+            await bench.there.close((await bench.buy()).reference, Outcome.CANCELLED)
+            relay.cut(is_abrupt=is_abrupt)
+            with pytest.raises(InDoubt):
+                await bench.buy()
+            await asyncio.sleep(0.2)
+            assert (sim.purchases, relay.cuts) == (2, 1)
+            assert relay.after_cut == []
 
 
 async def found_again(bench: Bench, since: float, order: Mapping[str, str]) -> None:
