@@ -89,7 +89,7 @@ class FiveSim:
     def __init__(self, context: Context, options: Options) -> None:
         self.name = context.name
         self.unmapped: Counter[str] = Counter()
-        """Rows of the last price list that were left out, by unknown country or product."""
+        """Numbers in stock that the last price list has under an unknown country or product."""
         self._currency = context.currency
         self._offload = context.offload
         self._base_url = options.base_url
@@ -435,7 +435,7 @@ def _price_body(reply: Reply) -> bytes:
 
 
 def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
-    """The price list in columns, one row for each operator, and how many rows of each unknown word were left out.
+    """The price list in columns, one row for each operator, and how many numbers of each unknown word are in stock.
 
     Pure and importable by name: runs in another process. Raises Unwell where the body is no price list.
     """
@@ -455,8 +455,8 @@ def _rows(
     for country_word, product_word, operators in _cells(data, sheet):
         product, country = sheet.products.get(product_word), sheet.countries.get(country_word)
         if product is None or country is None:
-            word = f"country {country_word}" if country is None else f"product {product_word}"
-            unmapped[word] += len(operators)
+            word = f"country {country_word}" if country is None else f"service {product_word}"
+            unmapped[word] += sum(_stock(leaf) for leaf in operators.values())
             continue
         for operator, leaf in operators.items():
             try:
@@ -474,11 +474,15 @@ def _cells(data: Mapping[str, Any], sheet: Sheet) -> Iterator[tuple[str, str, di
             yield (word, outer, operators) if by_product else (outer, word, operators)
 
 
+def _stock(leaf: Any) -> int:
+    count = leaf.get("count") if isinstance(leaf, dict) else None
+    return max(0, count) if isinstance(count, int) else 0
+
+
 def _leaf(leaf: Any, operator: str) -> tuple[int, int, str, float | None]:
     """`{"cost": 0.21, "count": 321, "rate": 87.5}`; newer answers have further `rate…` columns, which are ignored."""
     leaf = mapping(leaf)
-    count = leaf.get("count")
-    return micros(leaf.get("cost")), count if isinstance(count, int) else 0, operator, _rate(leaf.get("rate"))
+    return micros(leaf.get("cost")), _stock(leaf), operator, _rate(leaf.get("rate"))
 
 
 def _rate(per_cent: Any) -> float | None:

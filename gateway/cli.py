@@ -18,7 +18,7 @@ from typing import Any
 import click
 import uvicorn
 
-from gateway import accounts, ledger, logs
+from gateway import accounts, forward, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.cli_upstreams import catalog_group, upstreams_group
@@ -558,6 +558,13 @@ def _explanation(gateway: Gateway, buyer: Caller, order: Order) -> dict[str, Any
             for out in found.excluded
         ],
     }
+
+
+@main.command("forward", context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def forward_command(arguments: Sequence[str]) -> None:
+    """Hand a modem's message to the gateway: for gammu-smsd and SMS Server Tools (`simroute forward --help`)."""
+    sys.exit(forward.run(forward.parser("simroute forward").parse_args(arguments)))
 
 
 main.add_command(upstreams_group)

@@ -26,7 +26,7 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "metrics", "logs", "limits", "migrations", "catalog",
+    "money", "codes", "vault", "metrics", "notify", "logs", "limits", "migrations", "catalog",
     # The words everybody uses
     "errors", "model", "settings",
     # The seam, the database, and what is kept in memory
@@ -34,14 +34,14 @@ LAYERS = (
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store
-    "database", "records", "ledger", "accounts", "switches", "alerts",
+    "database", "records", "ledger", "accounts", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "attempts",
     "purchases", "activations", "inbox", "webhooks", "poller", "overseer", "worker",
-    # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_upstreams", "cli",
     # A program of its own, for the machine beside the modem
     "forward",
+    # What a dialect gets, and the wiring
+    "front", "app", "terminal", "cli_numbers", "cli_desk", "cli_upstreams", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 
