@@ -24,7 +24,6 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from adapters._fivesim_words import COUNTRIES, PRODUCTS
 from adapters._http import ASK_SECONDS, BODY_BYTES, LIST_BYTES, LIST_SECONDS, Http, Reply
 from adapters._values import (
     Address,
@@ -40,6 +39,7 @@ from adapters._values import (
     moment,
 )
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, TooEarly, UnknownLease, Unwell, UpstreamError
+from gateway.fivesim_words import COUNTRIES, PRODUCTS
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
 from gateway.money import MICROS, Money, plain
 from gateway.upstream import Context, OfferTable

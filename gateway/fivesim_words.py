@@ -1,4 +1,4 @@
-"""5sim's words for countries and products, and ours: defaults, which a stanza may override one by one.
+"""5sim's words for countries and products, and ours: to buy by (a stanza may override them) and to serve its protocol.
 
 Facts: `protocol/upstreams/fivesim.md` §11, and the last paragraph of `handler_api_family.md` §10.
 """

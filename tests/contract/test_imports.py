@@ -15,8 +15,8 @@ from tests.harness import ROOT
 
 OURS = ("gateway", "adapters", "compat", "tests", "bench")
 
-SEEN_BY_ADAPTERS = {"gateway.upstream", "gateway.model", "gateway.money", "gateway.errors"}
-"""The seam: everything an adapter needs to know of the house."""
+SEEN_BY_ADAPTERS = {"gateway.upstream", "gateway.model", "gateway.money", "gateway.errors", "gateway.fivesim_words"}
+"""The seam: everything an adapter needs to know of the house, and the words we both buy and sell by."""
 
 HIDDEN_FROM_DIALECTS = {"app", "cli", "terminal", "worker", "poller", "database", "migrations", "store"}
 """A dialect parses and renders; how the house is run, wired and stored is not its business."""
@@ -26,7 +26,7 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "metrics", "notify", "logs", "limits", "migrations", "catalog",
+    "money", "codes", "vault", "metrics", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words",
     # The words everybody uses
     "errors", "model", "settings",
     # The seam, the database, and what is kept in memory
