@@ -52,12 +52,12 @@ COLUMNS = (
 def upstreams_group(ctx: click.Context) -> None:
     """How each upstream does: state, balance there, open numbers, codes delivered, money at risk."""
     if ctx.invoked_subcommand is None:
-        _overview(ctx.obj)
+        _show_overview(ctx.obj)
 
 
-def _overview(context: Context) -> None:
+def _show_overview(context: Context) -> None:
     settings = context.settings()
-    rows, standing = with_database(context, lambda database: database.store.read(_gather, settings, time.time()))
+    rows, standing = with_database(context, lambda database: database.store.read(overview, settings, time.time()))
     show(context, rows, COLUMNS)
     if standing and not context.is_json:
         click.echo()
@@ -118,7 +118,8 @@ def push_urls(context: Context) -> None:
 # The overview
 
 
-def _gather(tx: Tx, settings: Settings, now: float) -> tuple[list[dict[str, Any]], list[Row]]:
+def overview(tx: Tx, settings: Settings, now: float) -> tuple[list[dict[str, Any]], list[Row]]:
+    """A row for each upstream of the settings, and the alerts that stand."""
     reports = {row["upstream"]: row for row in tx.all("select upstream, report, reported_at from upstream_reports")}
     drained = switches.drained(tx)
     open_numbers = _open_numbers(tx)
