@@ -1,0 +1,20 @@
+from tests.contract._pair import Pair
+from tests.simulators import textverified
+
+PAIRS = {
+    "textverified": Pair(
+        "textverified",
+        textverified.build,
+        textverified.DEFAULT_KEY,
+        "",
+        {"service": "telegram"},
+        options={"price_seconds": 0, "stock_seconds": 0, "requests_per_second": 1000},
+        secrets={"username": textverified.DEFAULT_USERNAME},
+        simulator_options={"page_size": 2},
+        country=187,
+        unknown_reference="lr_99999",
+        cancel_wait_option=None,
+        gives_second_sms=False,
+        tells_finish=False,
+    ),
+}
