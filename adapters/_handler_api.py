@@ -10,32 +10,28 @@ Facts: `protocol/handler_api.md` §2-§6 and `protocol/upstreams/handler_api_fam
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar, cast
 
 from cachetools import TTLCache
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from adapters._handler_prices import Sheet, parse_prices
-from adapters._handler_words import (
-    UNKNOWN_LEASE,
-    Answer,
-    balance_of,
-    call_error,
-    parse_answer,
-    purchase_error,
-)
+from adapters._handler_pushes import PushRules, take
+from adapters._handler_rows import Row, rows_of
+from adapters._handler_states import accept_state, is_done, known_status, lease_error, progress_of, text_beside
+from adapters._handler_words import Answer, balance_of, call_error, parse_answer, purchase_error
 from adapters._http import ASK_SECONDS, LIST_BYTES, LIST_SECONDS, Http, Reply
-from adapters._values import Codes, CodeTable, Digits, Reference, Unreadable, cost, digits, moment, reference
-from gateway.errors import HasSms, NotAllowed, Refused, TooEarly, UnknownLease, Unwell, UpstreamError
+from adapters._price_first import Countdown, before_buying
+from adapters._values import Codes, CodeTable, cost, digits, moment, reference
+from gateway.errors import HasSms, NotAllowed, Refused, SoldOut, TooEarly, UnknownLease, Unwell
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
 from gateway.money import Money, plain
-from gateway.upstream import Context, OfferTable
+from gateway.upstream import Context, OfferTable, PushRequest, PushTaken
 
 T = TypeVar("T")
 
@@ -43,42 +39,65 @@ TEXT_SECONDS = 4.0
 PAGES_MAX = 100
 TEXTS_KEPT = 4096
 TEXTS_KEPT_SECONDS = 3600.0
-
-NO_CODE_FOUND = "Нет кода"
-"""`STATUS_OK:` carries these words, in Russian, for a message without a code (one old branch, handler_api.md §3.1)."""
+CANCEL_WAIT_SECONDS_MAX = 3600.0
+"""A cancel window said to open later than that is a clock set wrong."""
 
 _SMALL_ANSWER = 4096
 """Every error fits in here; a price list of this size is read twice, which costs nothing."""
 
-_WAITING = frozenset({"STATUS_WAIT_CODE", "STATUS_WAIT_RETRY", "STATUS_WAIT_RESEND"})
-_CANCELLED = frozenset({"STATUS_CANCEL", "ACCESS_CANCEL"})
-_WITH_SMS = frozenset({"STATUS_OK", "STATUS_WAIT_RETRY", "FULL_SMS"})
 _TOO_EARLY = frozenset({"EARLY_CANCEL_DENIED", "TOO_EARLY"})
 _SMS_IS_THERE = frozenset({"OTP_RECEIVED", "NEW_OTP_RECEIVED"})
 _WRONG_STATE = frozenset({"BAD_STATUS", "ACTIVATION_NOT_ACTIVE", "FREE_CANCELLATION_EXPIRED", "ACCESS_READY"})
 """The state does not allow it, or (`ACCESS_READY`, DaisySMS) says it may have been done already: ask for the state."""
 
-_OPEN_ROW = frozenset({"1", "2", "3", "4"})
-"""All brands call these open. 6 is "finished" on some, "code received" on Tiger: such rows are read singly."""
+TextSource = Literal["getStatusV2", "getFullSms", "X-Text", "none"]
+"""The action that tells the whole text of an SMS, or the header of getStatus that does."""
 
-TextSource = Literal["getStatusV2", "getFullSms", "none"]
 OpenList = Literal["getActiveActivations", "getCurrentActivations", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Brand:
     """In what one member of the family differs from the others."""
 
     base_url: str
+    key_header: str = ""
+    """Carries the key in place of the parameter `api_key`."""
+    countries: Mapping[int, str] = field(default_factory=dict)
+    """Its words for countries, where they are not our numbers."""
+    only_country: int | None = None
+    """The one country it sells; requests then name none."""
+
     max_price_parameter: str = "maxPrice"
     has_number_v2: bool = True
+    operator_parameter: str = "operator"
+    """Empty where operators are ignored."""
+    takes_phone_exceptions: bool = True
+    buy_parameters: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every purchase."""
+    asks_price_first: bool = False
+    """Purchases have no highest price there, so the price is asked for before each."""
+
     text_source: TextSource = "getStatusV2"
+    vague_word: str = ""
+    """What getStatus says of an unknown id and to a bad key alike."""
+    has_another_sms: bool = True
+
+    balance_parameters: Mapping[str, str] = field(default_factory=dict)
     price_action: str = "getPrices"
     is_services_first: bool = False
     is_cumulative: bool = False
+    providers: frozenset[str] = frozenset()
+    """Only these are bought from, and only their part of a list by provider counts; empty for all."""
+    excluded_providers: frozenset[str] = frozenset()
+
     open_list: OpenList = "getActiveActivations"
     open_list_page: int | None = 100
+    open_rows: frozenset[str] = frozenset({"1", "2", "3", "4"})
+    """Statuses of rows that are open; others are read singly. 6 is "finished" on most, "code received" on Tiger."""
+
     early_cancel_seconds: float = 120.0
+    pushes: PushRules | None = None
 
 
 class FamilyOptions(BaseModel):
@@ -90,11 +109,44 @@ class FamilyOptions(BaseModel):
     countries: Annotated[Mapping[int, str], CodeTable] = {}
     utc_offset_minutes: int = Field(default=0, ge=-900, le=900)
 
+    takes_any_country: ClassVar[bool] = False
+
+    @field_validator("countries")
+    @classmethod
+    def _names_countries(cls, countries: Mapping[int, str]) -> Mapping[int, str]:
+        if "any" in countries.values() and not cls.takes_any_country:
+            raise ValueError("this upstream has no country 'any'")
+        return countries
+
+
+class ProviderOptions(FamilyOptions):
+    """For members that let a buyer choose among the providers behind them."""
+
+    provider_ids: tuple[int, ...] = ()
+    except_provider_ids: tuple[int, ...] = ()
+
+    def buy_parameters(self) -> dict[str, str]:
+        chosen = {"providerIds": self.provider_ids, "exceptProviderIds": self.except_provider_ids}
+        return {name: ",".join(map(str, ids)) for name, ids in chosen.items() if ids}
+
+    @property
+    def has_choice(self) -> bool:
+        return bool(self.provider_ids or self.except_provider_ids)
+
 
 def build_handler_api(context: Context, brand: Brand, options: FamilyOptions) -> HandlerApi:
-    """The upstream; it can read many and find only where the brand has a list of open orders."""
-    kind = HandlerApi if brand.open_list == "none" else ListingHandlerApi
+    """The upstream, with the abilities its brand has: a list of open orders lets it read many and find."""
+    if brand.open_list == "none":
+        kind = HandlerApi if brand.pushes is None else PushedHandlerApi
+    else:
+        kind = ListingHandlerApi if brand.pushes is None else PushedListingHandlerApi
     return kind(context, brand, options)
+
+
+def _country_words(context: Context, brand: Brand, options: FamilyOptions) -> Codes[int]:
+    ours = context.names.country_iso2 if brand.only_country is None else (brand.only_country,)
+    words = {number: brand.countries.get(number, str(number)) for number in ours}
+    return Codes.of(words, options.countries)
 
 
 class HandlerApi:
@@ -103,16 +155,18 @@ class HandlerApi:
     def __init__(self, context: Context, brand: Brand, options: FamilyOptions) -> None:
         self.name = context.name
         self.unmapped: Counter[str] = Counter()
-        """Rows of the last price list that were left out, by unknown country or service."""
+        """Numbers in stock that the last price list had under an unknown country or service."""
         self._brand = brand
+        self._clock = context.clock
         self._currency = context.currency
         self._offload = context.offload
-        self._secret = context.secret
         self._utc_offset_minutes = options.utc_offset_minutes
-        self._http = Http(context)
+        self._key = {} if brand.key_header else {"api_key": context.secret}
+        self._http = Http(context, {brand.key_header: context.secret} if brand.key_header else None)
         self._services = Codes.of({code: code for code in context.names.service_names}, options.services)
-        self._countries = Codes.of({number: str(number) for number in context.names.country_iso2}, options.countries)
+        self._countries = _country_words(context, brand, options)
         self._texts: TTLCache[tuple[str, str], str] = TTLCache(TEXTS_KEPT, TEXTS_KEPT_SECONDS)
+        self._cancel_opens_at: TTLCache[str, float] = TTLCache(TEXTS_KEPT, CANCEL_WAIT_SECONDS_MAX)
 
     # --- what it sells ---
 
@@ -137,34 +191,55 @@ class HandlerApi:
             countries=self._countries.incoming,
             services_first=self._brand.is_services_first,
             is_cumulative=self._brand.is_cumulative,
+            providers=self._brand.providers,
+            excluded_providers=self._brand.excluded_providers,
         )
 
     async def balance(self) -> Money:
-        micros = await self._call("balance", "getBalance", balance_of)
+        micros = await self._call("balance", "getBalance", balance_of, self._brand.balance_parameters)
         return Money(micros, self._currency)
 
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
-        return await self._http.buy(
-            self._brand.base_url, self._lease, params=self._buy_params(order), seconds=order.timeout_seconds
-        )
+        goods, time_left = self._goods(order), Countdown(order.timeout_seconds)
+        if self._brand.asks_price_first:
+            await self._check_price(order, goods, time_left)
+        action = "getNumberV2" if self._brand.has_number_v2 else "getNumber"
+        params = self._params(action, **goods, **self._terms(order))
+        return await self._http.buy(self._brand.base_url, self._lease, params=params, seconds=time_left.left_seconds())
 
-    def _buy_params(self, order: BuyOrder) -> dict[str, str]:
+    def _goods(self, order: BuyOrder) -> dict[str, str]:
         service, country = self._services.outgoing.get(order.service), self._countries.outgoing.get(order.country)
         if service is None or country is None:
             raise Refused("no word for this service or country there")
-        optional = {
-            "operator": "" if order.operator == "any" else order.operator,
-            "phoneException": ",".join(order.phone_exceptions),
-        }
-        return self._params(
-            "getNumberV2" if self._brand.has_number_v2 else "getNumber",
-            service=service,
-            country=country,
-            **{self._brand.max_price_parameter: plain(order.cost_max.micros)},
-            **{name: value for name, value in optional.items() if value},
-        )
+        return {"service": service, **({} if self._brand.only_country is not None else {"country": country})}
+
+    def _terms(self, order: BuyOrder) -> dict[str, str]:
+        brand = self._brand
+        terms = dict(brand.buy_parameters)
+        if brand.max_price_parameter:
+            terms[brand.max_price_parameter] = plain(order.cost_max.micros)
+        if brand.operator_parameter and order.operator not in ("", "any"):
+            terms[brand.operator_parameter] = order.operator
+        if brand.takes_phone_exceptions and order.phone_exceptions:
+            terms["phoneException"] = ",".join(order.phone_exceptions)
+        return terms
+
+    async def _check_price(self, order: BuyOrder, goods: Mapping[str, str], time_left: Countdown) -> None:
+        """Raises SoldOut where the cheapest costs more than allowed, NothingTaken where the price is not told."""
+        params, seconds = self._params(self._brand.price_action, **goods), time_left.left_seconds()
+        question = self._http.buy(self._brand.base_url, self._price_table, params=params, seconds=seconds)
+        offers = (await before_buying(question)).at(order.service, order.country)
+        if not offers or offers[0].cost.micros > order.cost_max.micros:
+            raise SoldOut("none at this price")
+
+    def _price_table(self, reply: Reply) -> OfferTable:
+        try:
+            return parse_prices(_price_body(reply), self._sheet())[0]
+        except Unwell as error:
+            reason = str(error)
+        raise Refused(f"the price was not told: {reason}", is_fault=True)
 
     def _lease(self, reply: Reply) -> Lease:
         answer = parse_answer(reply)
@@ -181,28 +256,46 @@ class HandlerApi:
         return Lease(reference(identity), digits(phone), price)
 
     def _lease_from_json(self, data: Mapping[str, Any]) -> Lease:
-        """getNumberV2; `activationEndTime` is HeroSMS's, `activationEnd` Grizzly's."""
-        return Lease(
+        """getNumberV2; `activationEndTime` is HeroSMS's, `activationEnd` and `activationCancel` Grizzly's."""
+        lease = Lease(
             reference=reference(data["activationId"]),
             number=digits(data.get("phoneNumber")),
             cost=cost(data.get("activationCost"), self._currency),
             operator=str(data.get("activationOperator") or ""),
             expires_at=self._moment(data.get("activationEndTime") or data.get("activationEnd")),
         )
+        opens_at = self._moment(data.get("activationCancel"))
+        if opens_at is not None:
+            self._cancel_opens_at[lease.reference] = opens_at
+        return lease
 
     # --- reading ---
 
     async def read(self, watched: Watched) -> Progress:
         answer = await self._status("read", watched.reference)
-        progress = _progress(answer, watched.round)
-        return await self._with_texts(watched.reference, progress)
+        return await self._with_texts(watched.reference, progress_of(answer, watched.round))
 
     async def _status(self, verb: str, lease: str) -> Answer:
-        return await self._call(verb, "getStatus", _known_status, {"id": lease})
+        brand = self._brand
+        with_text = {"text": "1"} if brand.text_source == "X-Text" else {}
+        answer = await self._call(verb, "getStatus", self._known_status, {"id": lease, **with_text})
+        if answer.word != brand.vague_word or not brand.vague_word:
+            return answer
+        try:
+            await self.balance()
+        except Refused as error:
+            refusal = str(error)
+        else:
+            return Answer(answer.status, "NO_ACTIVATION")
+        raise Unwell(refusal)
+
+    def _known_status(self, answer: Answer) -> Answer:
+        vague = self._brand.vague_word
+        return answer if vague and answer.word == vague else known_status(answer)
 
     async def _with_texts(self, lease: str, progress: Progress) -> Progress:
         """The whole text of a code just seen, asked for once: polls that follow find it in the cache."""
-        if self._brand.text_source == "none" or not any(not sms.text for sms in progress.messages):
+        if self._brand.text_source in ("none", "X-Text") or not any(not sms.text for sms in progress.messages):
             return progress
         messages = [await self._with_text(lease, sms) for sms in progress.messages]
         return Progress(progress.state, tuple(messages))
@@ -219,31 +312,39 @@ class HandlerApi:
             answer = await self._call("read_text", self._brand.text_source, _as_it_is, {"id": lease}, TEXT_SECONDS)
         except Unwell:
             return ""
-        return answer.rest if answer.word == "FULL_SMS" else _text_beside(answer.data, code)
+        return answer.rest if answer.word == "FULL_SMS" else text_beside(answer.data, code)
 
     # --- closing ---
 
     async def close(self, reference: str, outcome: Outcome) -> None:
         answer = await self._set_status("close", reference, "6" if outcome is Outcome.FINISHED else "8")
         done = "ACCESS_ACTIVATION" if outcome is Outcome.FINISHED else "ACCESS_CANCEL"
-        if _is_done(answer, done):
+        if is_done(answer, done):
             return
         if answer.word in _TOO_EARLY:
-            raise TooEarly(self._retry_seconds(answer.info))
+            raise TooEarly(self._retry_seconds(reference, answer.info))
         if answer.word in _SMS_IS_THERE:
             raise HasSms
         if answer.word not in _WRONG_STATE:
-            raise _lease_error(answer)
-        _accept_state(await self._status("close", reference), outcome)
+            raise lease_error(answer)
+        accept_state(await self._status("close", reference), outcome)
 
     async def ask_again(self, reference: str) -> None:
+        if not self._brand.has_another_sms:
+            await self._refuse_another(reference)
         answer = await self._set_status("ask_again", reference, "3")
-        if _is_done(answer, "ACCESS_RETRY_GET"):
+        if is_done(answer, "ACCESS_RETRY_GET"):
             return
         if answer.word not in _WRONG_STATE:
-            raise _lease_error(answer)
+            raise lease_error(answer)
         if (await self._status("ask_again", reference)).word != "STATUS_WAIT_RETRY":
             raise NotAllowed("no code yet, or over")
+
+    async def _refuse_another(self, reference: str) -> NoReturn:
+        answer = await self._status("ask_again", reference)
+        if progress_of(answer, 1).state is LeaseState.UNKNOWN:
+            raise UnknownLease(answer.quotable)
+        raise NotAllowed("one SMS a number")
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -251,10 +352,13 @@ class HandlerApi:
     async def _set_status(self, verb: str, lease: str, status: str) -> Answer:
         return await self._call(verb, "setStatus", _as_it_is, {"id": lease, "status": status})
 
-    def _retry_seconds(self, info: Mapping[str, Any]) -> float:
+    def _retry_seconds(self, lease: str, info: Mapping[str, Any]) -> float:
         """`minActivationTime` is the age at which the window opens, so waiting that long is surely enough."""
         told = info.get("minActivationTime")
-        return float(told) if isinstance(told, int) and 0 < told <= 86_400 else self._brand.early_cancel_seconds
+        if isinstance(told, int) and 0 < told <= CANCEL_WAIT_SECONDS_MAX:
+            return float(told)
+        left = self._cancel_opens_at.get(lease, 0.0) - self._clock()
+        return left if 0 < left <= CANCEL_WAIT_SECONDS_MAX else self._brand.early_cancel_seconds
 
     # --- the wire ---
 
@@ -275,7 +379,7 @@ class HandlerApi:
         )
 
     def _params(self, action: str, **params: str) -> dict[str, str]:
-        return {"api_key": self._secret, "action": action, **params}
+        return {**self._key, "action": action, **params}
 
     def _moment(self, value: object) -> float | None:
         return moment(value, self._utc_offset_minutes)
@@ -292,7 +396,9 @@ class ListingHandlerApi(HandlerApi):
             return found
         async with aclosing(self._pages("read_many")) as pages:
             async for page in pages:
-                found |= {row.id: row.progress() for row in page if row.id in wanted and row.is_plain}
+                found |= {
+                    row.id: row.progress() for row in page if row.id in wanted and self._is_open(row) and row.is_plain
+                }
                 wanted -= {row.id for row in page}
                 if not wanted:
                     break
@@ -300,10 +406,13 @@ class ListingHandlerApi(HandlerApi):
 
     async def find(self, since: float) -> Sequence[Found]:
         """Open orders made at or after `since`, or at an unknown time. The wire tells time in whole seconds."""
-        found = [self._found(row) async for page in self._pages("find") for row in page if row.is_open]
+        found = [self._found(row) async for page in self._pages("find") for row in page if self._is_open(row)]
         return [order for order in found if order.created_at is None or order.created_at >= int(since)]
 
-    def _found(self, row: _Row) -> Found:
+    def _is_open(self, row: Row) -> bool:
+        return row.status in self._brand.open_rows
+
+    def _found(self, row: Row) -> Found:
         """A service or country without a code of ours is given as it is, or as -1: the lease must not be hidden."""
         return Found(
             lease=Lease(row.id, row.phone, cost(row.cost, self._currency)),
@@ -312,18 +421,32 @@ class ListingHandlerApi(HandlerApi):
             created_at=self._moment(row.created),
         )
 
-    async def _pages(self, verb: str) -> AsyncGenerator[list[_Row], None]:
+    async def _pages(self, verb: str) -> AsyncGenerator[list[Row], None]:
         """Pages of the list until it ends, or until a page brings nothing new: some brands ignore `start`."""
         seen: set[str] = set()
         size = self._brand.open_list_page
         for page in range(PAGES_MAX):
             span: dict[str, str] = {} if size is None else {"start": str(page * size), "limit": str(size)}
-            rows, count = await self._call(verb, self._brand.open_list, _rows, span)
+            rows, count = await self._call(verb, self._brand.open_list, rows_of, span)
             yield rows
             ids = {row.id for row in rows}
             if size is None or count < size or ids <= seen:
                 return
             seen |= ids
+
+
+class PushedHandlerApi(HandlerApi):
+    """A member that tells of messages by itself."""
+
+    async def take_push(self, request: PushRequest) -> PushTaken:
+        return take(request, self._brand.pushes or PushRules())
+
+
+class PushedListingHandlerApi(ListingHandlerApi):
+    """Likewise, with a list of its open orders."""
+
+    async def take_push(self, request: PushRequest) -> PushTaken:
+        return take(request, self._brand.pushes or PushRules())
 
 
 def _price_body(reply: Reply) -> bytes:
@@ -337,141 +460,3 @@ def _price_body(reply: Reply) -> bytes:
 
 def _as_it_is(answer: Answer) -> Answer:
     return answer
-
-
-def _known_status(answer: Answer) -> Answer:
-    """A getStatus answer, or Unwell: words that are no state tell nothing about the lease."""
-    if answer.word in _WAITING | _CANCELLED | UNKNOWN_LEASE:
-        return answer
-    if answer.word in ("STATUS_OK", "FULL_SMS") and answer.rest:
-        return answer
-    raise call_error(answer)
-
-
-def _progress(answer: Answer, round_: int) -> Progress:
-    if answer.word in UNKNOWN_LEASE:
-        return Progress(LeaseState.UNKNOWN)
-    if answer.word in _CANCELLED:
-        return Progress(LeaseState.CANCELLED)
-    if answer.word == "STATUS_OK":
-        return Progress(LeaseState.OPEN, (_coded_sms(answer.rest, round_),))
-    if answer.word == "FULL_SMS":
-        return Progress(LeaseState.OPEN, (Sms("", answer.rest, identity=f"{round_}:{_digest(answer.rest)}"),))
-    return Progress(LeaseState.OPEN)
-
-
-def _coded_sms(code: str, round_: int, text: str = "") -> Sms:
-    """The wire has no message ids: the code within its round is all there is to tell messages apart."""
-    return Sms("" if code == NO_CODE_FOUND else code, text, identity=f"{round_}:{code}")
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def _text_beside(data: Any, code: str) -> str:
-    """The text in a getStatusV2 answer, unless it belongs to another code.
-
-    SMS-Activate and Tiger use `sms` and `call`, HeroSMS in 2026 `data` (handler_api.md §4.5).
-    """
-    members = [data.get(name) for name in ("sms", "data", "call")] if isinstance(data, dict) else []
-    for member in members:
-        if isinstance(member, dict) and str(member.get("code") or code) == code:
-            return str(member.get("text") or "")
-    return ""
-
-
-def _is_done(answer: Answer, word: str) -> bool:
-    """204 is HeroSMS's; one clone answers `{"status": "success"}`."""
-    told = isinstance(answer.data, dict) and answer.data.get("status") == "success"
-    return answer.word == word or answer.status == 204 or (told and answer.status == 200)
-
-
-def _lease_error(answer: Answer) -> UpstreamError:
-    return UnknownLease(answer.quotable) if answer.word in UNKNOWN_LEASE else call_error(answer)
-
-
-def _accept_state(state: Answer, outcome: Outcome) -> None:
-    """Return where the lease has ended already; raise what stands in the way otherwise.
-
-    The reference dialect shows `STATUS_CANCEL` for finished orders too (handler_api.md §3.1).
-    """
-    if state.word in _CANCELLED:
-        return
-    if state.word in UNKNOWN_LEASE:
-        raise UnknownLease(state.quotable)
-    if outcome is Outcome.CANCELLED and state.word in _WITH_SMS:
-        raise HasSms
-    raise NotAllowed(state.quotable)
-
-
-# --- rows of the list of open orders ---
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    """`smsCode` and `smsText` come as null, text or a list."""
-    values = value if isinstance(value, list) else [value]
-    return tuple(str(item) for item in values if item not in (None, ""))
-
-
-class _Row(BaseModel):
-    """One order: names of SMS-Activate's getActiveActivations first, of SMSHub's getCurrentActivations second."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-
-    id: Reference = Field(validation_alias=AliasChoices("activationId", "id"))
-    phone: Digits = Field(validation_alias=AliasChoices("phoneNumber", "phone"))
-    status: str = Field(default="", validation_alias=AliasChoices("activationStatus", "status"))
-    service: str = Field(default="", validation_alias=AliasChoices("serviceCode", "service"))
-    country: str = Field(default="", validation_alias=AliasChoices("countryCode", "country"))
-    cost: str | None = Field(default=None, validation_alias=AliasChoices("activationCost", "cost"))
-    created: str = Field(default="", validation_alias=AliasChoices("activationTime", "createDate"))
-    codes: Annotated[tuple[str, ...], BeforeValidator(_texts)] = Field(
-        default=(), validation_alias=AliasChoices("smsCode", "code")
-    )
-    texts: Annotated[tuple[str, ...], BeforeValidator(_texts)] = Field(default=(), validation_alias="smsText")
-
-    @property
-    def is_open(self) -> bool:
-        return self.status in _OPEN_ROW
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the row says all that getStatus would; a text without a code has to be asked for."""
-        return self.is_open and (bool(self.codes) or not self.texts)
-
-    def progress(self) -> Progress:
-        """In the first round. Texts are told apart only where there is one for each code."""
-        matched = len(self.texts) == len(self.codes)
-        texts = self.texts if matched else ("",) * max(0, len(self.codes) - 1) + (self.texts[-1:] or ("",))
-        messages = {code: _coded_sms(code, 1, text) for code, text in zip(self.codes, texts, strict=False)}
-        return Progress(LeaseState.OPEN, tuple(messages.values()))
-
-
-def _rows(answer: Answer) -> tuple[list[_Row], int]:
-    """Readable rows of one page, and how many there were in all. Raises Unwell, Unreadable."""
-    if answer.word.startswith("NO_ACTIVATION"):
-        return [], 0
-    if answer.word or answer.status != 200:
-        raise call_error(answer)
-    raw = _raw_rows(answer.data)
-    return [row for row in map(_row, raw) if row is not None], len(raw)
-
-
-def _raw_rows(data: Any) -> list[Any]:
-    """A bare array (Grizzly), `data` (HeroSMS, Tiger), `activeActivations` (SMS-Activate) or `array` (SMSHub)."""
-    if isinstance(data, list):
-        return data
-    members = [data.get(name) for name in ("data", "activeActivations", "array")] if isinstance(data, dict) else []
-    for member in members:
-        if isinstance(member, list):
-            return member
-    raise Unreadable("no list of orders")
-
-
-def _row(raw: Any) -> _Row | None:
-    """None where the row is unreadable: its lease is then missing, and read singly."""
-    try:
-        return _Row.model_validate(raw)
-    except ValidationError:
-        return None

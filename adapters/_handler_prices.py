@@ -40,10 +40,15 @@ class Sheet:
     countries: Mapping[str, int]
     services_first: bool = False
     is_cumulative: bool = False
+    providers: frozenset[str] = frozenset()
+    excluded_providers: frozenset[str] = frozenset()
+
+    def has(self, provider: str) -> bool:
+        return provider not in self.excluded_providers and (not self.providers or provider in self.providers)
 
 
 def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
-    """The price list in columns, and how many rows of each unknown country or service were left out.
+    """The price list in columns, and how many numbers under each unknown country or service were left out.
 
     Raises Unwell where the body is no price list: large lists were seen truncated.
     """
@@ -59,17 +64,17 @@ def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
 
 def _rows(data: Any, sheet: Sheet, unmapped: Counter[str]) -> Iterator[Row]:
     for service_word, country_word, leaf in _leaves(data, sheet.services_first):
-        service, country = sheet.services.get(service_word), sheet.countries.get(country_word)
-        if service is None or country is None:
-            unmapped[f"country {country_word}" if country is None else f"service {service_word}"] += 1
-            continue
         try:
-            ladder = _ladder(leaf, sheet.is_cumulative)
+            ladder = _ladder(leaf, sheet)
         except Unreadable:  # one odd row must not hide the others
             unmapped["unreadable"] += 1
             continue
-        for cost, count in ladder:
-            yield service, country, cost, count, "", None
+        service, country = sheet.services.get(service_word), sheet.countries.get(country_word)
+        if service is not None and country is not None:
+            for cost, count in ladder:
+                yield service, country, cost, count, "", None
+        elif in_stock := sum(max(0, count) for _, count in ladder):
+            unmapped[f"country {country_word}" if country is None else f"service {service_word}"] += in_stock
 
 
 def _leaves(data: Any, services_first: bool) -> Iterator[tuple[str, str, Any]]:
@@ -78,20 +83,20 @@ def _leaves(data: Any, services_first: bool) -> Iterator[tuple[str, str, Any]]:
             yield (outer, inner, leaf) if services_first else (inner, outer, leaf)
 
 
-def _ladder(leaf: Any, is_cumulative: bool) -> Iterable[tuple[int, int]]:
+def _ladder(leaf: Any, sheet: Sheet) -> Iterable[tuple[int, int]]:
     """(cost in micro-units, count) of one leaf."""
     if not isinstance(leaf, dict | list):
         return [(_micros(leaf), UNKNOWN_COUNT)]
     leaf = mapping(leaf)
     if "providers" in leaf:
-        return _by_provider(mapping(leaf["providers"]))
+        return _by_provider(mapping(leaf["providers"]), sheet)
     if "prices" in leaf:
-        return _by_price(mapping(leaf["prices"]), is_cumulative)
+        return _by_price(mapping(leaf["prices"]), sheet.is_cumulative)
     if "cost" in leaf or "price" in leaf:
         return [_single(leaf)]
     if any(isinstance(value, dict) for value in leaf.values()):
-        return _by_provider(leaf)
-    return _by_price(leaf, is_cumulative)
+        return _by_provider(leaf, sheet)
+    return _by_price(leaf, sheet.is_cumulative)
 
 
 def _single(leaf: Mapping[str, Any]) -> tuple[int, int]:
@@ -101,8 +106,12 @@ def _single(leaf: Mapping[str, Any]) -> tuple[int, int]:
     return max(costs, default=0), _count(leaf) if costs else 0
 
 
-def _by_provider(leaf: Mapping[str, Any]) -> list[tuple[int, int]]:
-    return [_single(provider) for provider in leaf.values() if isinstance(provider, dict) and "price" in provider]
+def _by_provider(leaf: Mapping[str, Any], sheet: Sheet) -> list[tuple[int, int]]:
+    return [
+        _single(offer)
+        for provider, offer in leaf.items()
+        if isinstance(offer, dict) and "price" in offer and sheet.has(provider)
+    ]
 
 
 def _by_price(leaf: Mapping[str, Any], is_cumulative: bool) -> list[tuple[int, int]]:

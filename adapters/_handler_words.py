@@ -32,10 +32,16 @@ _STATUS_WORDS = {401: "BAD_KEY", 402: "NO_BALANCE", 429: "TOO_MANY_REQUESTS"}
 _FAILED = frozenset({"error", "fail", "false", "0"})
 """`status` members that mean failure, as lower-case text."""
 
-SOLD_OUT = frozenset({"NO_NUMBERS", "NO_PROVIDERS", "NUMBER_NOT_AVAILABLE", "WRONG_MAX_PRICE", "MAX_PRICE_EXCEEDED"})
+SOLD_OUT = frozenset(
+    {"NO_NUMBERS", "NO_PROVIDERS", "NUMBER_NOT_AVAILABLE", "WRONG_MAX_PRICE", "MAX_PRICE_EXCEEDED", "BAD_MAX_PRICE"}
+)
 BAD_KEY = frozenset({"BAD_KEY", "NO_KEY", "API_KEY_NOT_VALID", "NO_ACCESS"})
 FAULTS = BAD_KEY | {
     "BAD_ACTION",  # a stanza that does not fit the brand, or (vak-sms) a bad key
+    "NO_ACTION",  # the same at SMSHub
+    "BAD_CURRENCY",  # the stanza names one the account does not have
+    "BAD_PROVIDER_IDS",  # the stanza chooses providers there are not
+    "BAD_EXCEPT_PROVIDER_IDS",
     "NO_BALANCE",
     "NO_MONEY",
     "BANNED",

@@ -1,13 +1,14 @@
 """Any upstream that speaks the SMS-Activate protocol, with its differences set in the stanza.
 
-Settings for the brands we know of (`protocol/upstreams/handler_api_family.md` §2-§8), beside `base_url`:
+Brands with a module of their own (`herosms`, `tigersms`, `smsbower`, `grizzlysms`, `smshub`, `daisysms`) are better
+used by that. Settings for others (`protocol/upstreams/handler_api_family.md` §8), beside `base_url`:
 
-    Tiger SMS     price_action = "getPricesV2", cumulative_counts = true, open_list = "getActiveActivations"
-    SMSBower      (the defaults)
-    GrizzlySMS    open_list = "getActiveActivations"
-    SMSHub        number_v2 = false, text_source = "getFullSms"
-    DS SMS HUB    number_v2 = false, text_source = "none", max_price_parameter = "max_price", services_first = true
-    365sms        number_v2 = false, text_source = "none"
+    365sms              number_v2 = false, text_source = "none"
+    another simroute    open_list = "getActiveActivations", pushes = true
+
+`pushes = true` takes SMS-Activate's webhook (hints, from `push_addresses` only where that names any) and the signed one
+of the brief. With the secret NAME_WEBHOOK_SECRET set, every push has to be signed: in the header `X-Signature`, over
+the body as sent, or in the member `signature`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from adapters._handler_api import (
     TextSource,
     build_handler_api,
 )
+from adapters._handler_pushes import PushAddresses, PushRules
 from adapters._values import Address
 from gateway.upstream import Context
+
+SECRETS = {"webhook_secret": False}
 
 
 class Options(FamilyOptions):
@@ -41,13 +45,16 @@ class Options(FamilyOptions):
     open_list: OpenList = "none"
     open_list_page: int | None = Field(default=100, ge=1, le=100)
     early_cancel_seconds: float = Field(default=120.0, ge=0, le=3600)
+    pushes: bool = False
+    push_addresses: PushAddresses = ()
 
 
 def build(context: Context, options: Options) -> HandlerApi:
-    return build_handler_api(context, _brand(options), options)
+    rules = PushRules(options.push_addresses, context.secrets.get("webhook_secret", ""))
+    return build_handler_api(context, _brand(options, rules), options)
 
 
-def _brand(options: Options) -> Brand:
+def _brand(options: Options, rules: PushRules) -> Brand:
     return Brand(
         base_url=options.base_url,
         max_price_parameter=options.max_price_parameter,
@@ -59,4 +66,5 @@ def _brand(options: Options) -> Brand:
         open_list=options.open_list,
         open_list_page=options.open_list_page,
         early_cancel_seconds=options.early_cancel_seconds,
+        pushes=rules if options.pushes else None,
     )

@@ -20,12 +20,13 @@ from starlette.routing import Route
 
 import adapters
 import compat
-from compat import pushes
+from compat import desk, pushes
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.alerts import Alerts
 from gateway.catalog import Catalog
 from gateway.database import Database
+from gateway.desk import Desk
 from gateway.errors import Unavailable
 from gateway.front import Front
 from gateway.health import Health
@@ -34,6 +35,7 @@ from gateway.inbox import Inbox
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.model import Clock
+from gateway.notify import Notifier, addresses
 from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
 from gateway.purchases import Purchases
@@ -99,6 +101,7 @@ class Gateway:
         self._offload = Offloader()
         self._clock = clock
         self._metrics = metrics = Metrics()
+        self._notifier = Notifier(addresses(settings.environment.notify_urls or ""), metrics.count_notification)
         health = Health(clock, settings.gateway.health)
         enabled = [stanza for stanza in settings.upstreams.values() if stanza.enabled]
         upstreams = {stanza.name: self._build(stanza, settings.catalog) for stanza in enabled}
@@ -108,7 +111,7 @@ class Gateway:
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
         self._courier = Courier(self.house)
-        self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, _tell_nobody))
+        self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, self._notifier.send))
         self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier, self._overseer)
         self.limits = Limits(settings.environment.redis_url)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
@@ -120,6 +123,7 @@ class Gateway:
                 Route("/health/ready", self._health),
                 Route("/metrics", self._show_metrics),
                 *pushes.routes(self.front),
+                *desk.routes(lambda: self.house.upstreams, self._typed),
             ],
             lifespan=self._lifespan,
         )
@@ -148,6 +152,7 @@ class Gateway:
             proxy=stanza.proxy or None,
             observe=observe,
             offload=self._offload,
+            desk=Desk(self._database.store, self._database.vault, self._clock, name, self._notifier.send),
         )
         return adapters.load(stanza.adapter).build(context, stanza.parsed)
 
@@ -156,6 +161,7 @@ class Gateway:
         await self.activations.restore()
         await self.purchases.recover()
         await self._overseer.restore()
+        self._notifier.start()
         self.worker.start()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -171,7 +177,12 @@ class Gateway:
             await upstream.aclose()
         await self.limits.aclose()
         self._offload.close()
+        await asyncio.to_thread(self._notifier.close)
         await self._database.store.close()
+
+    async def _typed(self, upstream: str, reference: str) -> None:
+        """A person has typed something for a lease: its caller need not wait for the next poll."""
+        self.inbox.look(upstream, reference)
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
@@ -262,10 +273,6 @@ class Gateway:
 
     async def _show_metrics(self, _request: Request) -> Response:
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _tell_nobody(_title: str, _sentence: str) -> None:
-    """Where no notification list is set."""
 
 
 async def _alive(_request: Request) -> Response:

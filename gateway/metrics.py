@@ -59,6 +59,9 @@ class Metrics:
         self.upstream_balance = Gauge(
             "simroute_upstream_balance", "Our balance there", ["upstream", "currency"], registry=self.registry
         )
+        self.notifications = Counter(
+            "simroute_notifications", "Messages to the notification list by result", ["result"], registry=self.registry
+        )
         self.notices = Counter("simroute_notices", "Webhook attempts by result", ["result"], registry=self.registry)
         self.offers_at = Gauge(
             "simroute_offers_timestamp_seconds",
@@ -71,6 +74,10 @@ class Metrics:
         """Counts one call; `outcome` is `ok` or an error's class name."""
         self.upstream_calls.labels(upstream, verb, outcome).inc()
         self.upstream_latency.labels(upstream, verb).observe(seconds)
+
+    def count_notification(self, result: str) -> None:
+        """`sent`, `failed` or `dropped`; from any thread."""
+        self.notifications.labels(result).inc()
 
     def render(self) -> bytes:
         """The text Prometheus scrapes."""

@@ -497,7 +497,7 @@ class Environment:
     webhook_url: str | None = _variable("Our public HTTPS address, for pushes from upstreams.", is_shown=True)
     jwt_secret_key: str | None = _variable("Signs user sessions; at least 32 characters.")
     notify_urls: str | None = _variable(
-        "Where alerts and waiting tasks are told: Apprise addresses, separated by spaces."
+        "Where alerts and waiting tasks are told: Apprise addresses, separated by white space."
     )
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0002"
+LATEST = "0004"
 
 
 def sqlalchemy_url(url: str) -> str:

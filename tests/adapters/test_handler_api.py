@@ -33,6 +33,7 @@ from gateway.model import LeaseState, Outcome, Progress, Sms, Watched
 from gateway.money import Money
 from gateway.upstream import AsksAgain, Finds, Names, OfferTable, ReadsMany
 from tests.adapters._context import SECRET, Script, SmallCatalog, context, order, watched
+from tests.adapters._handler_answers import Answers, by_action, envelope, reply
 
 BASE_URL = "https://upstream.test/stubs/handler_api.php"
 NUMBER = "447700900123"
@@ -46,32 +47,7 @@ LEASE_V2 = {
     "activationOperator": "o2",
 }
 
-Answers = dict[str, Any]
 Made = tuple[HandlerApi, Script]
-
-
-def reply(body: Any, status: int = 200, **headers: str) -> httpx.Response:
-    if isinstance(body, str):
-        return httpx.Response(status, text=body, headers=headers)
-    return httpx.Response(status, content=json.dumps(body), headers=headers)
-
-
-def envelope(status: int, title: str, **info: Any) -> httpx.Response:
-    return reply({"title": title, "details": "Some words", "info": info}, status)
-
-
-def by_action(answers: Answers) -> Callable[[httpx.Request], httpx.Response]:
-    """Each action's answer; a tuple answers one after another, and its last one stays."""
-    left = {action: list(given) if isinstance(given, tuple) else [given] for action, given in answers.items()}
-
-    def respond(request: httpx.Request) -> httpx.Response:
-        queue = left[request.url.params["action"]]
-        given = queue.pop(0) if len(queue) > 1 else queue[0]
-        if isinstance(given, Exception):
-            raise given
-        return given if isinstance(given, httpx.Response) else reply(given)
-
-    return respond
 
 
 @asynccontextmanager
@@ -716,10 +692,23 @@ def test_empty_lists_sell_nothing(nothing: Any) -> None:
 
 
 def test_unknown_words_and_odd_rows_are_counted() -> None:
-    good = {"cost": 0.5, "count": 1}
-    table, unmapped = parsed({"16": {"tg": good, "zz": good, "wa": {"cost": None}}, "999": {"tg": good, "wa": good}})
-    assert ladder(table) == [(500_000, 1)]
-    assert unmapped == {"service zz": 1, "country 999": 2, "unreadable": 1}
+    good, none = {"cost": 0.5, "count": 7}, {"cost": 0.5, "count": 0}
+    listed = {"16": {"tg": good, "zz": {"0.1": 2, "0.2": 3}, "wa": {"cost": None}}, "999": {"tg": good, "wa": good}}
+    table, unmapped = parsed({**listed, "43": {"tg": none}})
+    assert ladder(table) == [(500_000, 7)]
+    assert unmapped == {"service zz": 5, "country 999": 14, "unreadable": 1}
+
+
+def test_unknown_words_of_a_cumulative_ladder_are_counted_once() -> None:
+    _, unmapped = parsed({"16": {"zz": {"prices": {"0.1": 2, "0.2": 3}}}}, is_cumulative=True)
+    assert unmapped == {"service zz": 3}
+
+
+def test_only_chosen_providers_count() -> None:
+    leaf = {number: {"count": 5, "price": price, "provider_id": number} for number, price in [("1", 0.1), ("2", 0.2)]}
+    listed = {"16": {"tg": leaf}}
+    assert ladder(parsed(listed, providers=frozenset({"2"}))[0]) == [(200_000, 5)]
+    assert ladder(parsed(listed, excluded_providers=frozenset({"2"}))[0]) == [(100_000, 5)]
 
 
 @pytest.mark.parametrize(

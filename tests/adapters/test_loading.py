@@ -9,7 +9,11 @@ import adapters
 from adapters import UnknownAdapter, herosms, known, load, secrets
 from tests.adapters._context import SECRET, context
 
-REQUIRED = {"handler_api": {"base_url": "https://upstream.test/stubs/handler_api.php"}}
+REQUIRED = {
+    "handler_api": {"base_url": "https://upstream.test/stubs/handler_api.php"},
+    "daisysms": {"base_url": "https://upstream.test/stubs/handler_api.php"},
+    "manual_entry": {"services": ["tg"], "price": "0.40"},
+}
 
 
 def test_known_names_are_sorted_and_leave_out_shared_parts() -> None:

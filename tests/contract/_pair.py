@@ -24,7 +24,7 @@ class Pair:
     emptied. `secrets` are those beside the key.
 
     What an upstream can't do is said here, and the tests of it are skipped: `gives_second_sms`, `tells_cost` (of what
-    was bought), `tells_stock` (a list without counts sells one of each), `tells_finish` (it has no call that finishes),
+    was bought), `tells_text` (of a message, beside its code), `tells_stock` (a list without counts sells one of each), `tells_finish` (it has no call that finishes),
     `tells_prices_without_key`, `cancel_wait_option` None (it never refuses a cancel for being early).
     """
 
@@ -44,6 +44,7 @@ class Pair:
     cancel_wait_option: str | None = "early_cancel_seconds"
     gives_second_sms: bool = True
     tells_cost: bool = True
+    tells_text: bool = True
     tells_stock: bool = True
     tells_finish: bool = True
     tells_prices_without_key: bool = False

@@ -83,7 +83,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "db upgrade": (),
     "offers": ("--service", "tg", "--country", "6"),
     "explain": ("tg", "6"),
+    "upstreams drain": ("sandbox",),
+    "upstreams resume": ("sandbox",),
+    "upstreams push-urls": (),
+    "catalog coverage": (),
+    "desk list": (),
 }
+
+ELSEWHERE = {"serve", "forward", "desk supply", "desk fail", "desk offer"}
+"""A server, a program of its own, and what needs a desk: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
@@ -95,7 +103,7 @@ def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
 
 
 def test_every_command_has_an_example_here() -> None:
-    assert set(commands(main)) - {"serve"} <= EXAMPLES.keys()
+    assert set(commands(main)) - ELSEWHERE <= EXAMPLES.keys()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -119,7 +127,7 @@ def test_every_command_explains_itself() -> None:
     for name in ["", *commands(main)]:
         result = CliRunner().invoke(main, [*name.split(), "--help"])
         assert result.exit_code == 0
-        assert "Usage:" in result.output
+        assert "usage:" in result.output.lower()
 
 
 def test_the_directory_may_stand_behind_the_command(shell: Shell) -> None:

@@ -1,7 +1,8 @@
 """The engine behind every `handler_api.php` brand: stock, money and the life of an order (protocol reference §3)."""
 
 import itertools
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,10 +10,12 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from tests.simulators._common import Amount, Clock, NotOpen, Simulator, find_code, money
+from tests.simulators._common import Amount, Clock, NotOpen, Simulator, compact_json, find_code, money
 from tests.simulators._handler_brands import COUNTRIES, SERVICES, Brand, Refusal, refused, unprocessable
+from tests.simulators._handler_webhooks import Webhooks
 
 FREE_CANCELLATION_SECONDS = 1200.0
+FIRST_PROVIDER = 1011
 BEHAVIOURS = frozenset(
     {
         "bad_key",
@@ -31,6 +34,15 @@ State = Literal["waiting", "received", "retry", "finished", "cancelled", "expire
 OPEN_STATES: frozenset[State] = frozenset({"waiting", "received", "retry"})
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Numbers at one price, all from one provider."""
+
+    price: Decimal
+    count: int
+    provider: int
+
+
 @dataclass(slots=True)
 class Shelf:
     """One service in one country. `virtual` numbers are counted in the list but nobody can buy them (HeroSMS)."""
@@ -38,6 +50,36 @@ class Shelf:
     price: Decimal
     physical: int
     virtual: int = 0
+    dearer: dict[Decimal, int] = field(default_factory=dict)
+    """Price to count of what is sold when the rest is gone, or where its provider is asked for."""
+
+    def steps(self) -> list[Step]:
+        """Cheapest first, without those sold out. Providers are numbered by price."""
+        counts = [(self.price, self.physical), *sorted(self.dearer.items())]
+        steps = [Step(price, count, FIRST_PROVIDER + place) for place, (price, count) in enumerate(counts)]
+        return sorted((step for step in steps if step.count > 0), key=lambda step: step.price)
+
+    def take(self, step: Step) -> None:
+        if step.provider == FIRST_PROVIDER:
+            self.physical -= 1
+        else:
+            self.dearer[step.price] -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a purchase asks for beside service and country."""
+
+    operator: str | None = None
+    price_max: Decimal | None = None
+    fixed_price: bool = False
+    phone_exceptions: tuple[str, ...] = ()
+    areas: tuple[str, ...] = ()
+    providers: frozenset[int] = frozenset()
+    excluded_providers: frozenset[int] = frozenset()
+
+    def takes(self, step: Step) -> bool:
+        return step.provider not in self.excluded_providers and (not self.providers or step.provider in self.providers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +100,7 @@ class Order:
     bought_at: float
     ends_at: float
     state: State = "waiting"
+    is_ready: bool = False
     sms: list[Sms] = field(default_factory=list)
     row: str | None = None
     """Its entry in the list of active orders, kept until the order changes."""
@@ -80,60 +123,85 @@ class HandlerApi(Simulator):
         life_seconds: float,
         requests_per_second: int | None,
         clock: Clock,
+        webhook_url: str | None = None,
     ) -> None:
         super().__init__(clock=clock, behaviours=BEHAVIOURS, requests_per_second=requests_per_second, balance=balance)
         self.brand = brand
         self.keys = frozenset(keys)
         self.sms_delay_seconds = sms_delay_seconds
         self.life_seconds = life_seconds
-        self.countries = {id_: c for id_, c in COUNTRIES.items() if id_ not in brand.absent_countries}
+        self.countries = {id_: c for id_, c in COUNTRIES.items() if _is_sold(brand, id_)}
         self.shelves = _shelves(self.countries, stock)
         self.orders: dict[str, Order] = {}
         self.open: dict[str, Order] = {}
         self._serial = itertools.count(1)
+        self._v3: dict[tuple[str, str], tuple[str, float]] = {}
+        self._advancing = threading.RLock()
+        self.webhooks = None if brand.webhook is None else Webhooks(brand.webhook, self._now_advanced)
+        if webhook_url is not None:
+            self.set_webhook(webhook_url)
+
+    def advance(self) -> None:
+        """Webhooks advance from the serving loop, whatever a test does meanwhile from its own thread."""
+        with self._advancing:
+            super().advance()
+
+    def _now_advanced(self) -> float:
+        self.advance()
+        return self.now()
+
+    def set_webhook(self, url: str | None) -> None:
+        """Where each SMS is told from now on; None for nowhere."""
+        if self.webhooks is None:
+            raise ValueError(f"{self.brand.name} tells of nothing by itself")
+        self.webhooks.url = url
 
     # what happens to an order
 
-    def buy(
-        self,
-        service: str,
-        country: str,
-        *,
-        operator: str | None = None,
-        price_max: Decimal | None = None,
-        fixed_price: bool = False,
-        phone_exceptions: Iterable[str] = (),
-    ) -> Order:
+    def buy(self, service: str, country: str, wish: Wish) -> Order:
         """One number, paid for. Raises Refusal; checks names, stock, price cap, account and money, in this order."""
         if service not in SERVICES:
             raise unprocessable("BAD_SERVICE", "service")
+        if country == "any" and self.brand.any_country:
+            country = self._cheapest_country(service, wish)
         if country not in self.countries:
             raise unprocessable("BAD_COUNTRY", "country")
         shelf = self.shelves.get((service, country))
-        if shelf is None or shelf.physical <= 0 or self.faults.take("sold_out"):
+        steps = [step for step in shelf.steps() if wish.takes(step)] if shelf else []
+        if shelf is None or not steps or self.faults.take("sold_out"):
             raise Refusal("NO_NUMBERS")
-        price = self._price(shelf, price_max, fixed_price)
+        price = self._price(steps[0].price, wish)
         self._check_account(price)
-        phone = self._phone(country, phone_exceptions)
+        phone = self._phone(country, wish)
         if phone is None:
             raise Refusal("NO_NUMBERS")
-        shelf.physical -= 1
-        return self._open(service, country, self._operator(country, operator), phone, price)
+        shelf.take(steps[0])
+        return self._open(service, country, self._operator(country, wish.operator), phone, price)
 
-    def _price(self, shelf: Shelf, price_max: Decimal | None, fixed_price: bool) -> Decimal:
+    def _cheapest_country(self, service: str, wish: Wish) -> str:
+        prices = {
+            country: next((step.price for step in shelf.steps() if wish.takes(step)), None)
+            for (sold, country), shelf in self.shelves.items()
+            if sold == service
+        }
+        known = {country: price for country, price in prices.items() if price is not None}
+        return min(known, key=lambda country: known[country]) if known else next(iter(self.countries))
+
+    def _price(self, listed: Decimal, wish: Wish) -> Decimal:
         fault = self.faults.take("overpriced")
         if fault:
-            return fault.price or max(shelf.price, price_max or shelf.price) + Decimal("0.5")
-        if price_max is None:
-            return shelf.price
-        if price_max < shelf.price:
-            raise Refusal("WRONG_MAX_PRICE", {"min": float(shelf.price)}, str(shelf.price))
-        return price_max if fixed_price else shelf.price
+            return fault.price or max(listed, wish.price_max or listed) + Decimal("0.5")
+        if wish.price_max is None or not self.brand.caps_price:
+            return listed
+        if wish.price_max < listed:
+            raise Refusal("WRONG_MAX_PRICE", {"min": float(listed)}, str(listed))
+        return wish.price_max if wish.fixed_price else listed
 
     def _check_account(self, price: Decimal) -> None:
         if self.faults.take("banned"):
             raise self._banned()
-        if self.faults.take("channels_limit"):
+        is_full = self.brand.open_max is not None and len(self.open) >= self.brand.open_max
+        if is_full or self.faults.take("channels_limit"):
             raise Refusal("CHANNELS_LIMIT", {"current_threads": len(self.open), "max_allowed": len(self.open)})
         if self.faults.take("no_balance") or self.balance < price:
             raise Refusal("NO_BALANCE")
@@ -153,14 +221,14 @@ class HandlerApi(Simulator):
         offered = self.countries[country].operators
         return next((name for name in (wanted or "").split(",") if name in offered), offered[0])
 
-    def _phone(self, country: str, exceptions: Iterable[str]) -> str | None:
+    def _phone(self, country: str, wish: Wish) -> str | None:
         """A number never given before and without an excepted prefix; None when the prefixes leave nothing."""
-        prefixes = tuple(exceptions)
         for _ in range(200):
             # The factor shares no divisor with 9 000 000 000, so numbers repeat only after as many purchases.
-            national = 1_000_000_000 + next(self._serial) * 7_919_000_009 % 9_000_000_000
-            phone = f"{self.countries[country].dial}{national}"
-            if not phone.startswith(prefixes):
+            national = str(1_000_000_000 + next(self._serial) * 7_919_000_009 % 9_000_000_000)
+            area = wish.areas[int(national) % len(wish.areas)] if wish.areas else ""
+            phone = f"{self.countries[country].dial}{area}{national[len(area) :]}"
+            if not phone.startswith(wish.phone_exceptions):
                 return phone
         return None
 
@@ -193,9 +261,23 @@ class HandlerApi(Simulator):
             self._receive(order, Sms(f"Your code is {code}", code, when))
 
     def _receive(self, order: Order, sms: Sms) -> None:
-        order.sms.extend([sms, sms] if self.faults.take("repeat_sms") else [sms])
+        messages = [sms, sms] if self.faults.take("repeat_sms") else [sms]
+        order.sms.extend(messages)
         order.state = "received"
         order.row = None
+        if self.webhooks is not None and self.webhooks.url is not None:
+            for told in messages:
+                self.webhooks.put(self._notice(order, told))
+
+    def _notice(self, order: Order, sms: Sms) -> str:
+        """The body of a webhook: SMS-Activate's, which SMSBower kept. HeroSMS adds the sender, and ids are text."""
+        at = datetime.fromtimestamp(sms.at, UTC)
+        told = {"service": order.service, "text": sms.text, "code": sms.code, "country": int(order.country)}
+        if self.brand.webhook and self.brand.webhook.body == "hero":
+            sender = SERVICES[order.service][0]
+            hero = {"activationId": order.id, "phoneFrom": sender, **told, "receivedAt": f"{at:%Y-%m-%dT%H:%M:%SZ}"}
+            return compact_json(hero)
+        return compact_json({"activationId": int(order.id), **told, "receivedAt": f"{at:%Y-%m-%d %H:%M:%S}"})
 
     def deliver(self, order_id: str, text: str, code: str | None = None) -> None:
         self.advance()
@@ -225,8 +307,9 @@ class HandlerApi(Simulator):
         return order
 
     def ready(self, order: Order) -> str:
-        if not self.brand.ready_allowed or order.state != "waiting":
+        if order.state != "waiting" or (order.is_ready and self.brand.ready_once):
             raise Refusal("BAD_STATUS")
+        order.is_ready = True
         return "ACCESS_READY"
 
     def ask_again(self, order: Order) -> str:
@@ -262,10 +345,17 @@ class HandlerApi(Simulator):
         if order.state not in OPEN_STATES:
             raise Refusal("ACTIVATION_NOT_ACTIVE")
 
+    def v3_text(self, key: tuple[str, str], made: Callable[[], str]) -> str:
+        """A price list of the third version, as old as the brand lets it be."""
+        text, made_at = self._v3.get(key, ("", float("-inf")))
+        if self.now() - made_at >= self.brand.v3_stale_seconds:
+            text, made_at = self._v3[key] = made(), self.now()
+        return text
+
     # what tests and people do to it
 
     def restock(self, **change: Any) -> None:
-        """`service`, `country`, and any of `price`, `count` (numbers that can be bought), `virtual`."""
+        """`service`, `country`, and any of `price`, `count` (numbers that can be bought), `virtual`, `dearer`."""
         self.set_stock(**change)
 
     def set_stock(
@@ -276,6 +366,7 @@ class HandlerApi(Simulator):
         price: Amount | None = None,
         count: int | None = None,
         virtual: int | None = None,
+        dearer: Mapping[str, int] | None = None,
     ) -> None:
         if service not in SERVICES or str(country) not in self.countries:
             raise ValueError(f"this provider sells no {service!r} in {country!r}")
@@ -283,9 +374,11 @@ class HandlerApi(Simulator):
         shelf.price = shelf.price if price is None else money(price)
         shelf.physical = shelf.physical if count is None else count
         shelf.virtual = shelf.virtual if virtual is None else virtual
+        shelf.dearer = shelf.dearer if dearer is None else {money(step): left for step, left in dearer.items()}
 
     def counters(self) -> dict[str, Any]:
-        return {**super().counters(), "open": len(self.open)}
+        counted = {**super().counters(), "open": len(self.open)}
+        return counted if self.webhooks is None else {**counted, "webhooks": list(self.webhooks.answers)}
 
     def order_views(self) -> list[dict[str, Any]]:
         return [_order_view(order) for order in self.orders.values()]
@@ -297,6 +390,10 @@ class HandlerApi(Simulator):
         answer = refused(self.brand, Refusal("RATE_LIMIT"), status=429)
         answer.headers["Retry-After"] = "1"
         return answer
+
+
+def _is_sold(brand: Brand, country: str) -> bool:
+    return country not in brand.absent_countries and brand.only_country in (None, country)
 
 
 def _shelves(countries: Iterable[str], stock: int) -> dict[tuple[str, str], Shelf]:

@@ -1,13 +1,15 @@
 """An upstream that speaks the `handler_api.php` protocol: one engine, one `Brand` of differences per provider.
 
-Wire facts: the family notes (matrix §2, HeroSMS §3, checklist §11) and the protocol reference (state machine §3,
+Wire facts: the family notes (matrix §2, brands §3 to §8, checklist §11) and the protocol reference (state machine §3,
 actions §4 to §6). `herosms` answers errors with an HTTP status and a JSON envelope; `generic` is the reference dialect,
 a bare token with 200. Another family member is another `Brand` value; only a shape nobody has yet needs code.
+
+Brands that push tell each SMS to one address, `--webhook-url` or `POST /_sim/webhook {"url": …}` (null: to nobody).
 """
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,24 +23,50 @@ from starlette.routing import Route
 
 from tests.simulators import _common, _serve
 from tests.simulators._common import Amount, Clock, compact_json, money
-from tests.simulators._handler_brands import BRANDS, SERVICES, Brand, Refusal, json_reply, refused, text, unprocessable
-from tests.simulators._handler_engine import HandlerApi, Order, Shelf
+from tests.simulators._handler_brands import (
+    BRANDS,
+    FEW_DIALECTS,
+    SERVICES,
+    USD,
+    Brand,
+    Params,
+    Refusal,
+    json_reply,
+    refused,
+    text,
+    unprocessable,
+)
+from tests.simulators._handler_engine import HandlerApi, Order, Wish
+from tests.simulators._handler_lists import (
+    get_numbers_status,
+    get_prices,
+    get_prices_v2,
+    get_prices_v3,
+    get_prices_verification,
+)
 
 PATH = "/stubs/handler_api.php"
 DEFAULT_KEY = "simulator-key"
-USD = 840
+USD_NUMBER = "840"
 PHONE_EXCEPTIONS_MAX = 20
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
 
 
-Params = Mapping[str, str]
 Action = Callable[[HandlerApi, Params], Response]
 
 
 def get_balance(sim: HandlerApi, params: Params) -> Response:
+    _check_currency(sim.brand, params)
+    if params.get("format") == "json" and sim.brand.balance_json:
+        return json_reply({"balance": f"{sim.balance:.4f}", "currency": USD})
     return text(f"ACCESS_BALANCE:{sim.balance:.4f}")
+
+
+def _check_currency(brand: Brand, params: Params) -> None:
+    if brand.currencies and params.get("currency", USD_NUMBER) not in brand.currencies:
+        raise Refusal("BAD_CURRENCY")
 
 
 def get_number(sim: HandlerApi, params: Params) -> Response:
@@ -46,47 +74,71 @@ def get_number(sim: HandlerApi, params: Params) -> Response:
         order = _buy(sim, params)
     except Refusal as refusal:
         return _first_version(sim.brand, refusal)
-    return text(f"ACCESS_NUMBER:{order.id}:{order.phone}")
+    answer = text(f"ACCESS_NUMBER:{order.id}:{order.phone}")
+    if sim.brand.tells_price:
+        answer.headers["X-Price"] = f"{order.price:.2f}"
+    return answer
 
 
 def _first_version(brand: Brand, refusal: Refusal) -> Response:
     """HeroSMS answers a wrong name in getNumber with text and 200, where getNumberV2 has a 422 envelope."""
     if brand.words.get(refusal.token) == "UNPROCESSABLE_ENTITY":
         return text(f"UNPROCESSABLE_ENTITY:{refusal.info['field']}:{refusal.info['code']}")
-    return refused(brand, refusal)
+    return refused(brand, refusal, "getNumber")
 
 
 def get_number_v2(sim: HandlerApi, params: Params) -> Response:
     order = _buy(sim, params)
-    return json_reply(_hero_number(sim, order) if sim.brand.number_v2 == "hero" else _reference_number(order))
+    match sim.brand.number_v2:
+        case "hero":
+            return json_reply(_hero_number(sim, order))
+        case "grizzly":
+            opens_at = order.bought_at + sim.brand.early_cancel_seconds
+            times = {"activationCancel": _plain_time(opens_at), "activationEnd": _plain_time(order.ends_at)}
+            return json_reply({**_reference_number(order), **times})
+    return json_reply(_reference_number(order))
 
 
 def _buy(sim: HandlerApi, params: Params) -> Order:
-    country = params.get("country", sim.brand.default_country)
+    brand = sim.brand
+    country = brand.only_country or params.get("country", brand.default_country)
     if "service" not in params:
         raise unprocessable("BAD_SERVICE", "service", "REQUIRED")
     if country is None:
         raise unprocessable("BAD_COUNTRY", "country", "REQUIRED")
-    return sim.buy(
-        params["service"],
-        country,
-        operator=params.get("operator"),
-        price_max=_price_max(params),
+    _check_currency(brand, params)
+    return sim.buy(params["service"], country, _wish(brand, params))
+
+
+def _wish(brand: Brand, params: Params) -> Wish:
+    return Wish(
+        operator=params.get("carriers", params.get("operator")) if brand.takes_operators else None,
+        price_max=_price_max(brand, params),
         fixed_price=params.get("fixedPrice") in ("1", "true"),
-        phone_exceptions=_phone_exceptions(params),
+        phone_exceptions=_phone_exceptions(params) if brand.takes_phone_exceptions else (),
+        areas=tuple(params.get("areas", "").split(",")) if brand.only_country and params.get("areas") else (),
+        providers=_provider_ids(brand, params, "providerIds", "BAD_PROVIDER_IDS"),
+        excluded_providers=_provider_ids(brand, params, "exceptProviderIds", "BAD_EXCEPT_PROVIDER_IDS"),
     )
 
 
-def _price_max(params: Params) -> Decimal | None:
-    given = params.get("maxPrice")
+def _provider_ids(brand: Brand, params: Params, name: str, refusal: str) -> frozenset[int]:
+    given = [word for word in params.get(name, "").split(",") if word] if brand.chooses_providers else []
+    if not all(word.isdigit() for word in given):
+        raise Refusal(refusal)
+    return frozenset(map(int, given))
+
+
+def _price_max(brand: Brand, params: Params) -> Decimal | None:
+    given = next((params[name] for name in brand.price_max_names if name in params), None)
     try:
         return None if given is None else money(given)
     except ArithmeticError:
         raise Refusal("ERROR_SQL") from None
 
 
-def _phone_exceptions(params: Params) -> list[str]:
-    prefixes = [prefix for prefix in params.get("phoneException", "").split(",") if prefix]
+def _phone_exceptions(params: Params) -> tuple[str, ...]:
+    prefixes = tuple(prefix for prefix in params.get("phoneException", "").split(",") if prefix)
     if len(prefixes) > PHONE_EXCEPTIONS_MAX or not all(prefix.isdigit() for prefix in prefixes):
         raise Refusal("WRONG_EXCEPTION_PHONE")
     return prefixes
@@ -125,14 +177,18 @@ def _hero_number(sim: HandlerApi, order: Order) -> dict[str, Any]:
 
 
 def get_status(sim: HandlerApi, params: Params) -> Response:
-    return text(_status(_order(sim, params)))
+    order = _order(sim, params)
+    answer = text(_status(sim.brand, order))
+    if sim.brand.text_header and params.get("text") == "1" and order.sms:
+        answer.headers["X-Text"] = " ".join(order.sms[-1].text.split())
+    return answer
 
 
 def _order(sim: HandlerApi, params: Params) -> Order:
     return sim.order(params.get("id", ""))
 
 
-def _status(order: Order) -> str:
+def _status(brand: Brand, order: Order) -> str:
     """The token of section 3.1. Ended by time with a code, an order still shows it; ended by a client, it does not."""
     match order.state:
         case "waiting":
@@ -143,13 +199,15 @@ def _status(order: Order) -> str:
             return f"STATUS_OK:{order.sms[-1].code}"
         case "retry":
             return f"STATUS_WAIT_RETRY:{order.sms[-1].code}"
+        case "cancelled":
+            return brand.cancelled_word
         case _:
             return "STATUS_CANCEL"
 
 
 def get_status_v2(sim: HandlerApi, params: Params) -> Response:
     order = _order(sim, params)
-    if _status(order) == "STATUS_CANCEL":
+    if _status(sim.brand, order) in ("STATUS_CANCEL", "ACCESS_CANCEL"):
         return text("STATUS_CANCEL")
     sms = order.sms[-1] if order.sms else None
     shown = sms and {"dateTime": _plain_time(sms.at), "code": sms.code, "text": sms.text}
@@ -160,7 +218,7 @@ def get_full_sms(sim: HandlerApi, params: Params) -> Response:
     order = _order(sim, params)
     if order.sms:
         return text(f"FULL_SMS:{order.sms[-1].text}")
-    return text(_status(order))
+    return text(_status(sim.brand, order))
 
 
 def get_all_sms(sim: HandlerApi, params: Params) -> Response:
@@ -181,19 +239,24 @@ def get_all_sms(sim: HandlerApi, params: Params) -> Response:
 
 
 def set_status(sim: HandlerApi, params: Params) -> Response:
+    move = params.get("status", "")
+    if move in ("8", "-1") and sim.brand.vain_cancel_is_ready:
+        return _vague_cancel(sim, params)
     order = _order(sim, params)
-    match params.get("status"):
-        case "1":
-            return text(sim.ready(order))
-        case "3":
-            return text(sim.ask_again(order))
-        case "6":
-            return text(sim.finish(order))
-        case "8":
-            return text(sim.cancel(order))
-        case "-1" if sim.brand.minus_one_cancels:
-            return text(sim.cancel(order))
-    raise Refusal("BAD_STATUS")
+    if move not in sim.brand.moves:
+        raise Refusal("BAD_STATUS")
+    moves = {"1": sim.ready, "3": sim.ask_again, "6": sim.finish, "8": sim.cancel, "-1": sim.cancel}
+    return text(moves[move](order))
+
+
+def _vague_cancel(sim: HandlerApi, params: Params) -> Response:
+    """DaisySMS: "missing or already has the code" are one answer, which sounds like success."""
+    try:
+        return text(sim.cancel(_order(sim, params)))
+    except Refusal as refusal:
+        if refusal.token == "EARLY_CANCEL_DENIED":
+            raise
+        return text("ACCESS_READY")
 
 
 def finish_activation(sim: HandlerApi, params: Params) -> Response:
@@ -206,52 +269,6 @@ def cancel_activation(sim: HandlerApi, params: Params) -> Response:
     return Response(status_code=204)
 
 
-def get_prices(sim: HandlerApi, params: Params) -> Response:
-    """Country -> service -> leaf; a wrong name is an error at HeroSMS and an empty answer elsewhere."""
-    wrong = _wrong_name(sim, params)
-    if wrong and sim.brand.names_wrong_prices:
-        return json_reply({"status": "false", "msg": f"{wrong} is incorrect"})
-    listed: dict[str, dict[str, Any]] = {}
-    for (service, country), shelf in _matching(sim, params).items():
-        listed.setdefault(country, {})[service] = _price_leaf(sim.brand, shelf)
-    if not listed:
-        return Response(sim.brand.empty_prices, media_type="application/json")
-    return json_reply(listed)
-
-
-def _wrong_name(sim: HandlerApi, params: Params) -> str | None:
-    if params.get("service", "tg") not in SERVICES:
-        return "service"
-    if "country" in params and params["country"] not in sim.countries:
-        return "country"
-    return None
-
-
-def _matching(sim: HandlerApi, params: Params) -> dict[tuple[str, str], Shelf]:
-    service, country = params.get("service"), params.get("country")
-    return {key: shelf for key, shelf in sim.shelves.items() if service in (None, key[0]) and country in (None, key[1])}
-
-
-def _price_leaf(brand: Brand, shelf: Shelf) -> dict[str, Any]:
-    if brand.price_leaf == "ladder":
-        return {str(shelf.price): shelf.physical}
-    cost = f"{shelf.price:.4f}" if brand.cost_as_string else float(shelf.price)
-    if brand.price_leaf == "plain":
-        return {"cost": cost, "count": shelf.physical}
-    return {"cost": cost, "count": shelf.physical + shelf.virtual, "physicalCount": shelf.physical}
-
-
-def get_numbers_status(sim: HandlerApi, params: Params) -> Response:
-    """Service -> count for one country; the reference counts in strings."""
-    country = params.get("country", sim.brand.default_country)
-    if country is None:
-        raise unprocessable("BAD_COUNTRY", "country", "REQUIRED")
-    shelves = _matching(sim, {"country": country})
-    as_shown: Callable[[int], int | str] = str if sim.brand.counts_as_text else int
-    counts = {service: as_shown(shelf.physical + shelf.virtual) for (service, _), shelf in shelves.items()}
-    return Response(compact_json(counts), media_type=sim.brand.numbers_status_type)
-
-
 def get_active_activations(sim: HandlerApi, params: Params) -> Response:
     """The open orders, newest first. Rows are kept as text, so a page costs a join and not a serialisation."""
     start, limit = _page(sim.brand, params)
@@ -261,13 +278,14 @@ def get_active_activations(sim: HandlerApi, params: Params) -> Response:
 
 
 def _page(brand: Brand, params: Params) -> tuple[int, int | None]:
-    if brand.active_page_max is None:
+    if brand.active_page is None:
         return 0, None
+    usual, most = brand.active_page
     try:
-        start, limit = int(params.get("start", "0")), int(params.get("limit", brand.active_page_max))
+        start, limit = int(params.get("start", "0")), int(params.get("limit", usual))
     except ValueError:
         raise unprocessable("BAD_VALUES", "start") from None
-    return max(start, 0), min(max(limit, 0), brand.active_page_max)
+    return max(start, 0), min(max(limit, 0), most)
 
 
 def _row(sim: HandlerApi, order: Order) -> str:
@@ -277,8 +295,8 @@ def _row(sim: HandlerApi, order: Order) -> str:
             "serviceCode": order.service,
             "phoneNumber": order.phone,
             "activationCost": float(order.price),
-            "activationStatus": _active_status(sim.brand, order),
-            "smsCode": [sms.code for sms in order.sms] or None,
+            "activationStatus": sim.brand.active_statuses[order.state],
+            "smsCode": _codes(sim.brand, order),
             "smsText": order.sms[-1].text if order.sms else None,
             "activationTime": _plain_time(order.bought_at),
             "discount": "0.00",
@@ -292,11 +310,10 @@ def _row(sim: HandlerApi, order: Order) -> str:
     return order.row
 
 
-def _active_status(brand: Brand, order: Order) -> str:
-    """HeroSMS calls every open order 4; the reference tells received (2) and asked again (3) apart."""
-    if brand.active_list == "hero":
-        return "4"
-    return {"waiting": "4", "received": "2", "retry": "3"}[order.state]
+def _codes(brand: Brand, order: Order) -> list[str] | str | None:
+    if not order.sms:
+        return None
+    return order.sms[-1].code if brand.active_code == "text" else [sms.code for sms in order.sms]
 
 
 def _list_body(brand: Brand, rows: list[str]) -> str:
@@ -307,18 +324,26 @@ def _list_body(brand: Brand, rows: list[str]) -> str:
         case "hero":
             legacy = compact_json({"affected_rows": len(rows), "num_rows": len(rows), "row": [], "rows": []})
             return f'{{"status":"success","data":[{joined}],"activeActivations":{legacy}}}'
+        case "data":
+            return f'{{"status":"success","data":[{joined}]}}'
         case "reference" if not rows:
             return '{"status":"error","error":"NO_ACTIVATIONS"}'
     return f'{{"status":"success","activeActivations":[{joined}]}}'
 
 
 def get_countries(sim: HandlerApi, params: Params) -> Response:
-    return json_reply(
-        {
-            id_: {"id": int(id_), "rus": c.rus, "eng": c.eng, "chn": c.eng, "visible": 1, "retry": 1, "rent": 0}
-            for id_, c in sim.countries.items()
-        }
-    )
+    """An object by id, or an array; SMSBower writes ids as text, and had a row without one."""
+    rows: dict[str, dict[str, Any]] = {
+        id_: {"id": int(id_), "rus": c.rus, "eng": c.eng, "chn": c.eng, "visible": 1, "retry": 1, "rent": 0}
+        for id_, c in sim.countries.items()
+    }
+    match sim.brand.countries:
+        case "array":
+            return json_reply(list(rows.values()))
+        case "text ids":
+            named = {id_: {**row, "id": id_} for id_, row in rows.items()}
+            return json_reply({**named, "": {"id": "", "rus": "", "eng": "", "chn": ""}})
+    return json_reply(rows)
 
 
 def get_services_list(sim: HandlerApi, params: Params) -> Response:
@@ -351,6 +376,10 @@ ACTIONS: dict[str, tuple[str, Action]] = {
     "finishActivation": ("close", finish_activation),
     "cancelActivation": ("close", cancel_activation),
     "getPrices": ("prices", get_prices),
+    "getPricesV2": ("prices", get_prices_v2),
+    "getFreePrices": ("prices", get_prices_v2),
+    "getPricesV3": ("prices", get_prices_v3),
+    "getPricesVerification": ("prices", get_prices_verification),
     "getNumbersStatus": ("prices", get_numbers_status),
     "getActiveActivations": ("list", get_active_activations),
     "getCountries": ("prices", get_countries),
@@ -385,7 +414,8 @@ async def _parameters(request: Request) -> dict[str, str]:
 
 def _admit(sim: HandlerApi, action: str, params: Params) -> None:
     """Action, then key, as the vendors check; raises the Refusal to answer."""
-    if action not in ACTIONS or action in sim.brand.missing_actions:
+    is_rare = action in FEW_DIALECTS and action not in sim.brand.extra_actions
+    if action not in ACTIONS or action in sim.brand.missing_actions or is_rare:
         raise Refusal("BAD_ACTION")
     if action in sim.brand.keyless_actions:
         return
@@ -400,6 +430,10 @@ async def _handle(sim: HandlerApi, request: Request) -> Response:
     if request.method == "POST" and not sim.brand.post_allowed:
         return Response(compact_json({"message": "Method not allowed"}), 405, media_type="application/json")
     params = await _parameters(request)
+    if sim.brand.header_key and "x-api-key" in request.headers:
+        params.setdefault("api_key", request.headers["x-api-key"])
+    if sim.webhooks is not None:
+        sim.webhooks.start()
     action = params.get("action", "")
     sim.requests[action] += 1
     if sim.over_limit():
@@ -407,7 +441,7 @@ async def _handle(sim: HandlerApi, request: Request) -> Response:
     try:
         _admit(sim, action, params)
     except Refusal as refusal:
-        return refused(sim.brand, refusal)
+        return refused(sim.brand, refusal, params.get("action", ""))
     target, act = ACTIONS[action]
     return await sim.answer(request, target, lambda: _performed(sim, act, params))
 
@@ -416,7 +450,17 @@ def _performed(sim: HandlerApi, act: Action, params: Params) -> Response:
     try:
         return act(sim, params)
     except Refusal as refusal:
-        return refused(sim.brand, refusal)
+        return refused(sim.brand, refusal, params.get("action", ""))
+
+
+async def _set_webhook(sim: HandlerApi, request: Request) -> Response:
+    try:
+        sim.set_webhook((await request.json())["url"])
+    except (ValueError, TypeError, KeyError) as mistake:
+        return Response(compact_json({"error": str(mistake)}), 400, media_type="application/json")
+    if sim.webhooks is not None:
+        sim.webhooks.start()
+    return json_reply(sim.counters())
 
 
 def build(
@@ -430,6 +474,7 @@ def build(
     life_seconds: float = 1200.0,
     requests_per_second: int | None = None,
     clock: Clock = time.time,
+    webhook_url: str | None = None,
 ) -> Starlette:
     """The simulator as an ASGI application; its state is `app.state.sim`.
 
@@ -447,12 +492,17 @@ def build(
         life_seconds=life_seconds,
         requests_per_second=requests_per_second,
         clock=clock,
+        webhook_url=webhook_url,
     )
 
     async def handler(request: Request) -> Response:
         return await _handle(sim, request)
 
-    app = Starlette(routes=[Route(PATH, handler, methods=["GET", "POST"]), *_common.control_routes(sim)])
+    async def webhook(request: Request) -> Response:
+        return await _set_webhook(sim, request)
+
+    routes = [Route(PATH, handler, methods=["GET", "POST"]), Route("/_sim/webhook", webhook, methods=["POST"])]
+    app = Starlette(routes=[*routes, *_common.control_routes(sim)])
     app.state.sim = sim
     return app
 
@@ -461,6 +511,7 @@ def main() -> None:
     flags = _serve.parser("An upstream that speaks the handler_api.php protocol.")
     flags.add_argument("--brand", choices=sorted(BRANDS), help="whose dialect (default herosms)")
     flags.add_argument("--early-cancel-seconds", type=float, help="cancels are refused for so long after a purchase")
+    flags.add_argument("--webhook-url", help="each SMS is told to this address, by the brands that push")
     given = flags.parse_args()
     _serve.run(build(**_serve.options(given)), host=given.host, port=given.port)
 

@@ -1,0 +1,41 @@
+"""Purchases on wires without a price cap: the price is asked first, within the time of the order.
+
+The question goes over the connections of purchases (`Http.buy`): a caller waits for its answer, and only there is "not
+reached" told from "lost". Asking takes no number, so an answer that is lost is a refusal and never a purchase in doubt.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from gateway.errors import InDoubt, NotReached, Refused
+
+T = TypeVar("T")
+
+LEAST_SECONDS = 0.1
+"""With less left a purchase is not begun: its answer could only be lost."""
+
+
+async def before_buying(question: Awaitable[T]) -> T:
+    """The answer to a question asked before a purchase. Raises NothingTaken."""
+    try:
+        return await question
+    except InDoubt as error:
+        reason = str(error)
+    raise Refused(f"could not ask first: {reason}", is_fault=True)
+
+
+class Countdown:
+    """What is left of an order's time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends_at = time.monotonic() + seconds
+
+    def left_seconds(self) -> float:
+        """Raises NotReached where it is not worth beginning."""
+        left = self._ends_at - time.monotonic()
+        if left < LEAST_SECONDS:
+            raise NotReached("no time left to buy")
+        return left

@@ -1,0 +1,550 @@
+"""OnlineSim (onlinesim.io), its own protocol. Facts: `protocol/upstreams/others.md` §2.
+
+Its ways:
+
+* every answer has status 200; `response` is `1` or a word. Lists come bare, without `response`;
+* a country is a dialling prefix (`_onlinesim_words.SOLE_OWNERS` says whose a shared one is);
+* there is no price cap: the price is asked first, and a number that became dearer in between costs more, which the
+  purchase does not tell (`tells_cost` is false); the operations list does, as `sum`;
+* operations carry the seconds left, not the time they began: `life_seconds` minus these is their age;
+* texts or codes, never both: texts are read, and the codes asked for once when a new text is there;
+* messages have no ids and may be listed twice (`_rounds`);
+* there is no cancel: an operation closed without a code gives its money back (UNCERTAIN, else `cancel = "expiry"`), but
+  not in its first two minutes; closed with a code it is paid for. So a cancel looks before and after;
+* calls in quick succession end in dropped connections: `pause_seconds` between them, purchases first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from cachetools import TTLCache
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adapters._http import ASK_SECONDS, BODY_BYTES, LIST_BYTES, LIST_SECONDS, Http, Reply
+from adapters._onlinesim_words import SERVICES, SOLE_OWNERS
+from adapters._pace import Pace, Urgency
+from adapters._price_first import Countdown, before_buying
+from adapters._rounds import KEPT_SECONDS, LEASES_KEPT, Rounds
+from adapters._stock import in_stock
+from adapters._values import (
+    Address,
+    Codes,
+    CodeTable,
+    Digits,
+    Reference,
+    Unreadable,
+    cost,
+    digits,
+    load_json,
+    mapping,
+    micros,
+    reference,
+)
+from gateway.errors import (
+    HasSms,
+    InDoubt,
+    NotAllowed,
+    NotReached,
+    Refused,
+    SoldOut,
+    TooEarly,
+    UnknownLease,
+    Unwell,
+    UpstreamError,
+)
+from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
+from gateway.money import Money
+from gateway.upstream import Context, OfferTable
+
+T = TypeVar("T")
+
+GRAIN_SECONDS = 1.0
+"""The seconds left are whole ones, so an operation may be so much younger than they say."""
+
+OK = "1"
+NOT_YET = "NO_COMPLETE_TZID"
+
+_STATES = {
+    "TZ_INPOOL": LeaseState.OPEN,
+    "TZ_POOL": LeaseState.OPEN,
+    "TZ_NUM_PREPARE": LeaseState.OPEN,
+    "TZ_NUM_WAIT": LeaseState.OPEN,
+    "TZ_NUM_ANSWER": LeaseState.OPEN,
+    "TZ_OVER_OK": LeaseState.FINISHED,
+    "TZ_OVER_EMPTY": LeaseState.CANCELLED,
+}
+_SOLD_OUT = frozenset({"NO_NUMBER", "WARNING_NO_NUMS"})
+_FAULTS = frozenset(
+    {
+        "ERROR_WRONG_KEY",
+        "ERROR_NO_KEY",
+        "WARNING_LOW_BALANCE",
+        "ACCOUNT_BLOCKED",
+        "ACCOUNT_IDENTIFICATION_REQUIRED",
+        "API_ACCESS_DISABLED",
+        "API_ACCESS_IP",
+        "EXCEEDED_CONCURRENT_OPERATIONS",
+        "INTERVAL_CONCURRENT_REQUESTS_ERROR",
+        "TRY_AGAIN_LATER",
+    }
+)
+_DECLINED = frozenset(
+    {
+        "DUPLICATE_OPERATION",
+        "ERROR_NO_SERVICE",
+        "ERROR_PARAMS",
+        "NO_COUNTRY",
+        "TIME_INTERVAL_ERROR",
+        "UNDEFINED_COUNTRY",
+    }
+)
+_NO_SUCH_OPERATION = frozenset({"ERROR_NO_OPERATIONS", "ERROR_NO_TZID", "ERROR_WRONG_TZID"})
+_KNOWN_WORDS = _SOLD_OUT | _FAULTS | _DECLINED | _NO_SUCH_OPERATION | {OK, NOT_YET, "REQUEST_NOT_FOUND"}
+
+
+class Options(BaseModel):
+    """`services` and `countries` map our codes to OnlineSim's slugs and prefixes, over the tables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_url: Address = "https://onlinesim.io/api"
+    services: Annotated[Mapping[str, str], CodeTable] = {}
+    countries: Annotated[Mapping[int, str], CodeTable] = {}
+    key_in: Literal["header", "query"] = "header"
+    """In the query the key stands in addresses, where proxies may log it; the header is documented, too."""
+    pause_seconds: Annotated[float, Field(ge=0, le=10)] = 1.0
+    life_seconds: Annotated[float, Field(gt=0)] = 900.0
+    cancel_wait_seconds: Annotated[float, Field(ge=0)] = 120.0
+    """An operation without a code can't be closed before it is so old."""
+    cancel: Literal["close", "expiry"] = "close"
+    """Whether closing an operation without a code gives the money back, or only its expiry does."""
+
+
+def build(context: Context, options: Options) -> OnlineSim:
+    return OnlineSim(context, options)
+
+
+class OnlineSim:
+    """The upstream."""
+
+    def __init__(self, context: Context, options: Options) -> None:
+        self.name = context.name
+        self.unmapped: Counter[str] = Counter()
+        """Numbers of the last price list that were left out, by unknown country or service."""
+        self._currency = context.currency
+        self._clock = context.clock
+        self._offload = context.offload
+        self._options = options
+        in_header = options.key_in == "header"
+        self._params = {"lang": "en"} if in_header else {"lang": "en", "apikey": context.secret}
+        self._http = Http(context, {"authorization": f"Bearer {context.secret}"} if in_header else None)
+        self._pace = Pace(options.pause_seconds)
+        self._services = Codes.of(SERVICES, options.services)
+        self._countries = Codes.of(_prefixes(context.names.country_prefix), options.countries)
+        self._rounds = Rounds()
+        self._codes: TTLCache[tuple[str, str], str] = TTLCache(LEASES_KEPT, KEPT_SECONDS)
+
+    # --- what it sells ---
+
+    async def offers(self) -> OfferTable:
+        body = await self._ask(
+            "offers",
+            "getNumbersStats",
+            _stats_body,
+            {"country": "all"},
+            Urgency.LIST,
+            seconds=LIST_SECONDS,
+            body_bytes=LIST_BYTES,
+        )
+        sheet = Sheet(self.name, self._currency, self._services.incoming, self._countries.incoming)
+        table, self.unmapped = cast("tuple[OfferTable, Counter[str]]", await self._offload(parse_stats, body, sheet))
+        return table
+
+    async def balance(self) -> Money:
+        """What can be spent: `zbalance`, beside it, is what open operations hold."""
+        return Money(await self._ask("balance", "getBalance", _balance, {}, Urgency.READ), self._currency)
+
+    # --- buying ---
+
+    async def buy(self, order: BuyOrder) -> Lease:
+        country, service = self._countries.outgoing.get(order.country), self._services.outgoing.get(order.service)
+        if country is None or service is None:
+            raise Refused("no word for this service or country there")
+        time = Countdown(order.timeout_seconds)
+        price = await before_buying(
+            self._in_time(time, "getNumbersStats", lambda reply: _price(reply, service), {"country": country})
+        )
+        if price > order.cost_max.micros:
+            raise SoldOut("dearer than allowed")
+        params = {"service": service, "country": country, "number": "1"}
+        return await self._in_time(time, "getNum", self._lease, params)
+
+    async def _in_time(self, time: Countdown, method: str, read: Callable[[Reply], T], params: Mapping[str, str]) -> T:
+        try:
+            async with asyncio.timeout(time.left_seconds()):
+                await self._pace.turn(Urgency.BUY)
+        except TimeoutError:
+            raise NotReached("no turn in time") from None
+        return await self._http.buy(
+            self._url(method), read, params={**self._params, **params}, seconds=time.left_seconds()
+        )
+
+    def _lease(self, reply: Reply) -> Lease:
+        """An operation whose number is still to come is in doubt: it is found in the list, with its number."""
+        said, data = _answer(reply)
+        if said == OK:
+            fields = mapping(data)
+            expires_at = self._clock() + self._options.life_seconds
+            return Lease(reference(fields.get("tzid")), digits(fields.get("number")), expires_at=expires_at)
+        raise _purchase_error(said)
+
+    # --- reading ---
+
+    async def read(self, watched: Watched) -> Progress:
+        operation = await self._operation("read", watched.reference, Urgency.READ)
+        if operation is None:
+            return Progress(LeaseState.UNKNOWN)
+        await self._learn_codes([operation], {"tzid": operation.tzid})
+        return self._progress(operation, watched.round)
+
+    async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]:
+        """All in one list, and their codes in another where a text is new."""
+        rounds = {lease.reference: lease.round for lease in watched}
+        if not rounds:
+            return {}
+        listed = await self._operations("read_many", {}, Urgency.READ)
+        wanted = [operation for operation in listed if operation.tzid in rounds]
+        await self._learn_codes(wanted, {})
+        return {operation.tzid: self._progress(operation, rounds[operation.tzid]) for operation in wanted}
+
+    async def find(self, since: float) -> Sequence[Found]:
+        """Open operations that have a number and are not older than `since`."""
+        listed = await self._operations("find", {}, Urgency.READ)
+        found = [self._found(operation) for operation in listed if operation.is_open and operation.number]
+        return [one for one in found if one.created_at is None or one.created_at >= since]
+
+    def _found(self, operation: _Operation) -> Found:
+        """A service or country without a code of ours is given as it is, or as -1: the lease must not be hidden."""
+        now, left = self._clock(), operation.time
+        created_at = None if left is None else now - max(0.0, self._options.life_seconds - left - GRAIN_SECONDS)
+        return Found(
+            lease=Lease(
+                operation.tzid,
+                operation.number or "",
+                cost(operation.sum, self._currency),
+                expires_at=None if left is None else now + left,
+            ),
+            service=self._services.incoming.get(operation.service.lower(), operation.service),
+            country=self._countries.incoming.get(operation.country, -1),
+            created_at=created_at,
+        )
+
+    async def _operation(self, verb: str, tzid: str, urgency: Urgency) -> _Operation | None:
+        """The operation, ended or not, or None where there is none. Raises Unwell, also where its state is unknown."""
+        listed = await self._operations(verb, {"tzid": tzid}, urgency)
+        return next((operation for operation in listed if operation.tzid == tzid), None)
+
+    async def _operations(
+        self, verb: str, params: Mapping[str, str], urgency: Urgency, *, as_codes: bool = False
+    ) -> list[_Operation]:
+        params = {**params, "msg_list": "1", "message_to_code": "1" if as_codes else "0"}
+        read = _one if "tzid" in params else _all
+        return await self._ask(verb, "getState", read, params, urgency, body_bytes=LIST_BYTES)
+
+    async def _learn_codes(self, operations: Iterable[_Operation], params: Mapping[str, str]) -> None:
+        """The service's own reading of texts just seen. Best effort: a text is delivered without it, too."""
+        new = [one for one in operations if any((one.tzid, text) not in self._codes for text in one.messages)]
+        if not new:
+            return
+        try:
+            coded = await self._operations("read_codes", params, Urgency.READ, as_codes=True)
+        except Unwell:
+            return
+        by_tzid = {operation.tzid: operation.messages for operation in coded}
+        for operation in new:
+            for text, code in zip(operation.messages, by_tzid.get(operation.tzid, ()), strict=False):
+                self._codes[operation.tzid, text] = "" if code == text else code
+
+    def _progress(self, operation: _Operation, round_: int) -> Progress:
+        texts = operation.messages
+        identities = self._rounds.identities(operation.tzid, round_, texts)
+        messages = {
+            identity: Sms(self._codes.get((operation.tzid, text), ""), text, identity=identity)
+            for identity, text in zip(identities, texts, strict=True)
+        }
+        return Progress(_STATES[operation.response], tuple(messages.values()))
+
+    # --- asking again, closing ---
+
+    async def ask_again(self, reference: str) -> None:
+        said = await self._ask("ask_again", "setOperationRevise", _said, {"tzid": reference}, Urgency.CLOSE)
+        if said == OK:
+            return
+        if said in _NO_SUCH_OPERATION:
+            raise UnknownLease(said)
+        raise NotAllowed(said) if said == NOT_YET else Unwell(_quotable(said))
+
+    async def close(self, reference: str, outcome: Outcome) -> None:
+        if outcome is Outcome.CANCELLED:
+            return await self._cancel(reference)
+        said = await self._end(reference)
+        if said != OK:
+            await self._accept_end(said, reference)
+        return None
+
+    async def _end(self, tzid: str) -> str:
+        return await self._ask("close", "setOperationOk", _said, {"tzid": tzid}, Urgency.CLOSE)
+
+    async def _accept_end(self, said: str, tzid: str) -> None:
+        """Return where the operation has ended all the same, raise why not otherwise."""
+        if said != NOT_YET and said not in _NO_SUCH_OPERATION:
+            raise Unwell(_quotable(said))
+        operation = await self._operation("close", tzid, Urgency.CLOSE)
+        if operation is None:
+            raise UnknownLease(said)
+        if operation.is_open:
+            raise Unwell("not closed") if operation.messages else TooEarly(self._options.cancel_wait_seconds)
+
+    async def _cancel(self, tzid: str) -> None:
+        """Closing pays for a code that is there: one that came just before is met by the second look."""
+        before = await self._operation("close", tzid, Urgency.CLOSE)
+        if before is None:
+            raise UnknownLease("no such operation")
+        if not before.is_open:
+            return _accept_cancelled(before)
+        if before.messages:
+            raise HasSms
+        if self._options.cancel == "expiry":
+            raise TooEarly(self._options.life_seconds)
+        said = await self._end(tzid)
+        if said == NOT_YET:
+            raise TooEarly(self._options.cancel_wait_seconds)
+        after = await self._operation("close", tzid, Urgency.CLOSE)
+        if after is not None:  # else it has ended, and ended ones are not shown
+            _accept_cancelled(after)
+        return None
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    def _url(self, method: str) -> str:
+        return f"{self._options.base_url}/{method}.php"
+
+    async def _ask(
+        self,
+        verb: str,
+        method: str,
+        read: Callable[[Reply], T],
+        params: Mapping[str, str],
+        urgency: Urgency,
+        *,
+        seconds: float = ASK_SECONDS,
+        body_bytes: int = BODY_BYTES,
+    ) -> T:
+        await self._pace.turn(urgency)
+        given = {**self._params, **params}
+        return await self._http.ask(verb, self._url(method), read, params=given, seconds=seconds, body_bytes=body_bytes)
+
+
+def _prefixes(country_prefix: Mapping[int, str]) -> dict[int, str]:
+    """Country to dialling prefix, where the prefix is its own or it stands for those that share it."""
+    shared = Counter(country_prefix.values())
+    return {
+        number: prefix
+        for number, prefix in country_prefix.items()
+        if SOLE_OWNERS.get(prefix, number if shared[prefix] == 1 else None) == number
+    }
+
+
+# --- operations ---
+
+
+class _Operation(BaseModel):
+    """One row of `getState`. `time` is what is left of it, `sum` what it costs; `msg` is false, a text or a list."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
+    tzid: Reference
+    response: str
+    service: str = ""
+    country: str = ""
+    number: Digits | None = None
+    time: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    sum: str | None = None
+    msg: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        return _STATES[self.response] is LeaseState.OPEN
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Oldest first."""
+        listed = self.msg if isinstance(self.msg, list) else [self.msg]
+        texts = (one.get("msg") if isinstance(one, dict) else one for one in listed)
+        return tuple(str(text) for text in texts if text and not isinstance(text, bool))
+
+
+def _row(data: Any) -> _Operation:
+    try:
+        operation = _Operation.model_validate(data)
+    except ValidationError:
+        operation = None
+    if operation is None or operation.response not in _STATES:
+        raise Unreadable("not an operation, or in an unknown state")
+    return operation
+
+
+def _rows(reply: Reply) -> list[Any]:
+    said, data = _answer(reply)
+    if isinstance(data, list):
+        return data
+    if said in _NO_SUCH_OPERATION:
+        return []
+    raise Unwell(_quotable(said))
+
+
+def _one(reply: Reply) -> list[_Operation]:
+    return [_row(row) for row in _rows(reply)]
+
+
+def _all(reply: Reply) -> list[_Operation]:
+    """An unreadable row is left out: its lease is then missing, and read singly."""
+    return list(_readable(_rows(reply)))
+
+
+def _readable(rows: Iterable[Any]) -> Iterator[_Operation]:
+    for row in rows:
+        try:
+            yield _row(row)
+        except Unreadable:
+            continue
+
+
+def _accept_cancelled(operation: _Operation) -> None:
+    """Return where it ended without a code, raise what its state says against it otherwise."""
+    if operation.messages:
+        raise HasSms
+    if operation.is_open:
+        raise Unwell("open all the same")
+    if _STATES[operation.response] is LeaseState.FINISHED:
+        raise NotAllowed("finished")
+
+
+# --- answers ---
+
+
+def _answer(reply: Reply) -> tuple[str, Any]:
+    """The word (empty for bare data) and the parsed body. Raises Unwell for another status, Unreadable for no JSON."""
+    if reply.status != 200:
+        raise Unreadable("not a status it answers with")
+    data = reply.json()
+    said = data.get("response") if isinstance(data, dict) else None
+    return "" if said is None else str(said), data
+
+
+def _said(reply: Reply) -> str:
+    said, _ = _answer(reply)
+    if not said:
+        raise Unreadable("no word")
+    return said
+
+
+def _quotable(said: str) -> str:
+    """Words are quoted where they are known, so nothing foreign gets into a message."""
+    return said if said in _KNOWN_WORDS else "an unknown answer"
+
+
+def _purchase_error(said: str) -> UpstreamError:
+    if said in _SOLD_OUT:
+        return SoldOut(said)
+    if said in _FAULTS or said in _DECLINED:
+        return Refused(said, is_fault=said in _FAULTS)
+    return InDoubt(_quotable(said))
+
+
+def _price(reply: Reply, slug: str) -> int:
+    """What the service costs in the country asked for. Raises SoldOut where it has no number of it."""
+    said, data = _answer(reply)
+    if said and said != OK:
+        raise _purchase_error(said)
+    for word, cell in _cells(mapping(data)):
+        if word == slug and in_stock(cell.get("count")) > 0:
+            return micros(cell.get("price"))
+    raise SoldOut("none listed")
+
+
+def _balance(reply: Reply) -> int:
+    said, data = _answer(reply)
+    if said == OK:
+        return micros(mapping(data).get("balance"))
+    if said in _FAULTS:
+        raise Refused(said, is_fault=True)
+    raise Unwell(_quotable(said))
+
+
+# --- the price list ---
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """How to read the statistics: OnlineSim's words to our codes."""
+
+    upstream: str
+    currency: str
+    services: Mapping[str, str]
+    countries: Mapping[str, int]
+
+
+def _stats_body(reply: Reply) -> bytes:
+    if reply.status != 200 or reply.body.lstrip()[:1] not in (b"{", b"["):
+        raise Unwell(f"status {reply.status}, or no statistics")
+    return reply.body
+
+
+def parse_stats(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
+    """The price list in columns, and how many numbers of each unknown word were left out.
+
+    Pure and importable by name: runs in another process. Raises Unwell where the body is no price list.
+    """
+    unmapped: Counter[str] = Counter()
+    said = ""
+    try:
+        data = mapping(load_json(body))
+        said = str(data.pop("response", OK))
+        table = OfferTable(sheet.upstream, sheet.currency, _offers(data, sheet, unmapped)) if said == OK else None
+    except Unreadable:
+        table = None
+    if table is None:
+        raise Unwell(f"no statistics ({_quotable(said)})")
+    return table, unmapped
+
+
+def _offers(
+    data: Mapping[str, Any], sheet: Sheet, unmapped: Counter[str]
+) -> Iterator[tuple[str, int, int, int, str, float | None]]:
+    for key, country in data.items():
+        country = mapping(country)
+        prefix = str(country.get("code", key.lstrip("_")))
+        number = sheet.countries.get(prefix)
+        for slug, cell in _cells(country):
+            service, count = sheet.services.get(slug), in_stock(cell.get("count"))
+            if number is None or service is None:
+                unmapped[f"country {prefix}" if number is None else f"service {slug}"] += count
+                continue
+            try:
+                yield service, number, micros(cell.get("price")), count, "", None
+            except Unreadable:  # one odd row must not hide the others
+                unmapped["unreadable"] += 1
+
+
+def _cells(country: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(slug, cell) of one country; a cell without a slug is named by its key, `service_…`."""
+    for key, cell in mapping(country.get("services") or []).items():
+        cell = mapping(cell)
+        yield str(cell.get("slug") or key.removeprefix("service_")).lower(), cell

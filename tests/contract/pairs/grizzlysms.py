@@ -1,0 +1,15 @@
+from tests.contract._pair import Pair
+from tests.simulators import handler_api
+
+SHELF = {"service": "tg", "country": "16"}
+
+PAIRS = {
+    "grizzlysms": Pair(
+        "grizzlysms",
+        handler_api.build,
+        handler_api.DEFAULT_KEY,
+        handler_api.PATH,
+        SHELF,
+        simulator_options={"brand": "grizzlysms"},
+    )
+}
