@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -20,6 +20,7 @@ except ImportError:  # httptools is a wheel, h11 comes with uvicorn
 
 START_SECONDS = 10.0
 DRAIN_SECONDS = 1
+TICK_SECONDS = 0.1
 
 
 class _DroppableProtocol(_HttpProtocol):
@@ -34,11 +35,44 @@ class _DroppableProtocol(_HttpProtocol):
 
 
 class _Server(uvicorn.Server):
-    """A server that says where it listens, once it does."""
+    """A server that says where it listens, once it does, and ends as soon as `stop` is called from another thread.
+
+    uvicorn itself looks every tenth of a second whether it shall end, and then waits another: a thousand tests long.
+    """
 
     announce = False
+    _loop: asyncio.AbstractEventLoop
+    _stopping: asyncio.Event
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def main_loop(self) -> None:
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), TICK_SECONDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if not self._stopping.is_set():
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        running = list(self.server_state.tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self.lifespan.shutdown()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         await super().startup(sockets=sockets)
         if self.announce and sockets:
             host, port = sockets[0].getsockname()[:2]
@@ -72,7 +106,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def serve(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve `app` from a thread and yield its base URL (no trailing slash).
 
-    Leaving the block stops the server; requests still running then are cut off after a second.
+    Leaving the block stops the server; requests still running then are cut off.
     """
     with _listen(host, port) as listener:
         server = _server(app, "critical")
@@ -82,7 +116,7 @@ def serve(app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
             _wait_for_start(server, thread)
             yield f"http://{host}:{listener.getsockname()[1]}"
         finally:
-            server.should_exit = True
+            server.stop()
             thread.join(START_SECONDS)
 
 
