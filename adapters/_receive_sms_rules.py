@@ -23,7 +23,7 @@ from fnmatch import fnmatchcase
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.upstream import PoolLease, PoolMessage
+from gateway.inhouse import PoolLease, PoolMessage
 
 OTHER_SERVICE = "other service"
 IGNORED = "ignored"

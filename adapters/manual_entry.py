@@ -25,9 +25,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from adapters._values import Unreadable, digits, micros
 from gateway.errors import InDoubt, NotReached, Refused, SoldOut, Unavailable, UnknownLease, Unwell
+from gateway.inhouse import Desk, DeskOrder, DeskState, DeskTask, Mistyped
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import MICROS, Money
-from gateway.upstream import Context, Desk, DeskOrder, DeskState, DeskTask, Mistyped, OfferTable
+from gateway.upstream import Context, OfferTable
 
 T = TypeVar("T")
 

@@ -28,20 +28,10 @@ from adapters import _inbound
 from adapters._receive_sms_rules import Rule, Rules
 from adapters._values import micros
 from gateway.errors import InDoubt, NotReached, PushRefused, Refused, SoldOut, Unavailable, Unwell
+from gateway.inhouse import FreeNumbers, NumberPool, PoolMessage, PoolTerms, Recorded
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import MICROS, Money
-from gateway.upstream import (
-    Context,
-    FreeNumbers,
-    NumberPool,
-    OfferTable,
-    PoolMessage,
-    PoolTerms,
-    Pushed,
-    PushRequest,
-    PushTaken,
-    Recorded,
-)
+from gateway.upstream import Context, OfferTable, Pushed, PushRequest, PushTaken
 
 T = TypeVar("T")
 

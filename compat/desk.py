@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.errors import NotAllowed, UnknownLease, Unwell
-from gateway.upstream import DeskTask, Mistyped, TypedIn
+from gateway.inhouse import DeskTask, Mistyped, TypedIn
 
 BODY_BYTES_MAX = 16 * 1024
 PREFIX = "/api/v1/desk"

@@ -36,6 +36,7 @@ from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.model import Clock
 from gateway.notify import Notifier, addresses
+from gateway.numbers import Numbers
 from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
 from gateway.purchases import Purchases
@@ -152,6 +153,7 @@ class Gateway:
             proxy=stanza.proxy or None,
             observe=observe,
             offload=self._offload,
+            pool=Numbers(self._database.store, self._database.vault, self._clock, name),
             desk=Desk(self._database.store, self._database.vault, self._clock, name, self._notifier.send),
         )
         return adapters.load(stanza.adapter).build(context, stanza.parsed)

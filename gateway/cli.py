@@ -22,6 +22,7 @@ from gateway import accounts, forward, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.cli_desk import desk_group
+from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
 from gateway.errors import UpstreamError
@@ -568,6 +569,7 @@ def forward_command(arguments: Sequence[str]) -> None:
     sys.exit(forward.run(forward.parser("simroute forward").parse_args(arguments)))
 
 
+main.add_command(numbers_group)
 main.add_command(desk_group)
 main.add_command(upstreams_group)
 main.add_command(catalog_group)

@@ -12,8 +12,8 @@ import click
 
 from gateway.app import Gateway
 from gateway.errors import NotAllowed, UnknownLease, UpstreamError
+from gateway.inhouse import DeskTask, TypedIn
 from gateway.terminal import Context, Group, common, moment, show, tell, with_gateway
-from gateway.upstream import DeskTask, TypedIn
 
 COLUMNS = ("upstream", "task", "wants", "state", "service", "country", "operator", "number", "messages", "until")
 

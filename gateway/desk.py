@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gateway.errors import HasSms, NotAllowed, UnknownLease
+from gateway.inhouse import DeskOrder, DeskState, DeskTask, Shelves
 from gateway.model import Clock, Sms
 from gateway.money import Money
 from gateway.store import Conflict, Row, Store, Tx
-from gateway.upstream import DeskOrder, DeskState, DeskTask, Shelves
 from gateway.vault import Vault
 
 WANTED_MAX = 100

@@ -16,12 +16,14 @@ from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
 from gateway.store import Row, Tx
+from gateway.upstream import Tidies
 from gateway.webhooks import Courier
 
 ANSWERED_SECONDS = 0.25
 TICK_SECONDS = 1.0
 SETTLE_SECONDS = 5.0
 STRANGERS_SECONDS = 60.0
+TIDY_SECONDS = 60.0
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
 FAILED_ROUND_SECONDS = 1.0
@@ -62,6 +64,7 @@ class Worker:
         self._begin("strangers", self._sweep_strangers)
         self._begin("notices", self._courier.round)
         self._begin("report", self._overseer.report)
+        self._begin("tidy", self._tidy)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:
@@ -148,6 +151,15 @@ class Worker:
     async def _sweep_strangers(self) -> float:
         await self._purchases.sweep_strangers()
         return STRANGERS_SECONDS
+
+    async def _tidy(self) -> float:
+        for name, upstream in list(self._house.upstreams.items()):
+            if isinstance(upstream, Tidies):
+                try:
+                    await upstream.tidy()
+                except UpstreamError as error:
+                    log.warning("tidy.failed", upstream=name, reason=str(error))
+        return TIDY_SECONDS
 
     async def _refresh_offers(self, name: str) -> float:
         house = self._house

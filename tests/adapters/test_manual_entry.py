@@ -25,10 +25,11 @@ from gateway.errors import (
     UnknownLease,
     Unwell,
 )
+from gateway.inhouse import DeskState, TypedIn
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money
 from gateway.store import Unit
-from gateway.upstream import AsksAgain, DeskState, Finds, HasUnmapped, ReadsMany, TypedIn
+from gateway.upstream import AsksAgain, Finds, HasUnmapped, ReadsMany
 from tests.adapters._context import SECRET, SmallCatalog, context, order
 from tests.harness import environment
 

@@ -33,21 +33,11 @@ from gateway.errors import (
     UnknownLease,
     Unwell,
 )
+from gateway.inhouse import PoolLease, PoolMessage
 from gateway.model import Lease, LeaseState, Outcome, Watched
 from gateway.money import Money
 from gateway.numbers import Numbers
-from gateway.upstream import (
-    AsksAgain,
-    Finds,
-    PoolLease,
-    PoolMessage,
-    Pushed,
-    Pushes,
-    PushRequest,
-    PushTaken,
-    ReadsMany,
-    Tidies,
-)
+from gateway.upstream import AsksAgain, Finds, Pushed, Pushes, PushRequest, PushTaken, ReadsMany, Tidies
 from tests.adapters._context import SECRET, context, order
 from tests.harness import ROOT, environment
 

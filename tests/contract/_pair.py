@@ -24,8 +24,9 @@ class Pair:
     emptied. `secrets` are those beside the key.
 
     What an upstream can't do is said here, and the tests of it are skipped: `gives_second_sms`, `tells_cost` (of what
-    was bought), `tells_text` (of a message, beside its code), `tells_stock` (a list without counts sells one of each), `tells_finish` (it has no call that finishes),
-    `tells_prices_without_key`, `cancel_wait_option` None (it never refuses a cancel for being early).
+    was bought), `tells_text` (of a message, beside its code), `tells_stock` (a list without counts sells one of each),
+    `tells_finish` (it has no call that finishes), `tells_prices_without_key`, `cancel_wait_option` None (it never
+    refuses a cancel for being early).
     """
 
     adapter: str

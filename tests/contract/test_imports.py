@@ -15,7 +15,7 @@ from tests.harness import ROOT
 
 OURS = ("gateway", "adapters", "compat", "tests", "bench")
 
-SEEN_BY_ADAPTERS = {"gateway.upstream", "gateway.model", "gateway.money", "gateway.errors", "gateway.fivesim_words"}
+SEEN_BY_ADAPTERS = {f"gateway.{name}" for name in ("upstream", "inhouse", "model", "money", "errors", "fivesim_words")}
 """The seam: everything an adapter needs to know of the house, and the words we both buy and sell by."""
 
 HIDDEN_FROM_DIALECTS = {"app", "cli", "terminal", "worker", "poller", "database", "migrations", "store"}
@@ -30,7 +30,7 @@ LAYERS = (
     # The words everybody uses
     "errors", "model", "settings",
     # The seam, the database, and what is kept in memory
-    "upstream", "store", "live", "health",
+    "inhouse", "upstream", "store", "live", "health",
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store

@@ -16,11 +16,11 @@ from click.testing import CliRunner, Result
 
 from gateway.cli_numbers import masked, numbers_group
 from gateway.database import open_database
+from gateway.inhouse import PoolMessage, PoolTerms, Recorded
 from gateway.model import BuyOrder, Lease, Outcome
 from gateway.money import Money
 from gateway.numbers import Numbers
 from gateway.terminal import Context, Group
-from gateway.upstream import PoolMessage, PoolTerms, Recorded
 from tests.harness import SANDBOX, config_directory, environment
 
 POOL = SANDBOX + "[receive_sms]\n"

@@ -13,9 +13,9 @@ from gateway import desk as desk_module
 from gateway.database import Database, open_database
 from gateway.desk import MESSAGES_MAX, Desk
 from gateway.errors import HasSms, NotAllowed, UnknownLease
+from gateway.inhouse import DeskOrder, DeskState, DeskTask
 from gateway.money import Money
 from gateway.store import Tx
-from gateway.upstream import DeskOrder, DeskState, DeskTask
 from tests.harness import environment
 
 NOW = 1_750_000_000.0

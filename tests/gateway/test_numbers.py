@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,11 @@ import pytest
 from gateway import numbers, roster
 from gateway.database import Database, open_database
 from gateway.errors import HasSms, NotAllowed, Unavailable, UnknownLease
+from gateway.inhouse import PoolLease, PoolMessage, PoolTerms, Recorded
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome
 from gateway.money import Money
 from gateway.numbers import Numbers
 from gateway.roster import NumbersError, services_column, specify
-from gateway.upstream import PoolLease, PoolMessage, PoolTerms, Recorded
 from tests.harness import environment
 
 START = 1_790_000_000.0
@@ -537,14 +538,20 @@ async def test_parts_are_one_message_in_whatever_order_they_come(bench: Bench, p
 async def test_parts_that_come_at_the_same_time_are_joined(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     await bench.add(FIRST)
     lease = await bench.bought()
-    look = numbers._waiting
+    look, together = numbers._waiting, threading.Barrier(4)
 
-    def after_a_while(*args: Any) -> Any:
-        """Long enough for the others to have written theirs down as well, if nothing keeps them."""
-        time.sleep(0.2)
-        return look(*args)
+    def meet() -> None:
+        """Where nothing keeps them, all have written before any looks, and looked before any commits."""
+        with suppress(threading.BrokenBarrierError):
+            together.wait(1.0)
 
-    monkeypatch.setattr(numbers, "_waiting", after_a_while)
+    def looked_at_together(*args: Any) -> Any:
+        meet()
+        found = look(*args)
+        meet()
+        return found
+
+    monkeypatch.setattr(numbers, "_waiting", looked_at_together)
     await asyncio.gather(*(send_part(bench, place, 4) for place in (4, 2, 1, 3)))
     assert await bench.texts(lease) == ["<1><2><3><4>"]
 
