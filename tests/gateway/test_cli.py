@@ -88,10 +88,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "upstreams push-urls": (),
     "catalog coverage": (),
     "desk list": (),
+    "numbers add": ("447700900123", "--country", "GB"),
+    "numbers list": (),
+    "numbers messages": (),
 }
 
-ELSEWHERE = {"serve", "forward", "desk supply", "desk fail", "desk offer"}
-"""A server, a program of its own, and what needs a desk: tested where those are."""
+ELSEWHERE = {
+    "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
+    "numbers disable", "numbers quarantine", "numbers release", "numbers remove",
+}  # fmt: skip
+"""A server, a program of its own, and what needs a desk or a number: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:

@@ -22,7 +22,7 @@ from tests.harness import ROOT, House, config_directory, environment, house, run
 from tests.simulators import inbound
 
 PUBLIC = "https://gw.example.test/webhooks/sms"
-STANZA = '[own]\nadapter = "receive_sms"\nprice = "0.05"\nexclusive = true\n'
+STANZA = '[own]\nadapter = "receive_sms"\nprice = "0.05"\nexclusive = true\noffers_seconds = 0.2\n'
 SECRET = "a-secret-of-this-test-only"
 FORWARD = str(ROOT / "gateway" / "forward.py")
 NUMBER = "447700900123"
