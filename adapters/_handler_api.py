@@ -405,7 +405,10 @@ class ListingHandlerApi(HandlerApi):
         return found
 
     async def find(self, since: float) -> Sequence[Found]:
-        """Open orders made at or after `since`, or at an unknown time. The wire tells time in whole seconds."""
+        """Open orders made at or after `since`, or at an unknown time. The wire tells time in whole seconds.
+
+        Raises Unwell where a row is unreadable: it may be the one that is looked for.
+        """
         found = [self._found(row) async for page in self._pages("find") for row in page if self._is_open(row)]
         return [order for order in found if order.created_at is None or order.created_at >= int(since)]
 
@@ -428,6 +431,8 @@ class ListingHandlerApi(HandlerApi):
         for page in range(PAGES_MAX):
             span: dict[str, str] = {} if size is None else {"start": str(page * size), "limit": str(size)}
             rows, count = await self._call(verb, self._brand.open_list, rows_of, span)
+            if verb == "find" and len(rows) < count:
+                raise Unwell("an order in the list is unreadable")
             yield rows
             ids = {row.id for row in rows}
             if size is None or count < size or ids <= seen:

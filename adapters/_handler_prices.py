@@ -50,14 +50,14 @@ class Sheet:
 def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
     """The price list in columns, and how many numbers under each unknown country or service were left out.
 
-    Raises Unwell where the body is no price list: large lists were seen truncated.
+    Raises Unwell where the body is no price list (large lists were seen truncated), or nothing in it can be read.
     """
     unmapped: Counter[str] = Counter()
     try:
         table = OfferTable(sheet.upstream, sheet.currency, _rows(load_json(body), sheet, unmapped))
     except Unreadable:
         table = None
-    if table is None:
+    if table is None or (not len(table) and set(unmapped) == {"unreadable"}):
         raise Unwell("the price list is unreadable")
     return table, unmapped
 
@@ -107,11 +107,10 @@ def _single(leaf: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _by_provider(leaf: Mapping[str, Any], sheet: Sheet) -> list[tuple[int, int]]:
-    return [
-        _single(offer)
-        for provider, offer in leaf.items()
-        if isinstance(offer, dict) and "price" in offer and sheet.has(provider)
-    ]
+    offers = {name: offer for name, offer in leaf.items() if isinstance(offer, dict) and "price" in offer}
+    if leaf and not offers:
+        raise Unreadable("no provider has a price")
+    return [_single(offer) for provider, offer in offers.items() if sheet.has(provider)]
 
 
 def _by_price(leaf: Mapping[str, Any], is_cumulative: bool) -> list[tuple[int, int]]:

@@ -6,17 +6,12 @@ Most run in process under a clock that only moves when told; what concerns the c
 import json
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
-from http.client import HTTPResponse
-from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import httpx
 import pytest
@@ -730,20 +725,3 @@ def test_a_hanging_status_call_delays_neither_others_nor_the_shutdown() -> None:
         leaving = time.monotonic()
     assert time.monotonic() - leaving < 4
     hanging.join()
-
-
-@pytest.mark.parametrize("name", ["handler_api", "fivesim"])
-def test_each_simulator_is_a_program_that_says_where_it_listens(name: str) -> None:
-    command = [sys.executable, "-m", f"tests.simulators.{name}", "--port", "0", "--balance", "7.5", "--key", "other"]
-    root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.fullmatch(r"listening on (http://127\.0\.0\.1:\d+)\n", line)
-            assert found, line
-            with urlopen(f"{found[1]}/_sim/state", timeout=5) as answer:  # noqa: S310  # our own loopback server
-                assert isinstance(answer, HTTPResponse)
-                assert json.load(answer)["balance"] == "7.5"
-        finally:
-            process.terminate()
