@@ -6,6 +6,8 @@ the price list has and this table lacks shows among the unmapped ones.
 
 from __future__ import annotations
 
+from adapters._words import pairs
+
 _SERVICES = """
 go google, fb facebook, wa whatsapp, tg telegram, ig instagram, tw twitter, ds discord, lf tiktok, fu snapchat,
 tn linkedin, mm microsoft, mb yahoo, wx apple, am amazon, ts paypal, oi tinder, mo bumble, vz hinge, qv badoo,
@@ -19,10 +21,5 @@ gp ticketmaster, vk vkontakte, ya yandex, ma mailru, an adidas, ew nike, sr star
 """
 
 
-def _pairs(table: str) -> dict[str, str]:
-    words = table.replace(",", " ").split()
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
-SERVICES = _pairs(_SERVICES)
+SERVICES = pairs(_SERVICES)
 """Service code to word."""

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import httpx
@@ -89,10 +89,22 @@ class Reply:
 
 
 class Http:
-    """The connections of one upstream."""
+    """The connections of one upstream.
 
-    def __init__(self, context: Context, headers: Mapping[str, str] | None = None) -> None:
+    `base_url` goes before the address of every call, `params` before its own.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        headers: Mapping[str, str] | None = None,
+        *,
+        base_url: str = "",
+        params: Mapping[str, str] | None = None,
+    ) -> None:
         self._observe = context.observe
+        self._base_url = base_url
+        self._params = params or {}
         fields = {**HEADERS, **(headers or {})}
         self._asks = _Line(context.transport or _network(context.proxy, ASK_IDLE_SECONDS), fields)
         self._buys = _Line(context.transport or _network(context.proxy, BUY_IDLE_SECONDS), fields)
@@ -115,9 +127,24 @@ class Http:
         `seconds` bounds the whole call, `headers` are added to those of every request. Raises Unwell when no sensible
         answer came, and any UpstreamError of `read`.
         """
-        call = _Call(url, params, seconds, body_bytes, method, body, headers)
+        call = self._call(url, params, seconds, body_bytes, method, body, headers)
         with self._observed(verb):
             return await _exchange(self._asks, call, read, _unwell)
+
+    async def ask_list(
+        self,
+        verb: str,
+        url: str,
+        read: Callable[[Reply], T],
+        *,
+        params: Mapping[str, str] | None = None,
+        method: str = "GET",
+        body: Body | None = None,
+    ) -> T:
+        """As `ask`, for a price list: long, and long in coming."""
+        return await self.ask(
+            verb, url, read, params=params, seconds=LIST_SECONDS, body_bytes=LIST_BYTES, method=method, body=body
+        )
 
     async def buy(
         self,
@@ -129,20 +156,24 @@ class Http:
         method: str = "GET",
         body: Body | None = None,
         headers: Mapping[str, str] | None = None,
+        verb: str = "buy",
     ) -> T:
         """One purchase, one request: what `read` makes of the reply.
 
-        Raises NotReached when surely nothing was sent, InDoubt when the reply was lost or makes no sense, and any
-        UpstreamError of `read`.
+        A question that a purchase waits for has another `verb` (`_price_first`). Raises NotReached when surely nothing
+        was sent, InDoubt when the reply was lost or makes no sense, and any UpstreamError of `read`.
         """
-        call = _Call(url, params, seconds, BODY_BYTES, method, body, headers)
-        with self._observed("buy"):
+        call = self._call(url, params, seconds, BODY_BYTES, method, body, headers)
+        with self._observed(verb):
             return await _exchange(self._buys, call, read, _lost)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._asks.transport.aclose()
         await self._buys.transport.aclose()
+
+    def _call(self, url: str, params: Mapping[str, str] | None, *rest: Any) -> _Call:
+        return _Call(self._base_url + url, {**self._params, **(params or {})}, *rest)
 
     @contextmanager
     def _observed(self, verb: str) -> Iterator[None]:
@@ -175,10 +206,22 @@ class Body:
         return cls(urlencode(fields).encode(), "application/x-www-form-urlencoded")
 
 
+def path(*parts: str) -> str:
+    """The parts as a path, whatever is in them."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def list_body(reply: Reply) -> bytes:
+    """A price list, unread. Raises Unwell where the reply is none."""
+    if reply.status != 200 or reply.body.lstrip()[:1] not in (b"{", b"["):
+        raise Unwell(f"status {reply.status}, or no list")
+    return reply.body
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
     url: str = field(repr=False)
-    params: Mapping[str, str] | None = field(repr=False)
+    params: Mapping[str, str] = field(repr=False)
     seconds: float
     body_bytes: int
     method: str = "GET"

@@ -5,6 +5,8 @@ Facts: `protocol/upstreams/others.md` §2. A service is the `slug` of the statis
 
 from __future__ import annotations
 
+from adapters._words import pairs
+
 _SERVICES = """
 tg telegram, wa whatsapp, vi viber, vk vkcom, ok odnoklassniki, go google, fb facebook, ig instagram, tw twitter,
 wb wechat, mm microsoft, mb yahoo, ub uber, av avito, ya yandex, ma mailru, mt steam, oi tinder, am amazon, ds discord,
@@ -13,12 +15,7 @@ wx apple, uk airbnb, re coinbase, bw signal, hb twitch, dh ebay, pm aol, dp prot
 """
 
 
-def _pairs(table: str) -> dict[str, str]:
-    words = table.replace(",", " ").split()
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
-SERVICES = _pairs(_SERVICES)
+SERVICES = pairs(_SERVICES)
 """Service code to slug."""
 
 SOLE_OWNERS = {"1": 187, "7": 0, "44": 16, "212": 37}

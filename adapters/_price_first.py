@@ -1,7 +1,8 @@
 """Purchases on wires without a price cap: the price is asked first, within the time of the order.
 
-The question goes over the connections of purchases (`Http.buy`): a caller waits for its answer, and only there is "not
-reached" told from "lost". Asking takes no number, so an answer that is lost is a refusal and never a purchase in doubt.
+The question goes over the connections of purchases (`Http.buy` with the verb "price"): a caller waits for its answer,
+and only there is "not reached" told from "lost". Asking takes no number, so an answer that is lost is a refusal and
+never a purchase in doubt.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from gateway.errors import InDoubt, NotReached, Refused
+from gateway.errors import InDoubt, NotReached, Refused, SoldOut
+from gateway.model import BuyOrder
 
 T = TypeVar("T")
 
@@ -25,6 +27,12 @@ async def before_buying(question: Awaitable[T]) -> T:
     except InDoubt as error:
         reason = str(error)
     raise Refused(f"could not ask first: {reason}", is_fault=True)
+
+
+async def require_price(question: Awaitable[int], order: BuyOrder) -> None:
+    """Asks for the price in micro-units. Raises SoldOut where it is above the order's cap, and NothingTaken."""
+    if await before_buying(question) > order.cost_max.micros:
+        raise SoldOut("dearer than allowed")
 
 
 class Countdown:

@@ -9,9 +9,11 @@ there belongs to the n-th round, though never to one that has not begun.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cachetools import TTLCache
+
+from gateway.model import Sms
 
 LEASES_KEPT = 20_000
 KEPT_SECONDS = 4 * 3600.0
@@ -30,6 +32,18 @@ class Rounds:
         rounds += [round_] * (len(messages) - len(rounds))
         self._seen[lease] = rounds
         return list(_named(messages, rounds))
+
+    def messages(self, lease: str, round_: int, said: Sequence[str], sms: Callable[[str, str], Sms]) -> tuple[Sms, ...]:
+        """`sms(words, identity)` of each message in the list, once where it stands there twice."""
+        identities = self.identities(lease, round_, said)
+        named = dict(zip(identities, said, strict=True))
+        return tuple(sms(words, identity) for identity, words in named.items())
+
+
+def lone_sms(code: str, text: str, round_: int) -> Sms:
+    """The message of an order that shows one: what tells two equal ones apart is the round they came in."""
+    digest = hashlib.blake2b(f"{code}\0{text}".encode(), digest_size=12).hexdigest()
+    return Sms(code, text, identity=f"{round_}:{digest}")
 
 
 def _guessed(messages: Sequence[str], round_: int) -> Iterator[int]:

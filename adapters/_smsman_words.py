@@ -6,6 +6,8 @@ follow the catalogue; both tables add the spellings met elsewhere.
 
 from __future__ import annotations
 
+from adapters._words import pairs
+
 _COUNTRIES = """
 afghanistan af, albania al, algeria dz, angola ao, anguilla ai, antiguaandbarbuda ag, argentina ar, armenia am, aruba
 aw, australia au, austria at, azerbaijan az, bahamas bs, bahrain bh, bangladesh bd, barbados bb, belarus by, belgium
@@ -43,13 +45,8 @@ linkedin tn, tinder oi, apple wx, whatsapp wa, telegram tg, signal bw, other ot,
 """
 
 
-def _pairs(table: str) -> dict[str, str]:
-    words = table.replace(",", " ").split()
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
-COUNTRIES = _pairs(_COUNTRIES)
+COUNTRIES = pairs(_COUNTRIES)
 """Plain name to ISO letters."""
 
-SERVICES = _pairs(_SERVICES)
+SERVICES = pairs(_SERVICES)
 """Plain name to service code, where the catalogue's own names don't say it."""

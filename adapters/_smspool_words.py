@@ -6,6 +6,10 @@ The names are those of its public list; only names that differ from the catalogu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+from adapters._words import VIRTUAL_STATES, WordOptions, Words, plain
+from gateway.upstream import Names
 
 SERVICES = {
     "acz": "ClaudeAI",
@@ -32,13 +36,7 @@ SERVICES = {
 }
 """Service code to name."""
 
-VIRTUAL_STATES = 12
 VIRTUAL_STATES_WORD = "US_V"
-
-
-def plain(name: str) -> str:
-    """A name without what two lists may write differently: case, blanks, punctuation."""
-    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def service_words(names: Mapping[str, str]) -> dict[str, str]:
@@ -59,3 +57,37 @@ def country_words(iso2: Mapping[int, str]) -> dict[int, str]:
     if VIRTUAL_STATES in words:
         words[VIRTUAL_STATES] = VIRTUAL_STATES_WORD
     return words
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Our codes and SMSPool's ids (or, before its lists were read, its names), and the words its rows have for them."""
+
+    words: Words
+    service_ids: Mapping[str, str]
+    country_ids: Mapping[str, str]
+
+    def service_of(self, name: str) -> str:
+        """Our code, or the name as it is: the order must not be hidden."""
+        return self.words.services.incoming.get(self.service_ids.get(plain(name), ""), name)
+
+    def country_of(self, short_name: str) -> int:
+        return self.words.country(self.country_ids.get(short_name, ""))
+
+
+def unread_lists(names: Names, options: WordOptions) -> Lists:
+    return Lists(Words.of(service_words(names.service_names), country_words(names.country_iso2), options), {}, {})
+
+
+def read_lists(services: Mapping[str, str], countries: Mapping[str, str], names: Names, options: WordOptions) -> Lists:
+    """`services` and `countries` are from SMSPool's name and short name to its id."""
+    codes = codes_by_name(names.service_names)
+    service_ids: dict[str, str] = {}
+    for name, number in services.items():
+        service_ids.setdefault(plain(name), number)
+    found: dict[str, str] = {}
+    for name, number in service_ids.items():
+        if name in codes:
+            found.setdefault(codes[name], number)
+    known = {code: countries[word] for code, word in country_words(names.country_iso2).items() if word in countries}
+    return Lists(Words.of(found, known, options), service_ids, countries)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from adapters._words import one_usa, pairs
+
 _SERVICES = """
 tg 29, wa 20, go 1, fb 2, ig 16, vi 11, vk 69, ok 5, tw 41, wb 67, mm 15, mb 65, ub 72, av 59, ya 23, ma 33, lb 4,
 mt 58, oi 9, am 44, ds 45, dr 132, lf 104, ts 83, nf 101, ka 48, dl 60, me 37, kt 71, fu 90, tn 8, wx 131, uk 46,
@@ -18,25 +20,18 @@ qv 56, qw 18, rr 163, sg 181, sn 70, tc 154, tl 233, tr 183, tu 75, tx 81, vm 23
 xr 82, yl 88, yw 110, za 94, zh 93, zk 53, zm 113, ac 40
 """
 
-SERVICES = {code: f"opt{number}" for code, number in (pair.split() for pair in _SERVICES.replace("\n", " ").split(","))}
+SERVICES = {code: f"opt{number}" for code, number in pairs(_SERVICES).items()}
 """Service code to SMSPVA's."""
 
 _ODD_LETTERS = {"GB": "UK"}
 """Countries are upper-case ISO letters, but for this one."""
 
-VIRTUAL_STATES = 12
-
 
 def country_words(iso2: Mapping[int, str]) -> dict[int, str]:
-    """Country id to SMSPVA's letters. It sells one kind of United States: the physical ones (187) stand for it."""
-    return {number: _ODD_LETTERS.get(letters, letters) for number, letters in iso2.items() if number != VIRTUAL_STATES}
+    """Country id to SMSPVA's letters."""
+    return {number: _ODD_LETTERS.get(letters, letters) for number, letters in one_usa(iso2).items()}
 
 
 def iso_letters(word: str) -> str:
     """ISO letters of SMSPVA's word for a country."""
     return next((letters for letters, odd in _ODD_LETTERS.items() if odd == word), word)
-
-
-def plain(name: str) -> str:
-    """A name without what two lists may write differently: case, blanks, punctuation."""
-    return "".join(letter for letter in name.casefold() if letter.isalnum())

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from adapters._prices import Row
 from adapters._textverified_words import NOT_LISTED
 from adapters._values import Unreadable, load_json, mapping
 from gateway.errors import Unwell
@@ -27,8 +28,6 @@ UNKNOWN_STOCK = 1
 
 _CAPABILITIES = frozenset({"sms", "smsandvoicecombo"})
 _SPECIAL = frozenset({NOT_LISTED, "servicenotlistedvoice", "allservices"})
-
-Row = tuple[str, int, int, int, str, float | None]
 
 
 def parse_services(body: bytes, known: frozenset[str]) -> tuple[tuple[str, ...], Counter[str]]:
@@ -49,22 +48,6 @@ def parse_services(body: bytes, known: frozenset[str]) -> tuple[tuple[str, ...],
 
 def _is_by_sms(row: Mapping[str, object]) -> bool:
     return str(row.get("capability") or "sms").lower() in _CAPABILITIES
-
-
-class Pace:
-    """Lets one request through at a time, so many a second."""
-
-    def __init__(self, per_second: float) -> None:
-        self._gap_seconds = 1 / per_second
-        self._next_at = -math.inf
-
-    async def turn(self) -> None:
-        """Wait for a turn."""
-        now = asyncio.get_running_loop().time()
-        at = max(now, self._next_at)
-        self._next_at = at + self._gap_seconds
-        if at > now:
-            await asyncio.sleep(at - now)
 
 
 @dataclass(slots=True)

@@ -40,29 +40,12 @@ class Session:
         params: Mapping[str, str] | None = None,
         seconds: float = ASK_SECONDS,
         body_bytes: int = BODY_BYTES,
+        tells_account: bool = False,
     ) -> T:
-        """One harmless call to a path or to a link, made once more where its token is refused. Raises Unwell."""
-        try:
-            return await self.ask_account(
-                verb, path, read, method=method, data=data, params=params, seconds=seconds, body_bytes=body_bytes
-            )
-        except Refused as refused:
-            reason = str(refused)
-        raise Unwell(reason)
+        """One harmless call to a path or to a link, made once more where its token is refused.
 
-    async def ask_account(
-        self,
-        verb: str,
-        path: str,
-        read: Callable[[Reply], T],
-        *,
-        method: str = "GET",
-        data: Mapping[str, Any] | None = None,
-        params: Mapping[str, str] | None = None,
-        seconds: float = ASK_SECONDS,
-        body_bytes: int = BODY_BYTES,
-    ) -> T:
-        """As `ask`, but it tells a fault of the account as what it is. Raises Refused, Unwell."""
+        Raises Unwell; a fault of the account is told as what it is (Refused) only where the caller `tells_account`.
+        """
         url = self._own(path)
 
         async def call(token: str) -> T:
@@ -78,7 +61,13 @@ class Session:
                 headers=_bearer(token),
             )
 
-        return await self._twice(call, self._tokens.current)
+        try:
+            return await self._twice(call, self._tokens.current)
+        except Refused as refused:
+            if tells_account:
+                raise
+            reason = str(refused)
+        raise Unwell(reason)
 
     async def buy(self, path: str, data: Mapping[str, Any], read: Callable[[Reply], T], deadline: float) -> T:
         """One purchase: one request, and another only where the token of the first was refused.

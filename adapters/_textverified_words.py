@@ -6,6 +6,8 @@ Facts: `protocol/upstreams/textverified.md` §3 and §4. Their names are the Eng
 
 from __future__ import annotations
 
+from adapters._words import pairs
+
 NOT_LISTED = "servicenotlisted"
 """Receives from services they do not list; `serviceNotListedName` says which is meant."""
 
@@ -26,10 +28,5 @@ aiw roblox, blm epicgames, ccb nintendo, aml xbox, bnw medium, ada truthsocial, 
 """
 
 
-def _pairs(table: str) -> dict[str, str]:
-    words = table.replace(",", " ").split()
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
-SERVICES = _pairs(_SERVICES)
+SERVICES = pairs(_SERVICES)
 """Service code to `serviceName`."""

@@ -6,6 +6,8 @@ SMS-Activate and often mean something else, so only those named in that table ar
 
 from __future__ import annotations
 
+from adapters._words import pairs
+
 _SERVICES = """
 tg tg, wa wa, vi vi, vk vk, ok ok, go gl, fb fb, ig ig, tw tw, wb wc, mm ms, mb yh, ub ub, av av, ya ya, ma mr, mt st,
 oi td, am am, ds dc, dr dr, lf tk, ts pp, nf nf, me lm, kt kt, tn ln, uk ab, dh eb, pm ao, dp pm, qq qq, hx ai, ew nk,
@@ -13,10 +15,5 @@ xk dd, nv nv, cn fr, qw qw
 """
 
 
-def _pairs(table: str) -> dict[str, str]:
-    words = table.replace(",", " ").split()
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
-SERVICES = _pairs(_SERVICES)
+SERVICES = pairs(_SERVICES)
 """Service code to vak-sms' code."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator
 from gateway.money import Money, MoneyError, to_micros
 
 Code = TypeVar("Code", str, int)
+T = TypeVar("T")
 
 _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -46,6 +47,16 @@ def _encodable(data: Any) -> Any:
 
 def _refuse_constant(_name: str) -> None:
     raise Unreadable("not a number")
+
+
+def readable(rows: Iterable[Any], read: Callable[[Any], T]) -> Iterator[T]:
+    """What `read` makes of each row that is readable. The lease of another is then missing, and read singly."""
+    for row in rows:
+        try:
+            made = read(row)
+        except Unreadable:
+            continue
+        yield made
 
 
 def mapping(value: object) -> dict[str, Any]:
@@ -81,6 +92,17 @@ def micros(value: object) -> int:
         except MoneyError:
             pass
     raise Unreadable("not an amount")
+
+
+def whole(value: object) -> int | None:
+    """A whole number of at most ten digits, itself or in text; None where it is neither."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else None
+
+
+def in_stock(value: object) -> int:
+    """Numbers in stock, as a price list tells them; none where it tells nothing."""
+    return whole(value) or 0
 
 
 def cost(value: object, currency: str) -> Money | None:

@@ -27,14 +27,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 from urllib.parse import unquote_plus
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork
+from pydantic import Field, IPvAnyNetwork
 
 from adapters._dssmshub_words import SERVICES
-from adapters._http import LIST_BYTES, LIST_SECONDS, Body, Http, Reply
-from adapters._values import Address, Codes, CodeTable, Unreadable, cost, digits, load_json, mapping, micros, reference
+from adapters._http import Body, Http, Reply
+from adapters._prices import Row, Sheet
+from adapters._seller import Seller
+from adapters._values import Address, Unreadable, cost, digits, load_json, mapping, micros, reference
+from adapters._words import WordOptions, Words
 from gateway.errors import (
     HasSms,
     InDoubt,
@@ -87,19 +90,15 @@ _WRONG_STATE = frozenset({_NO_LEASE, "BAD_STATUS", "ACCESS_READY"})
 _BAD_API_KEY = frozenset({"MISSING_KEY", "INVALID_KEY"})
 
 
-class Options(BaseModel):
+class Options(WordOptions):
     """`services` and `countries` map our codes to DS SMS HUB's words, over the defaults.
 
     `cancelled_words` are what getStatus says of an order that is over, `life_seconds` how long one lives.
     `push_addresses` are addresses or networks the webhook may come from; none named is any.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base_url: Address = "https://dssmshub.com.ng/stubs/handler_api.php"
     server: Literal["default", "1", "2"] = "default"
-    services: Annotated[Mapping[str, str], CodeTable] = {}
-    countries: Annotated[Mapping[int, str], CodeTable] = {}
     price_action: Literal["getPrices", "getPricesVerification"] = "getPrices"
     cancelled_words: frozenset[str] = frozenset({"STATUS_CANCEL", "ACCESS_CANCEL"})
     life_seconds: float = Field(default=300.0, gt=0, le=86_400)
@@ -112,37 +111,21 @@ def build(context: Context, options: Options) -> DsSmsHub:
     return DsSmsHub(context, options)
 
 
-class DsSmsHub:
+class DsSmsHub(Seller):
     """The upstream. One SMS a number and no list of orders: it neither asks again, nor reads many, nor finds."""
 
     def __init__(self, context: Context, options: Options) -> None:
-        self.name = context.name
-        self.unmapped: Counter[str] = Counter()
-        """Numbers of the last price list that were left out, by unknown country or service."""
+        super().__init__(context, Http(context))
         self._options = options
-        self._currency = context.currency
-        self._clock = context.clock
-        self._offload = context.offload
         self._secret = context.secret
-        self._http = Http(context)
-        self._services = Codes.of(SERVICES, options.services)
-        self._countries = Codes.of(_countries_sold(options.server, context.names.country_iso2), options.countries)
+        self._words = Words.of(SERVICES, _countries_sold(options.server, context.names.country_iso2), options)
 
     # --- what it sells ---
 
     async def offers(self) -> OfferTable:
-        body = await self._http.ask(
-            "offers",
-            self._options.base_url,
-            _price_body,
-            params=self._params(self._options.price_action),
-            seconds=LIST_SECONDS,
-            body_bytes=LIST_BYTES,
-        )
-        sheet = Sheet(self.name, self._currency, self._services.incoming, self._countries.incoming)
-        parsed = await self._offload(parse_prices, body, sheet)
-        table, self.unmapped = cast("tuple[OfferTable, Counter[str]]", parsed)
-        return table
+        params = self._params(self._options.price_action)
+        body = await self._http.ask_list("offers", self._options.base_url, _price_body, params=params)
+        return await self._table(parse_prices, body, words=self._words)
 
     async def balance(self) -> Money:
         if self._options.json_api_url:
@@ -168,9 +151,7 @@ class DsSmsHub:
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
-        service, country = self._services.outgoing.get(order.service), self._countries.outgoing.get(order.country)
-        if service is None or country is None:
-            raise Refused("no word for this service or country there")
+        country, service = self._words.wanted(order)
         params = self._params(
             _BUY_ACTIONS[self._options.server],
             service=service,
@@ -223,9 +204,6 @@ class DsSmsHub:
         if answer.word not in _WRONG_STATE or answer.status >= 500:
             raise _call_error(answer)
         _accept_state(await self._progress("close", reference), outcome)
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
 
     # --- pushes ---
 
@@ -412,16 +390,6 @@ def _rental(body: bytes) -> str:
 # --- the price list ---
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """How to read the list: its words for services and countries, and ours."""
-
-    upstream: str
-    currency: str
-    services: Mapping[str, str]
-    countries: Mapping[str, int]
-
-
 def _price_body(reply: Reply) -> bytes:
     """The list unread; what is no JSON is looked at for an error word."""
     if reply.status != 200 or not reply.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
@@ -444,7 +412,7 @@ def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
     return OfferTable(sheet.upstream, sheet.currency, rows), +unmapped
 
 
-def _rows(data: Any, sheet: Sheet, unmapped: Counter[str]) -> Iterator[tuple[str, int, int, int, str, None]]:
+def _rows(data: Any, sheet: Sheet, unmapped: Counter[str]) -> Iterator[Row]:
     for service_word, by_country in mapping(data).items():
         for country_word, leaf in _by_country(by_country):
             price = _price(leaf)

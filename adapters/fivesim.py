@@ -16,19 +16,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast
-from urllib.parse import quote
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from adapters._http import ASK_SECONDS, BODY_BYTES, LIST_BYTES, LIST_SECONDS, Http, Reply
+from adapters._http import Http, Reply, path
+from adapters._prices import Listed, Sheet, tabulate
+from adapters._seller import Seller
 from adapters._values import (
     Address,
-    Codes,
-    CodeTable,
     Digits,
     Reference,
     Unreadable,
@@ -37,14 +35,14 @@ from adapters._values import (
     mapping,
     micros,
     moment,
+    readable,
 )
+from adapters._words import WordOptions, Words, one_usa
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, TooEarly, UnknownLease, Unwell, UpstreamError
 from gateway.fivesim_words import COUNTRIES, PRODUCTS
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
-from gateway.money import MICROS, Money, plain
+from gateway.money import Money, plain
 from gateway.upstream import Context, OfferTable
-
-T = TypeVar("T")
 
 PAGE = 100
 PAGES_MAX = 50
@@ -69,57 +67,41 @@ _SENTENCE = re.compile(r"[a-z]+([ _][a-z]+){1,9}")
 """Two words at least: `null` and the like are JSON."""
 
 
-class Options(BaseModel):
+class Options(WordOptions):
     """`services` and `countries` map our codes to 5sim's words, over the tables below."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base_url: Address = "https://5sim.net/v1"
-    services: Annotated[Mapping[str, str], CodeTable] = {}
-    countries: Annotated[Mapping[int, str], CodeTable] = {}
 
 
 def build(context: Context, options: Options) -> FiveSim:
     return FiveSim(context, options)
 
 
-class FiveSim:
+class FiveSim(Seller):
     """The upstream. It needs no "another SMS" call, so it is no AsksAgain."""
 
     def __init__(self, context: Context, options: Options) -> None:
-        self.name = context.name
-        self.unmapped: Counter[str] = Counter()
-        """Numbers in stock that the last price list has under an unknown country or product."""
-        self._currency = context.currency
-        self._offload = context.offload
-        self._base_url = options.base_url
         headers = {"authorization": f"Bearer {context.secret}", "accept": "application/json"}
-        self._http = Http(context, headers)
-        self._products = Codes.of(PRODUCTS, options.services)
-        self._countries = Codes.of(_country_slugs(context.names.country_iso2), options.countries)
+        super().__init__(context, Http(context, headers, base_url=options.base_url))
+        self._words = Words.of(PRODUCTS, _country_slugs(context.names.country_iso2), options)
 
     # --- what it sells ---
 
     async def offers(self) -> OfferTable:
-        body = await self._ask("offers", "/guest/prices", _price_body, seconds=LIST_SECONDS, body_bytes=LIST_BYTES)
-        sheet = Sheet(self.name, self._currency, self._products.incoming, self._countries.incoming)
-        parsed = await self._offload(parse_prices, body, sheet)
-        table, self.unmapped = cast("tuple[OfferTable, Counter[str]]", parsed)
-        return table
+        body = await self._http.ask_list("offers", "/guest/prices", _price_body)
+        return await self._table(parse_prices, body, words=self._words)
 
     async def balance(self) -> Money:
         """Net of what open orders hold, as the upstream reports it."""
-        return Money(await self._ask("balance", "/user/profile", _balance), self._currency)
+        return Money(await self._http.ask("balance", "/user/profile", _balance), self._currency)
 
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
-        country, product = self._countries.outgoing.get(order.country), self._products.outgoing.get(order.service)
-        if country is None or product is None:
-            raise Refused("no word for this service or country there")
+        country, product = self._words.wanted(order)
         operator = order.operator or "any"
         return await self._http.buy(
-            self._base_url + _path("user", "buy", "activation", country, operator, product),
+            path("user", "buy", "activation", country, operator, product),
             self._lease,
             params={"maxPrice": plain(order.cost_max.micros)} if operator == "any" else None,
             seconds=order.timeout_seconds,
@@ -139,7 +121,7 @@ class FiveSim:
 
     async def _check(self, verb: str, lease: str) -> _Order | None:
         """The order, or None where there is none. Raises Unwell."""
-        return await self._ask(verb, _path("user", "check", lease), _checked)
+        return await self._http.ask(verb, path("user", "check", lease), _checked)
 
     async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]:
         """Pages of the newest orders, down to the oldest that is watched."""
@@ -166,11 +148,10 @@ class FiveSim:
         return found
 
     def _found(self, order: _Order) -> Found:
-        """A product or country without a code of ours is given as it is, or as -1: the lease must not be hidden."""
         return Found(
             lease=order.lease(self._currency),
-            service=self._products.incoming.get(order.product, order.product),
-            country=self._countries.incoming.get(order.country, -1),
+            service=self._words.service(order.product),
+            country=self._words.country(order.country),
             created_at=moment(order.created_at),
         )
 
@@ -178,7 +159,7 @@ class FiveSim:
         for page in range(PAGES_MAX):
             params = {"category": "activation", "limit": str(PAGE), "offset": str(page * PAGE)}
             params |= {"order": "id", "reverse": "true"}
-            orders, count = await self._ask(verb, "/user/orders", _orders, params=params, body_bytes=ORDERS_BYTES)
+            orders, count = await self._http.ask(verb, "/user/orders", _orders, params=params, body_bytes=ORDERS_BYTES)
             yield orders
             if count < PAGE:
                 return
@@ -205,7 +186,7 @@ class FiveSim:
 
     async def _end(self, action: str, lease: str) -> str:
         """What was said to `finish` or `cancel`: empty where it was done."""
-        return await self._ask("close", _path("user", action, lease), _said)
+        return await self._http.ask("close", path("user", action, lease), _said)
 
     async def _settle(self, said: str, lease: str, outcome: Outcome) -> None:
         """Return where the order has ended as wished, raise why not otherwise."""
@@ -215,31 +196,10 @@ class FiveSim:
             return _accept_end(await self._check("close", lease), outcome)
         raise _close_error(said)
 
-    async def aclose(self) -> None:
-        await self._http.aclose()
-
-    async def _ask(
-        self,
-        verb: str,
-        path: str,
-        read: Callable[[Reply], T],
-        *,
-        params: Mapping[str, str] | None = None,
-        seconds: float = ASK_SECONDS,
-        body_bytes: int = BODY_BYTES,
-    ) -> T:
-        return await self._http.ask(
-            verb, self._base_url + path, read, params=params, seconds=seconds, body_bytes=body_bytes
-        )
-
-
-def _path(*parts: str) -> str:
-    return "".join(f"/{quote(part, safe='')}" for part in parts)
-
 
 def _country_slugs(iso2: Mapping[int, str]) -> dict[int, str]:
-    """5sim sells one kind of United States, so the physical ones (187) stand for it (handler_api.md §14.1)."""
-    return {number: COUNTRIES[letters] for number, letters in iso2.items() if letters in COUNTRIES and number != 12}
+    """5sim sells one kind of United States (handler_api.md §14.1)."""
+    return {number: COUNTRIES[letters] for number, letters in one_usa(iso2).items() if letters in COUNTRIES}
 
 
 # --- orders ---
@@ -323,16 +283,7 @@ def _orders(reply: Reply) -> tuple[list[_Order], int]:
     raw = mapping(reply.json()).get("Data") or []
     if not isinstance(raw, list):
         raise Unreadable("no list of orders")
-    return list(_readable(raw)), len(raw)
-
-
-def _readable(raw: list[Any]) -> Iterator[_Order]:
-    """An unreadable row is left out: its lease is then missing, and read singly."""
-    for row in raw:
-        try:
-            yield _order(row)
-        except Unreadable:
-            continue
+    return list(readable(raw, _order)), len(raw)
 
 
 # --- answers ---
@@ -418,16 +369,6 @@ def _balance(reply: Reply) -> int:
 # --- the price list ---
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """How to read the list: 5sim's words to our codes."""
-
-    upstream: str
-    currency: str
-    products: Mapping[str, str]
-    countries: Mapping[str, int]
-
-
 def _price_body(reply: Reply) -> bytes:
     if reply.status != 200 or not reply.body.lstrip()[:1] == b"{":
         raise _call_error(reply)
@@ -439,54 +380,26 @@ def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
 
     Pure and importable by name: runs in another process. Raises Unwell where the body is no price list.
     """
-    unmapped: Counter[str] = Counter()
-    try:
-        table = OfferTable(sheet.upstream, sheet.currency, _rows(mapping(load_json(body)), sheet, unmapped))
-    except Unreadable:
-        table = None
-    if table is None:
-        raise Unwell("the price list is unreadable")
-    return table, unmapped
+    return tabulate(_listed(body, sheet), sheet)
 
 
-def _rows(
-    data: Mapping[str, Any], sheet: Sheet, unmapped: Counter[str]
-) -> Iterator[tuple[str, int, int, int, str, float | None]]:
-    for country_word, product_word, operators in _cells(data, sheet):
-        product, country = sheet.products.get(product_word), sheet.countries.get(country_word)
-        if product is None or country is None:
-            word = f"country {country_word}" if country is None else f"service {product_word}"
-            unmapped[word] += sum(_stock(leaf) for leaf in operators.values())
-            continue
+def _listed(body: bytes, sheet: Sheet) -> Iterator[Listed]:
+    """A leaf is `{"cost": 0.21, "count": 321, "rate": 87.5}`; further `rate…` columns of newer answers are ignored."""
+    for country, product, operators in _cells(mapping(load_json(body)), sheet):
         for operator, leaf in operators.items():
-            try:
-                yield product, country, *_leaf(leaf, operator)
-            except Unreadable:  # one odd row must not hide the others
-                unmapped["unreadable"] += 1
+            fields = leaf if isinstance(leaf, dict) else {}
+            yield Listed(country, product, fields.get("cost"), _stock(fields), operator, fields.get("rate"))
 
 
 def _cells(data: Mapping[str, Any], sheet: Sheet) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(country, product, operators): the whole list is nested by country first, a product's own by product (§3)."""
     for outer, inner in data.items():
-        by_product = outer in sheet.products and outer not in sheet.countries
+        by_product = outer in sheet.services and outer not in sheet.countries
         for word, cell in mapping(inner or []).items():
             operators = mapping(cell or [])  # `null`: the country does not sell it
             yield (word, outer, operators) if by_product else (outer, word, operators)
 
 
-def _stock(leaf: Any) -> int:
-    count = leaf.get("count") if isinstance(leaf, dict) else None
+def _stock(leaf: Mapping[str, Any]) -> int:
+    count = leaf.get("count")
     return max(0, count) if isinstance(count, int) else 0
-
-
-def _leaf(leaf: Any, operator: str) -> tuple[int, int, str, float | None]:
-    """`{"cost": 0.21, "count": 321, "rate": 87.5}`; newer answers have further `rate…` columns, which are ignored."""
-    leaf = mapping(leaf)
-    return micros(leaf.get("cost")), _stock(leaf), operator, _rate(leaf.get("rate"))
-
-
-def _rate(per_cent: Any) -> float | None:
-    """Success rate 0 to 1, or None where the list tells none."""
-    if per_cent is None:
-        return None
-    return min(1.0, max(0.0, micros(per_cent) / (100 * MICROS)))

@@ -19,44 +19,36 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 from cachetools import TTLCache
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from adapters._http import ASK_SECONDS, BODY_BYTES, LIST_BYTES, LIST_SECONDS, Http, Reply
+from adapters._closing import accept_cancelled
+from adapters._http import BODY_BYTES, LIST_BYTES, Http, Reply, list_body
 from adapters._onlinesim_words import SERVICES, SOLE_OWNERS
 from adapters._pace import Pace, Urgency
-from adapters._price_first import Countdown, before_buying
+from adapters._price_first import Countdown, require_price
+from adapters._prices import Listed, Sheet, tabulate
+from adapters._refusals import Refusals
 from adapters._rounds import KEPT_SECONDS, LEASES_KEPT, Rounds
-from adapters._stock import in_stock
+from adapters._seller import Seller
 from adapters._values import (
     Address,
-    Codes,
-    CodeTable,
     Digits,
     Reference,
     Unreadable,
     cost,
     digits,
+    in_stock,
     load_json,
     mapping,
     micros,
+    readable,
     reference,
 )
-from gateway.errors import (
-    HasSms,
-    InDoubt,
-    NotAllowed,
-    NotReached,
-    Refused,
-    SoldOut,
-    TooEarly,
-    UnknownLease,
-    Unwell,
-    UpstreamError,
-)
+from adapters._words import WordOptions, Words
+from gateway.errors import HasSms, NotAllowed, NotReached, Refused, SoldOut, TooEarly, UnknownLease, Unwell
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
 from gateway.money import Money
 from gateway.upstream import Context, OfferTable
@@ -107,14 +99,18 @@ _NO_SUCH_OPERATION = frozenset({"ERROR_NO_OPERATIONS", "ERROR_NO_TZID", "ERROR_W
 _KNOWN_WORDS = _SOLD_OUT | _FAULTS | _DECLINED | _NO_SUCH_OPERATION | {OK, NOT_YET, "REQUEST_NOT_FOUND"}
 
 
-class Options(BaseModel):
+def _quotable(said: str) -> str:
+    """Words are quoted where they are known, so nothing foreign gets into a message."""
+    return said if said in _KNOWN_WORDS else "an unknown answer"
+
+
+_REFUSALS = Refusals(_SOLD_OUT, _FAULTS, _DECLINED, _quotable)
+
+
+class Options(WordOptions):
     """`services` and `countries` map our codes to OnlineSim's slugs and prefixes, over the tables."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base_url: Address = "https://onlinesim.io/api"
-    services: Annotated[Mapping[str, str], CodeTable] = {}
-    countries: Annotated[Mapping[int, str], CodeTable] = {}
     key_in: Literal["header", "query"] = "header"
     """In the query the key stands in addresses, where proxies may log it; the header is documented, too."""
     pause_seconds: Annotated[float, Field(ge=0, le=10)] = 1.0
@@ -129,70 +125,54 @@ def build(context: Context, options: Options) -> OnlineSim:
     return OnlineSim(context, options)
 
 
-class OnlineSim:
+class OnlineSim(Seller):
     """The upstream."""
 
     def __init__(self, context: Context, options: Options) -> None:
-        self.name = context.name
-        self.unmapped: Counter[str] = Counter()
-        """Numbers of the last price list that were left out, by unknown country or service."""
-        self._currency = context.currency
-        self._clock = context.clock
-        self._offload = context.offload
-        self._options = options
         in_header = options.key_in == "header"
-        self._params = {"lang": "en"} if in_header else {"lang": "en", "apikey": context.secret}
-        self._http = Http(context, {"authorization": f"Bearer {context.secret}"} if in_header else None)
+        params = {"lang": "en"} if in_header else {"lang": "en", "apikey": context.secret}
+        headers = {"authorization": f"Bearer {context.secret}"} if in_header else None
+        super().__init__(context, Http(context, headers, base_url=options.base_url, params=params))
+        self._options = options
         self._pace = Pace(options.pause_seconds)
-        self._services = Codes.of(SERVICES, options.services)
-        self._countries = Codes.of(_prefixes(context.names.country_prefix), options.countries)
+        self._words = Words.of(SERVICES, _prefixes(context.names.country_prefix), options)
         self._rounds = Rounds()
         self._codes: TTLCache[tuple[str, str], str] = TTLCache(LEASES_KEPT, KEPT_SECONDS)
 
     # --- what it sells ---
 
     async def offers(self) -> OfferTable:
-        body = await self._ask(
-            "offers",
-            "getNumbersStats",
-            _stats_body,
-            {"country": "all"},
-            Urgency.LIST,
-            seconds=LIST_SECONDS,
-            body_bytes=LIST_BYTES,
-        )
-        sheet = Sheet(self.name, self._currency, self._services.incoming, self._countries.incoming)
-        table, self.unmapped = cast("tuple[OfferTable, Counter[str]]", await self._offload(parse_stats, body, sheet))
-        return table
+        await self._pace.turn(Urgency.LIST)
+        body = await self._http.ask_list("offers", "/getNumbersStats.php", list_body, params={"country": "all"})
+        return await self._table(parse_stats, body, words=self._words)
 
     async def balance(self) -> Money:
         """What can be spent: `zbalance`, beside it, is what open operations hold."""
-        return Money(await self._ask("balance", "getBalance", _balance, {}, Urgency.READ), self._currency)
+        return Money(await self._ask("balance", "/getBalance.php", _balance, {}, Urgency.READ), self._currency)
 
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
-        country, service = self._countries.outgoing.get(order.country), self._services.outgoing.get(order.service)
-        if country is None or service is None:
-            raise Refused("no word for this service or country there")
-        time = Countdown(order.timeout_seconds)
-        price = await before_buying(
-            self._in_time(time, "getNumbersStats", lambda reply: _price(reply, service), {"country": country})
+        country, service = self._words.wanted(order)
+        left = Countdown(order.timeout_seconds)
+        await require_price(
+            self._in_time(
+                "price", "/getNumbersStats.php", lambda reply: _price(reply, service), {"country": country}, left
+            ),
+            order,
         )
-        if price > order.cost_max.micros:
-            raise SoldOut("dearer than allowed")
         params = {"service": service, "country": country, "number": "1"}
-        return await self._in_time(time, "getNum", self._lease, params)
+        return await self._in_time("buy", "/getNum.php", self._lease, params, left)
 
-    async def _in_time(self, time: Countdown, method: str, read: Callable[[Reply], T], params: Mapping[str, str]) -> T:
+    async def _in_time(
+        self, verb: str, call: str, read: Callable[[Reply], T], params: Mapping[str, str], left: Countdown
+    ) -> T:
         try:
-            async with asyncio.timeout(time.left_seconds()):
+            async with asyncio.timeout(left.left_seconds()):
                 await self._pace.turn(Urgency.BUY)
         except TimeoutError:
             raise NotReached("no turn in time") from None
-        return await self._http.buy(
-            self._url(method), read, params={**self._params, **params}, seconds=time.left_seconds()
-        )
+        return await self._http.buy(call, read, params=params, seconds=left.left_seconds(), verb=verb)
 
     def _lease(self, reply: Reply) -> Lease:
         """An operation whose number is still to come is in doubt: it is found in the list, with its number."""
@@ -201,7 +181,7 @@ class OnlineSim:
             fields = mapping(data)
             expires_at = self._clock() + self._options.life_seconds
             return Lease(reference(fields.get("tzid")), digits(fields.get("number")), expires_at=expires_at)
-        raise _purchase_error(said)
+        raise _REFUSALS.purchase_error(said)
 
     # --- reading ---
 
@@ -229,7 +209,6 @@ class OnlineSim:
         return [one for one in found if one.created_at is None or one.created_at >= since]
 
     def _found(self, operation: _Operation) -> Found:
-        """A service or country without a code of ours is given as it is, or as -1: the lease must not be hidden."""
         now, left = self._clock(), operation.time
         created_at = None if left is None else now - max(0.0, self._options.life_seconds - left - GRAIN_SECONDS)
         return Found(
@@ -239,8 +218,8 @@ class OnlineSim:
                 cost(operation.sum, self._currency),
                 expires_at=None if left is None else now + left,
             ),
-            service=self._services.incoming.get(operation.service.lower(), operation.service),
-            country=self._countries.incoming.get(operation.country, -1),
+            service=self._words.services.incoming.get(operation.service.lower(), operation.service),
+            country=self._words.country(operation.country),
             created_at=created_at,
         )
 
@@ -254,7 +233,7 @@ class OnlineSim:
     ) -> list[_Operation]:
         params = {**params, "msg_list": "1", "message_to_code": "1" if as_codes else "0"}
         read = _one if "tzid" in params else _all
-        return await self._ask(verb, "getState", read, params, urgency, body_bytes=LIST_BYTES)
+        return await self._ask(verb, "/getState.php", read, params, urgency, body_bytes=LIST_BYTES)
 
     async def _learn_codes(self, operations: Iterable[_Operation], params: Mapping[str, str]) -> None:
         """The service's own reading of texts just seen. Best effort: a text is delivered without it, too."""
@@ -271,18 +250,16 @@ class OnlineSim:
                 self._codes[operation.tzid, text] = "" if code == text else code
 
     def _progress(self, operation: _Operation, round_: int) -> Progress:
-        texts = operation.messages
-        identities = self._rounds.identities(operation.tzid, round_, texts)
-        messages = {
-            identity: Sms(self._codes.get((operation.tzid, text), ""), text, identity=identity)
-            for identity, text in zip(identities, texts, strict=True)
-        }
-        return Progress(_STATES[operation.response], tuple(messages.values()))
+        def sms(text: str, identity: str) -> Sms:
+            return Sms(self._codes.get((operation.tzid, text), ""), text, identity=identity)
+
+        messages = self._rounds.messages(operation.tzid, round_, operation.messages, sms)
+        return Progress(operation.state, messages)
 
     # --- asking again, closing ---
 
     async def ask_again(self, reference: str) -> None:
-        said = await self._ask("ask_again", "setOperationRevise", _said, {"tzid": reference}, Urgency.CLOSE)
+        said = await self._ask("ask_again", "/setOperationRevise.php", _said, {"tzid": reference}, Urgency.CLOSE)
         if said == OK:
             return
         if said in _NO_SUCH_OPERATION:
@@ -298,7 +275,7 @@ class OnlineSim:
         return None
 
     async def _end(self, tzid: str) -> str:
-        return await self._ask("close", "setOperationOk", _said, {"tzid": tzid}, Urgency.CLOSE)
+        return await self._ask("close", "/setOperationOk.php", _said, {"tzid": tzid}, Urgency.CLOSE)
 
     async def _accept_end(self, said: str, tzid: str) -> None:
         """Return where the operation has ended all the same, raise why not otherwise."""
@@ -316,7 +293,7 @@ class OnlineSim:
         if before is None:
             raise UnknownLease("no such operation")
         if not before.is_open:
-            return _accept_cancelled(before)
+            return accept_cancelled(before.state, bool(before.messages))
         if before.messages:
             raise HasSms
         if self._options.cancel == "expiry":
@@ -326,29 +303,21 @@ class OnlineSim:
             raise TooEarly(self._options.cancel_wait_seconds)
         after = await self._operation("close", tzid, Urgency.CLOSE)
         if after is not None:  # else it has ended, and ended ones are not shown
-            _accept_cancelled(after)
+            accept_cancelled(after.state, bool(after.messages))
         return None
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
-
-    def _url(self, method: str) -> str:
-        return f"{self._options.base_url}/{method}.php"
 
     async def _ask(
         self,
         verb: str,
-        method: str,
+        call: str,
         read: Callable[[Reply], T],
         params: Mapping[str, str],
         urgency: Urgency,
         *,
-        seconds: float = ASK_SECONDS,
         body_bytes: int = BODY_BYTES,
     ) -> T:
         await self._pace.turn(urgency)
-        given = {**self._params, **params}
-        return await self._http.ask(verb, self._url(method), read, params=given, seconds=seconds, body_bytes=body_bytes)
+        return await self._http.ask(verb, call, read, params=params, body_bytes=body_bytes)
 
 
 def _prefixes(country_prefix: Mapping[int, str]) -> dict[int, str]:
@@ -380,7 +349,11 @@ class _Operation(BaseModel):
 
     @property
     def is_open(self) -> bool:
-        return _STATES[self.response] is LeaseState.OPEN
+        return self.state is LeaseState.OPEN
+
+    @property
+    def state(self) -> LeaseState:
+        return _STATES[self.response]
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -415,25 +388,7 @@ def _one(reply: Reply) -> list[_Operation]:
 
 def _all(reply: Reply) -> list[_Operation]:
     """An unreadable row is left out: its lease is then missing, and read singly."""
-    return list(_readable(_rows(reply)))
-
-
-def _readable(rows: Iterable[Any]) -> Iterator[_Operation]:
-    for row in rows:
-        try:
-            yield _row(row)
-        except Unreadable:
-            continue
-
-
-def _accept_cancelled(operation: _Operation) -> None:
-    """Return where it ended without a code, raise what its state says against it otherwise."""
-    if operation.messages:
-        raise HasSms
-    if operation.is_open:
-        raise Unwell("open all the same")
-    if _STATES[operation.response] is LeaseState.FINISHED:
-        raise NotAllowed("finished")
+    return list(readable(_rows(reply), _row))
 
 
 # --- answers ---
@@ -455,24 +410,11 @@ def _said(reply: Reply) -> str:
     return said
 
 
-def _quotable(said: str) -> str:
-    """Words are quoted where they are known, so nothing foreign gets into a message."""
-    return said if said in _KNOWN_WORDS else "an unknown answer"
-
-
-def _purchase_error(said: str) -> UpstreamError:
-    if said in _SOLD_OUT:
-        return SoldOut(said)
-    if said in _FAULTS or said in _DECLINED:
-        return Refused(said, is_fault=said in _FAULTS)
-    return InDoubt(_quotable(said))
-
-
 def _price(reply: Reply, slug: str) -> int:
     """What the service costs in the country asked for. Raises SoldOut where it has no number of it."""
     said, data = _answer(reply)
     if said and said != OK:
-        raise _purchase_error(said)
+        raise _REFUSALS.purchase_error(said)
     for word, cell in _cells(mapping(data)):
         if word == slug and in_stock(cell.get("count")) > 0:
             return micros(cell.get("price"))
@@ -491,56 +433,24 @@ def _balance(reply: Reply) -> int:
 # --- the price list ---
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """How to read the statistics: OnlineSim's words to our codes."""
-
-    upstream: str
-    currency: str
-    services: Mapping[str, str]
-    countries: Mapping[str, int]
-
-
-def _stats_body(reply: Reply) -> bytes:
-    if reply.status != 200 or reply.body.lstrip()[:1] not in (b"{", b"["):
-        raise Unwell(f"status {reply.status}, or no statistics")
-    return reply.body
-
-
 def parse_stats(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
     """The price list in columns, and how many numbers of each unknown word were left out.
 
     Pure and importable by name: runs in another process. Raises Unwell where the body is no price list.
     """
-    unmapped: Counter[str] = Counter()
-    said = ""
-    try:
-        data = mapping(load_json(body))
-        said = str(data.pop("response", OK))
-        table = OfferTable(sheet.upstream, sheet.currency, _offers(data, sheet, unmapped)) if said == OK else None
-    except Unreadable:
-        table = None
-    if table is None:
+    return tabulate(_listed(body), sheet)
+
+
+def _listed(body: bytes) -> Iterator[Listed]:
+    data = mapping(load_json(body))
+    said = str(data.pop("response", OK))
+    if said != OK:
         raise Unwell(f"no statistics ({_quotable(said)})")
-    return table, unmapped
-
-
-def _offers(
-    data: Mapping[str, Any], sheet: Sheet, unmapped: Counter[str]
-) -> Iterator[tuple[str, int, int, int, str, float | None]]:
-    for key, country in data.items():
-        country = mapping(country)
+    for key, fields in data.items():
+        country = mapping(fields)
         prefix = str(country.get("code", key.lstrip("_")))
-        number = sheet.countries.get(prefix)
         for slug, cell in _cells(country):
-            service, count = sheet.services.get(slug), in_stock(cell.get("count"))
-            if number is None or service is None:
-                unmapped[f"country {prefix}" if number is None else f"service {slug}"] += count
-                continue
-            try:
-                yield service, number, micros(cell.get("price")), count, "", None
-            except Unreadable:  # one odd row must not hide the others
-                unmapped["unreadable"] += 1
+            yield Listed(prefix, slug, cell.get("price"), in_stock(cell.get("count")))
 
 
 def _cells(country: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

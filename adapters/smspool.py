@@ -17,36 +17,40 @@ Its ways:
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar
 
 from cachetools import LRUCache
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from adapters._http import ASK_SECONDS, BODY_BYTES, LIST_BYTES, LIST_SECONDS, Body, Http, Reply
-from adapters._smspool_words import codes_by_name, country_words, plain, service_words
+from adapters._closing import accept_cancelled
+from adapters._http import LIST_BYTES, Body, Http, Reply
+from adapters._prices import Listed, Sheet, tabulate
+from adapters._rounds import lone_sms
+from adapters._seller import Seller
+from adapters._smspool_answers import FAULTS, Answer, read_answer
+from adapters._smspool_words import Lists, read_lists, unread_lists
 from adapters._values import (
     Address,
-    Codes,
-    CodeTable,
     Unreadable,
     cost,
     digits,
+    in_stock,
     load_json,
     mapping,
     micros,
     moment,
+    readable,
     reference,
+    whole,
 )
+from adapters._words import Learnt, WordOptions
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, TooEarly, UnknownLease, Unwell, UpstreamError
-from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
-from gateway.money import Money
-from gateway.money import plain as plain_amount
+from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
+from gateway.money import Money, plain
 from gateway.upstream import Context, OfferTable
 
 T = TypeVar("T")
@@ -54,7 +58,6 @@ T = TypeVar("T")
 CANCEL_STEP_SECONDS = 15.0
 """After a cancel that came too early: SMSPool does not say for how long."""
 
-LISTS_SECONDS = 6 * 3600.0
 RESENT_MAX = 10_000
 STAMP_SLACK_SECONDS = 300.0
 HOUR_SECONDS = 3600
@@ -69,23 +72,8 @@ _ROW_STATES = {
 }
 _NO_CODE = ("", "0")
 
-_TYPES = {"OUT_OF_STOCK": "sold out", "PRICE_NOT_FOUND": "sold out", "BALANCE_ERROR": "no funds"}
-_WORDS = (
-    ("bad key", re.compile(r"\bapi key\b")),
-    ("too many requests", re.compile(r"too many|rate limit")),
-    ("no funds", re.compile(r"(insufficient|not enough) (balance|funds)")),
-    ("barred", re.compile(r"account.*(banned|suspended|blocked|disabled|restricted)")),
-    ("sold out", re.compile(r"out of stock|available phone ?number|suitable pool")),
-    ("unknown order", re.compile(r"find this order|order (could not be|was not|not) found")),
-    ("too early", re.compile(r"cancelled yet")),
-    ("later", re.compile(r"at the moment|try again later")),
-)
-_FAULTS = frozenset({"bad key", "too many requests", "no funds", "barred"})
-_TAG = re.compile(r"<[^>]*>")
-_TYPE = re.compile(r"[A-Z][A-Z_]{2,39}")
 
-
-class Options(BaseModel):
+class Options(WordOptions):
     """`services` and `countries` map our codes to SMSPool's numeric ids, over what is found by name.
 
     `pool` buys from that pool only. `resend` says whether another SMS may be asked for: free of charge, or at a price
@@ -93,11 +81,7 @@ class Options(BaseModel):
     as one number. `utc_offset_minutes` is the zone of time stamps; without it the list's own clock tells the hours.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base_url: Address = "https://api.smspool.net"
-    services: Annotated[Mapping[str, str], CodeTable] = {}
-    countries: Annotated[Mapping[int, str], CodeTable] = {}
     pool: Annotated[str, Field(pattern=r"^\d*$")] = ""
     prefer: Literal["cheapest", "best_rate"] = "cheapest"
     resend: Literal["free_only", "paid", "never"] = "free_only"
@@ -117,21 +101,15 @@ def build(context: Context, options: Options) -> SmsPool:
     return SmsPool(context, options)
 
 
-class SmsPool:
+class SmsPool(Seller):
     """The upstream."""
 
     def __init__(self, context: Context, options: Options) -> None:
-        self.name = context.name
-        self.unmapped: Counter[str] = Counter()
-        """Numbers in stock in the last price list under an unknown country or service."""
-        self._names = context.names
-        self._clock = context.clock
-        self._currency = context.currency
-        self._offload = context.offload
-        self._options = options
         headers = {"authorization": f"Bearer {context.secret}", "accept": "application/json"}
-        self._http = Http(context, headers)
-        self._lists = _lists_unread(context, options)
+        super().__init__(context, Http(context, headers, base_url=options.base_url))
+        self._names = context.names
+        self._options = options
+        self._lists = Learnt(unread_lists(context.names, options), context.clock)
         self._resent: LRUCache[str, str] = LRUCache(RESENT_MAX)
         """Leases that another SMS was asked for, and the order id they go on under."""
 
@@ -140,20 +118,20 @@ class SmsPool:
     async def offers(self) -> OfferTable:
         lists = await self._fresh_lists("offers")
         path = "/sms/all_stock" if self._options.price_list == "all_stock" else "/request/pricing"
-        fields = {"pool": self._options.pool} if self._options.pool else {}
-        body = await self._ask("offers", path, _list_body, fields, seconds=LIST_SECONDS, body_bytes=LIST_BYTES)
-        sheet = Sheet(self.name, self._currency, lists.services.incoming, lists.countries.incoming, self._options.pool)
-        table, self.unmapped = cast("tuple[OfferTable, Counter[str]]", await self._offload(parse_prices, body, sheet))
-        return table
+        pool = self._options.pool
+        form = Body.form({"pool": pool} if pool else {})
+        body = await self._http.ask_list("offers", path, _list_body, method="POST", body=form)
+        return await self._table(parse_prices, body, pool, words=lists.words)
 
-    async def _fresh_lists(self, verb: str) -> _Lists:
-        """The lists of services and countries, read again every few hours. Raises Unwell."""
-        read_at = self._lists.read_at
-        if read_at is None or self._clock() - read_at >= LISTS_SECONDS:
-            services = await self._http.ask(verb, self._options.base_url + "/service/retrieve_all", _named_ids)
-            countries = await self._http.ask(verb, self._options.base_url + "/country/retrieve_all", _short_ids)
-            self._lists = _lists_read(services, countries, self._names, self._options, self._clock())
-        return self._lists
+    async def _fresh_lists(self, verb: str) -> Lists:
+        """The lists of services and countries. Raises Unwell."""
+
+        async def ask() -> Lists:
+            services = await self._http.ask(verb, "/service/retrieve_all", lambda reply: _ids(reply, "name"))
+            countries = await self._http.ask(verb, "/country/retrieve_all", lambda reply: _ids(reply, "short_name"))
+            return read_lists(services, countries, self._names, self._options)
+
+        return await self._lists.fresh(ask)
 
     async def balance(self) -> Money:
         return Money(await self._ask("balance", "/request/balance", _balance), self._currency)
@@ -161,20 +139,17 @@ class SmsPool:
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
-        service = self._lists.services.outgoing.get(order.service)
-        country = self._lists.countries.outgoing.get(order.country)
-        if service is None or country is None:
-            raise Refused("no word for this service or country there")
+        country, service = self._lists.now.words.wanted(order)
         fields = {
             "country": country,
             "service": service,
-            "max_price": plain_amount(order.cost_max.micros),
+            "max_price": plain(order.cost_max.micros),
             "pricing_option": "1" if self._options.prefer == "best_rate" else "0",
             "quantity": "1",
         }
         pool = order.operator or self._options.pool
         return await self._http.buy(
-            self._options.base_url + "/purchase/sms",
+            "/purchase/sms",
             self._lease,
             method="POST",
             body=Body.form({**fields, "pool": pool} if pool else fields),
@@ -193,7 +168,7 @@ class SmsPool:
         )
 
     def _expiry(self, data: Mapping[str, Any]) -> float | None:
-        left = _whole(data.get("expires_in"))
+        left = whole(data.get("expires_in"))
         return moment(data.get("expiration")) or (None if left is None else self._clock() + left)
 
     # --- reading ---
@@ -204,11 +179,11 @@ class SmsPool:
 
     async def _check(self, verb: str, lease: str) -> _Seen:
         """How the lease stands. Raises Unwell."""
-        return await self._ask(verb, "/sms/check", self._seen, {"orderid": self._resent.get(lease, lease)})
+        return await self._ask(verb, "/sms/check", self._seen, self._orderid(lease))
 
     def _seen(self, reply: Reply) -> _Seen:
         answer = _answer(reply)
-        status = _whole(answer.data.get("status"))
+        status = whole(answer.data.get("status"))
         if status is None:
             if answer.reason == "unknown order":
                 return _Seen(LeaseState.UNKNOWN)
@@ -253,7 +228,9 @@ class SmsPool:
         return found
 
     async def _active(self, verb: str) -> list[_Row]:
-        return await self._ask(verb, "/request/active", _rows, body_bytes=LIST_BYTES)
+        return await self._http.ask(
+            verb, "/request/active", _rows, method="POST", body=Body.form({}), body_bytes=LIST_BYTES
+        )
 
     # --- another SMS ---
 
@@ -270,7 +247,7 @@ class SmsPool:
     async def _resend(self, lease: str) -> None:
         if self._options.resend == "never":
             raise NotAllowed("the stanza says never to ask for another SMS")
-        fields = {"orderid": self._resent.get(lease, lease)}
+        fields = self._orderid(lease)
         price = await self._ask("ask_again", "/sms/check_resend", _resend_price, fields)
         if price > 0 and self._options.resend == "free_only":
             raise NotAllowed("another SMS costs money there")
@@ -298,85 +275,38 @@ class SmsPool:
             return
 
     async def _cancel(self, lease: str) -> None:
-        answer = await self._ask("close", "/sms/cancel", _answer, {"orderid": self._resent.get(lease, lease)})
+        answer = await self._ask("close", "/sms/cancel", _answer, self._orderid(lease))
         if answer.is_done:
             return
         if answer.reason == "too early":
             raise TooEarly(CANCEL_STEP_SECONDS)
         seen = await self._check("close", lease)
-        if seen.has_sms:
-            raise HasSms
-        if seen.state is LeaseState.UNKNOWN:
-            raise UnknownLease("order not found")
-        if seen.state is LeaseState.OPEN:
-            raise Unwell(answer.said)
+        accept_cancelled(seen.state, seen.has_sms, answer.said)
 
-    async def aclose(self) -> None:
-        await self._http.aclose()
+    def _orderid(self, lease: str) -> dict[str, str]:
+        """What a lease goes under by now."""
+        return {"orderid": self._resent.get(lease, lease)}
 
     async def _ask(
-        self,
-        verb: str,
-        path: str,
-        read: Callable[[Reply], T],
-        fields: Mapping[str, str] | None = None,
-        *,
-        seconds: float = ASK_SECONDS,
-        body_bytes: int = BODY_BYTES,
+        self, verb: str, path: str, read: Callable[[Reply], T], fields: Mapping[str, str] | None = None
     ) -> T:
-        url, body = self._options.base_url + path, Body.form(fields or {})
-        return await self._http.ask(verb, url, read, method="POST", body=body, seconds=seconds, body_bytes=body_bytes)
+        return await self._http.ask(verb, path, read, method="POST", body=Body.form(fields or {}))
 
 
 # --- answers ---
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """A JSON object; `reason` is why it refuses, empty where it doesn't and `refused` where it says nothing known."""
-
-    data: Mapping[str, Any] = field(repr=False)
-    reason: str = ""
-
-    @property
-    def is_done(self) -> bool:
-        return not self.reason and str(self.data.get("success")) in ("1", "True")
-
-    @property
-    def said(self) -> str:
-        """For errors: a word of ours or the refusal's type, never its text."""
-        kind = str(self.data.get("type") or "")
-        return kind if self.reason == "refused" and _TYPE.fullmatch(kind) else self.reason or "an unknown answer"
-
-
-def _answer_of(data: object) -> _Answer:
-    fields = mapping(data)
-    refuses = str(fields.get("success")) in ("0", "False")
-    return _Answer(fields, _reason(fields) if refuses else "")
-
-
-def _reason(fields: Mapping[str, Any]) -> str:
-    known = _TYPES.get(str(fields.get("type")))
-    if known:
-        return known
-    errors = fields.get("errors")
-    details = [error.get("message") for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-    said = _TAG.sub(" ", " ".join(str(part) for part in [fields.get("message"), *details]))
-    words = " ".join(said.lower().split())
-    return next((reason for reason, pattern in _WORDS if pattern.search(words)), "refused")
-
-
-def _answer(reply: Reply) -> _Answer:
+def _answer(reply: Reply) -> Answer:
     """What an ordinary call was told, a refusal of the order included. Raises Unwell where nothing was said of it."""
     if reply.status >= 500 or reply.status in (401, 403, 408, 429):
         raise Unwell(f"status {reply.status}")
-    answer = _answer_of(reply.json())
-    if answer.reason in _FAULTS:
+    answer = read_answer(reply.json())
+    if answer.reason in FAULTS:
         raise Unwell(answer.reason)
     return answer
 
 
-def _purchase_answer(reply: Reply) -> _Answer:
+def _purchase_answer(reply: Reply) -> Answer:
     """The answer of a purchase that was made. Raises what the reply means otherwise."""
     if reply.status >= 500 or reply.status == 408:
         raise InDoubt(f"status {reply.status}")
@@ -384,24 +314,24 @@ def _purchase_answer(reply: Reply) -> _Answer:
         raise Refused(f"status {reply.status}", is_fault=True)
     if reply.status >= 300 and not reply.body.lstrip().startswith(b"{"):
         raise Refused(f"status {reply.status}")
-    answer = _answer_of(reply.json())
+    answer = read_answer(reply.json())
     if answer.is_done:
         return answer
     raise _purchase_error(answer)
 
 
-def _purchase_error(answer: _Answer) -> UpstreamError:
+def _purchase_error(answer: Answer) -> UpstreamError:
     if not answer.reason:
         return InDoubt(answer.said)
     if answer.reason == "sold out":
         return SoldOut(answer.said)
-    return Refused(answer.said, is_fault=answer.reason in _FAULTS)
+    return Refused(answer.said, is_fault=answer.reason in FAULTS)
 
 
 def _balance(reply: Reply) -> int:
     if reply.status in (401, 403):
         raise Refused("the key is not accepted", is_fault=True)
-    if reply.status == 200 and _answer_of(reply.json()).reason == "bad key":
+    if reply.status == 200 and read_answer(reply.json()).reason == "bad key":
         raise Refused("the key is not accepted", is_fault=True)
     return micros(_answer(reply).data.get("balance"))
 
@@ -417,7 +347,7 @@ def _resent_id(reply: Reply) -> str:
     return "" if given in (None, "") else reference(given)
 
 
-def _permitted(reply: Reply) -> _Answer:
+def _permitted(reply: Reply) -> Answer:
     """Raises why there is no other SMS."""
     answer = _answer(reply)
     if answer.is_done:
@@ -449,11 +379,9 @@ class _Seen:
         return bool(self.code or self.text)
 
     def progress(self, round_: int) -> Progress:
-        """An order shows one SMS, so what tells two equal ones apart is the round they came in."""
         if not self.has_sms:
             return Progress(self.state)
-        digest = hashlib.blake2b(f"{self.code}\0{self.text}".encode(), digest_size=12).hexdigest()
-        return Progress(self.state, (Sms(self.code, self.text, identity=f"{round_}:{digest}"),))
+        return Progress(self.state, (lone_sms(self.code, self.text, round_),))
 
 
 @dataclass(frozen=True)
@@ -476,24 +404,16 @@ class _Row:
 
 
 def _rows(reply: Reply) -> list[_Row]:
-    """Unreadable rows are left out: their leases are then missing, and read singly."""
     if reply.status != 200:
         raise Unwell(f"status {reply.status}")
     data = reply.json()
     if not isinstance(data, list):
-        raise Unwell(_answer_of(data).said)
-    return list(_readable(data))
+        raise Unwell(read_answer(data).said)
+    return list(readable(data, _row))
 
 
-def _readable(data: list[Any]) -> Iterator[_Row]:
-    for fields in data:
-        try:
-            yield _row(mapping(fields))
-        except Unreadable:
-            continue
-
-
-def _row(fields: Mapping[str, Any]) -> _Row:
+def _row(data: Any) -> _Row:
+    fields = mapping(data)
     word = str(fields.get("status")).lower()
     state = _ROW_STATES.get(word)
     code, text = ("", "") if word == "pending" else (_text(fields.get("code")), _text(fields.get("full_code")))
@@ -519,7 +439,7 @@ def _made_at(row: _Row, utc_offset_minutes: int | None, clock: Callable[[], floa
     stamp = moment(row.stamp, utc_offset_minutes or 0)
     if stamp is None or utc_offset_minutes is not None:
         return stamp
-    ends_at, left = moment(row.expiry), _whole(row.time_left)
+    ends_at, left = moment(row.expiry), whole(row.time_left)
     now = clock() if ends_at is None or left is None else ends_at - left
     return stamp + math.floor((now - stamp + STAMP_SLACK_SECONDS) / HOUR_SECONDS) * HOUR_SECONDS
 
@@ -529,60 +449,7 @@ def _text(value: object) -> str:
     return "" if text in _NO_CODE else text
 
 
-def _whole(value: object) -> int | None:
-    text = str(value)
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else None
-
-
-# --- services and countries ---
-
-
-@dataclass(frozen=True)
-class _Lists:
-    """Our codes and SMSPool's ids (or, before the lists were read, its names), and the words its rows have for them."""
-
-    services: Codes[str]
-    countries: Codes[int]
-    service_ids: Mapping[str, str]
-    country_ids: Mapping[str, str]
-    read_at: float | None
-
-    def service_of(self, name: str) -> str:
-        """Our code, or the name as it is: the order must not be hidden."""
-        return self.services.incoming.get(self.service_ids.get(plain(name), ""), name)
-
-    def country_of(self, short_name: str) -> int:
-        return self.countries.incoming.get(self.country_ids.get(short_name, ""), -1)
-
-
-def _lists_unread(context: Context, options: Options) -> _Lists:
-    services = Codes.of(service_words(context.names.service_names), options.services)
-    countries = Codes.of(country_words(context.names.country_iso2), options.countries)
-    return _Lists(services, countries, {}, {}, None)
-
-
-def _lists_read(
-    services: Mapping[str, str], countries: Mapping[str, str], names: Any, options: Options, now: float
-) -> _Lists:
-    """`services` and `countries` are from SMSPool's name and short name to its id."""
-    codes = codes_by_name(names.service_names)
-    service_ids: dict[str, str] = {}
-    for name, number in services.items():
-        service_ids.setdefault(plain(name), number)
-    found: dict[str, str] = {}
-    for name, number in service_ids.items():
-        if name in codes:
-            found.setdefault(codes[name], number)
-    known = {code: countries[word] for code, word in country_words(names.country_iso2).items() if word in countries}
-    return _Lists(Codes.of(found, options.services), Codes.of(known, options.countries), service_ids, countries, now)
-
-
-def _named_ids(reply: Reply) -> dict[str, str]:
-    return _ids(reply, "name")
-
-
-def _short_ids(reply: Reply) -> dict[str, str]:
-    return _ids(reply, "short_name")
+# --- lists ---
 
 
 def _ids(reply: Reply, name: str) -> dict[str, str]:
@@ -594,71 +461,41 @@ def _ids(reply: Reply, name: str) -> dict[str, str]:
     return {str(row[name]).strip(): reference(row["ID"]) for row in rows}
 
 
-# --- the price list ---
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """How to read the list: SMSPool's ids to our codes. With a `pool`, rows of others are left out."""
-
-    upstream: str
-    currency: str
-    services: Mapping[str, str]
-    countries: Mapping[str, int]
-    pool: str = ""
-
-
 def _list_body(reply: Reply) -> bytes:
     """The body of a list, unread. Raises Unwell where it is none."""
     if reply.status != 200:
         raise Unwell(f"status {reply.status}")
     if reply.body.lstrip()[:1] != b"[":
-        raise Unwell(_answer_of(reply.json()).said)
+        raise Unwell(read_answer(reply.json()).said)
     return reply.body
 
 
-def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
+def parse_prices(body: bytes, pool: str, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
     """The price list in columns, and the numbers in stock under each word without a code of ours.
 
-    Pure and importable by name: runs in another process. Raises Unwell where the body is no price list.
+    With a `pool`, rows of others are left out. Pure and importable by name: runs in another process. Raises Unwell
+    where the body is no price list.
     """
-    unmapped: Counter[str] = Counter()
-    try:
-        data = load_json(body)
-    except Unreadable:
-        data = None
+    return tabulate(_listed(body, pool), sheet)
+
+
+def _listed(body: bytes, pool: str) -> Iterator[Listed]:
+    data = load_json(body)
     if not isinstance(data, list):
-        raise Unwell("the price list is unreadable")
-    table = OfferTable(sheet.upstream, sheet.currency, _price_rows(data, sheet, unmapped))
-    return table, unmapped
-
-
-def _price_rows(
-    data: list[Any], sheet: Sheet, unmapped: Counter[str]
-) -> Iterator[tuple[str, int, int, int, str, float | None]]:
+        raise Unreadable("no list")
     for row in _flat(data):
-        count = 1 if "stock" not in row else _whole(row["stock"]) or 0
-        pool = str(row.get("pool") or "")
-        if not count or (sheet.pool and pool != sheet.pool):
-            continue
-        service, country = sheet.services.get(str(row.get("service"))), sheet.countries.get(str(row.get("country")))
-        if service is None or country is None:
-            unmapped[_unknown_word(row, "country" if country is None else "service")] += count
-            continue
-        try:
-            yield service, country, micros(row.get("price")), count, pool, None
-        except Unreadable:
-            continue
+        stock = in_stock(row.get("stock", 1))
+        of = str(row.get("pool") or "")
+        if stock and row.get("price") is not None and pool in ("", of):
+            names = _named(row, "country"), _named(row, "service")
+            yield Listed(str(row.get("country")), str(row.get("service")), row["price"], stock, of, None, *names)
+
+
+def _named(row: Mapping[str, Any], kind: str) -> str:
+    return str(row.get(f"{kind}_name") or "?")[:40]
 
 
 def _flat(data: list[Any]) -> Iterator[Mapping[str, Any]]:
     """The rows, also of a list that holds lists of them: both have been seen."""
     for item in data:
-        if isinstance(item, dict):
-            yield item
-        elif isinstance(item, list):
-            yield from (row for row in item if isinstance(row, dict))
-
-
-def _unknown_word(row: Mapping[str, Any], kind: str) -> str:
-    return f"{kind} {row.get(kind)} ({str(row.get(f'{kind}_name') or '?')[:40]})"
+        yield from (row for row in (item if isinstance(item, list) else [item]) if isinstance(row, dict))

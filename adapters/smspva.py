@@ -18,28 +18,28 @@ Its ways:
 
 from __future__ import annotations
 
-import hashlib
 import re
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, Literal, TypeVar, cast
-from urllib.parse import quote
+from typing import Annotated, Any, Literal, cast
 
 from cachetools import LRUCache
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from adapters._http import ASK_SECONDS, BODY_BYTES, LIST_BYTES, LIST_SECONDS, Http, Reply
-from adapters._smspva_words import SERVICES, country_words, iso_letters, plain
-from adapters._values import Address, Codes, CodeTable, Unreadable, digits, load_json, mapping, micros, reference
+from adapters._closing import accept_cancelled
+from adapters._http import LIST_BYTES, Http, Reply, list_body, path
+from adapters._price_first import Countdown, require_price
+from adapters._rounds import lone_sms
+from adapters._seller import Seller
+from adapters._smspva_prices import PriceList, Sheet, codes_by_name, parse_prices
+from adapters._smspva_words import SERVICES, country_words, iso_letters
+from adapters._values import Address, Codes, Unreadable, digits, mapping, micros, readable, reference, whole
+from adapters._words import WordOptions, Words
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, UnknownLease, Unwell, UpstreamError
-from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
+from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money
-from gateway.upstream import Context, Names, Observe, OfferTable
-
-T = TypeVar("T")
+from gateway.upstream import Context, Names, OfferTable
 
 MADE_SLACK_SECONDS = 20.0
 """How far off an order's time may be that is told from what is left of its life."""
@@ -59,7 +59,7 @@ _UNTOLD = frozenset({408, 500, 503})
 _TYPE = re.compile(r"[A-Z][A-Z_]{2,39}")
 
 
-class Options(BaseModel):
+class Options(WordOptions):
     """`services` and `countries` map our codes to SMSPVA's words, over the tables and the names in its price list.
 
     `list_shows_sms` says that the list of orders shows an SMS that was never read singly. `life_seconds` is an order's
@@ -67,11 +67,7 @@ class Options(BaseModel):
     in the list for an order that is open; one in another state is read singly.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     base_url: Address = "https://api.smspva.com/activation"
-    services: Annotated[Mapping[str, str], CodeTable] = {}
-    countries: Annotated[Mapping[int, str], CodeTable] = {}
     finish: Literal["none", "stopsms"] = "none"
     list_shows_sms: bool = True
     life_seconds: Annotated[float, Field(gt=0)] = 600.0
@@ -83,23 +79,15 @@ def build(context: Context, options: Options) -> SmsPva:
     return SmsPva(context, options)
 
 
-class SmsPva:
+class SmsPva(Seller):
     """The upstream."""
 
     def __init__(self, context: Context, options: Options) -> None:
-        self.name = context.name
-        self.unmapped: Counter[str] = Counter()
-        """Numbers in stock in the last price list under an unknown country or service."""
-        self._names = context.names
-        self._clock = context.clock
-        self._currency = context.currency
-        self._offload = context.offload
-        self._options = options
         headers = {"apikey": context.secret, "accept": "application/json"}
-        self._http = Http(context, headers)
-        self._prices = Http(replace(context, observe=_as_price(context.observe)), headers)
-        self._services = Codes.of(SERVICES, options.services)
-        self._countries = Codes.of(country_words(context.names.country_iso2), options.countries)
+        super().__init__(context, Http(context, headers, base_url=options.base_url))
+        self._names = context.names
+        self._options = options
+        self._words = Words.of(SERVICES, country_words(context.names.country_iso2), options)
         self._prefixes = _prefixes(context.names)
         self._asked_again: LRUCache[str, bool] = LRUCache(ASKED_AGAIN_MAX)
         """Leases that have had an SMS, though they show none while they wait for another."""
@@ -108,54 +96,39 @@ class SmsPva:
 
     async def offers(self) -> OfferTable:
         """Prices and counts are two lists. Services without a word in the tables are learnt by their names."""
-        prices = await self._ask("offers", "/servicesprices", _body, seconds=LIST_SECONDS, body_bytes=LIST_BYTES)
-        counts = await self._ask("offers", "/countnumbers", _body, seconds=LIST_SECONDS, body_bytes=LIST_BYTES)
+        prices = await self._http.ask_list("offers", "/servicesprices", list_body)
+        counts = await self._http.ask_list("offers", "/countnumbers", list_body)
+        known = self._words.services
         sheet = Sheet(
             self.name,
             self._currency,
-            self._services.incoming,
-            self._countries.incoming,
-            _codes_by_name(self._names.service_names, self._services.outgoing),
+            known.incoming,
+            self._words.countries.incoming,
+            by_name=codes_by_name(self._names.service_names, known.outgoing),
         )
         price_list = cast("PriceList", await self._offload(parse_prices, prices, counts, sheet))
         self.unmapped = price_list.unmapped
-        self._services = Codes.of({**self._services.outgoing, **price_list.learnt}, self._options.services)
+        services = Codes.of({**known.outgoing, **price_list.learnt}, self._options.services)
+        self._words = Words(services, self._words.countries)
         return price_list.table
 
     async def balance(self) -> Money:
-        return Money(await self._ask("balance", "/balance", _balance), self._currency)
+        return Money(await self._http.ask("balance", "/balance", _balance), self._currency)
 
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
-        country, service = self._countries.outgoing.get(order.country), self._services.outgoing.get(order.service)
-        if country is None or service is None:
-            raise Refused("no word for this service or country there")
-        ends_at = time.monotonic() + order.timeout_seconds
-        await self._require_price(country, service, order)
+        country, service = self._words.wanted(order)
+        left = Countdown(order.timeout_seconds)
+        question = self._http.buy(
+            path("serviceprice", country, service),
+            _price(order.operator),
+            seconds=left.left_seconds() / 2,
+            verb="price",
+        )
+        await require_price(question, order)
         words = (country, service, order.operator) if order.operator else (country, service)
-        seconds = ends_at - time.monotonic()
-        if seconds <= 0:
-            raise Refused("the price took all the time there was", is_fault=True)
-        return await self._http.buy(self._url("number", *words), self._lease(order.country), seconds=seconds)
-
-    async def _require_price(self, country: str, service: str, order: BuyOrder) -> None:
-        """Raises SoldOut above the order's cap; Refused or NotReached where the price is not told.
-
-        Asked with a purchase's care, which tells what was not sent at all from what was lost. Nothing is taken by
-        asking, so nothing is in doubt.
-        """
-        try:
-            price = await self._prices.buy(
-                self._url("serviceprice", country, service), _price(order.operator), seconds=order.timeout_seconds / 2
-            )
-        except InDoubt as error:
-            untold = str(error)
-        else:
-            if price > order.cost_max.micros:
-                raise SoldOut("dearer than the cap")
-            return
-        raise Refused(f"the price is not told ({untold})", is_fault=True)
+        return await self._http.buy(path("number", *words), self._lease(order.country), seconds=left.left_seconds())
 
     def _lease(self, country: int) -> Callable[[Reply], Lease]:
         prefix = self._names.country_prefix.get(country, "")
@@ -163,7 +136,7 @@ class SmsPva:
         def read(reply: Reply) -> Lease:
             data = _purchase_data(reply)
             number = self._number(data, prefix)
-            left = _seconds(data.get("orderExpireIn"))
+            left = whole(data.get("orderExpireIn"))
             expires_at = None if left is None else self._now(reply) + left
             return Lease(reference(data.get("orderId")), number, expires_at=expires_at)
 
@@ -182,7 +155,7 @@ class SmsPva:
 
     async def _check(self, verb: str, lease: str, round_: int = 1) -> Progress:
         """How the order stands. Raises Unwell."""
-        return await self._ask(verb, _path("sms", lease), lambda reply: _progress(reply, round_))
+        return await self._http.ask(verb, path("sms", lease), lambda reply: _progress(reply, round_))
 
     async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]:
         if not watched:
@@ -203,13 +176,12 @@ class SmsPva:
         return [one for one in found if one.created_at is None or one.created_at >= since - MADE_SLACK_SECONDS]
 
     def _found(self, row: _Row, now: float) -> Found:
-        """A service or country without a code of ours is given as it is, or as -1: the lease must not be hidden."""
         number = self._number(row.fields, self._prefixes.get(iso_letters(row.country), ""))
         ends_at = None if row.left is None else now + row.left
         return Found(
             Lease(row.reference, number, expires_at=ends_at),
-            self._services.incoming.get(row.service, row.service),
-            self._countries.incoming.get(row.country, -1),
+            self._words.service(row.service),
+            self._words.country(row.country),
             None if ends_at is None else ends_at - self._options.life_seconds,
         )
 
@@ -218,7 +190,9 @@ class SmsPva:
 
     async def _orders(self, verb: str) -> tuple[list[_Row], float]:
         """The current orders, and what time it is there."""
-        return await self._ask(verb, "/orders", lambda reply: (_rows(reply), self._now(reply)), body_bytes=LIST_BYTES)
+        return await self._http.ask(
+            verb, "/orders", lambda reply: (_rows(reply), self._now(reply)), body_bytes=LIST_BYTES
+        )
 
     def _now(self, reply: Reply) -> float:
         """The server's time where it tells: what is left of a life is counted by its clock."""
@@ -277,45 +251,11 @@ class SmsPva:
         if code == _DONE:
             return
         progress = await self._check("close", lease)
-        if progress.messages:
-            raise HasSms
-        if progress.state is LeaseState.UNKNOWN:
-            raise UnknownLease("order not found")
-        if progress.state is LeaseState.OPEN:
-            raise Unwell(f"not cancelled, status {code}")
+        accept_cancelled(progress.state, bool(progress.messages), f"not cancelled, status {code}")
 
     async def _put(self, verb: str, action: str, lease: str) -> int:
         """What an order's call was answered with. Raises Unwell where it was not the order's fault."""
-        return await self._ask(verb, _path(action, lease), _order_code, method="PUT")
-
-    async def aclose(self) -> None:
-        await self._http.aclose()
-        await self._prices.aclose()
-
-    async def _ask(
-        self,
-        verb: str,
-        path: str,
-        read: Callable[[Reply], T],
-        *,
-        method: str = "GET",
-        seconds: float = ASK_SECONDS,
-        body_bytes: int = BODY_BYTES,
-    ) -> T:
-        url = self._options.base_url + path
-        return await self._http.ask(verb, url, read, method=method, seconds=seconds, body_bytes=body_bytes)
-
-    def _url(self, *parts: str) -> str:
-        return self._options.base_url + _path(*parts)
-
-
-def _path(*parts: str) -> str:
-    return "".join(f"/{quote(part, safe='')}" for part in parts)
-
-
-def _as_price(observe: Observe) -> Observe:
-    """Reports what is asked before a purchase under a name of its own."""
-    return lambda _verb, outcome, seconds: observe("price", outcome, seconds)
+        return await self._http.ask(verb, path(action, lease), _order_code, method="PUT")
 
 
 def _prefixes(names: Names) -> dict[str, str]:
@@ -396,12 +336,7 @@ def _sms_of(fields: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _open(sms: tuple[str, str] | None, round_: int) -> Progress:
-    """An order shows one SMS, so what tells two equal ones apart is the round they came in."""
-    if sms is None:
-        return Progress(LeaseState.OPEN)
-    code, text = sms
-    digest = hashlib.blake2b(f"{code}\0{text}".encode(), digest_size=12).hexdigest()
-    return Progress(LeaseState.OPEN, (Sms(code, text, identity=f"{round_}:{digest}"),))
+    return Progress(LeaseState.OPEN, () if sms is None else (lone_sms(*sms, round_),))
 
 
 def _purchase_data(reply: Reply) -> dict[str, Any]:
@@ -461,137 +396,21 @@ class _Row:
 
 
 def _rows(reply: Reply) -> list[_Row]:
-    """Unreadable rows are left out: their leases are then missing, and read singly."""
     data = mapping(_data(reply)).get("orders") or []
     if not isinstance(data, list):
         raise Unreadable("no list of orders")
-    return list(_readable(data))
+    return list(readable(data, _row))
 
 
-def _readable(data: list[Any]) -> Iterator[_Row]:
-    for fields in data:
-        try:
-            digits(mapping(fields).get("phoneNumber"))
-            yield _row(fields)
-        except Unreadable:
-            continue
-
-
-def _row(fields: Mapping[str, Any]) -> _Row:
+def _row(data: Any) -> _Row:
+    fields = mapping(data)
+    digits(fields.get("phoneNumber"))
     return _Row(
         reference(fields.get("orderId")),
         str(fields.get("service") or ""),
         str(fields.get("country") or fields.get("countryCode") or ""),
         str(fields.get("status") or "").lower(),
-        _seconds(fields.get("orderExpireIn")),
+        whole(fields.get("orderExpireIn")),
         _sms_of(fields),
         fields,
     )
-
-
-def _seconds(value: object) -> float | None:
-    text = str(value)
-    return float(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
-
-
-# --- the price list ---
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """How to read the lists: SMSPVA's words to our codes, and codes that have no word yet, by their plain names."""
-
-    upstream: str
-    currency: str
-    services: Mapping[str, str]
-    countries: Mapping[str, int]
-    by_name: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class PriceList:
-    """Offers, numbers in stock under each word without a code of ours, and words learnt by their names."""
-
-    table: OfferTable
-    unmapped: Counter[str]
-    learnt: Mapping[str, str]
-
-
-def _codes_by_name(names: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """Plain name to code, for codes without a word. A name that two of our services share is left out."""
-    plain_names = Counter(plain(name) for name in names.values())
-    return {plain(name): code for code, name in names.items() if code not in known and plain_names[plain(name)] == 1}
-
-
-def _body(reply: Reply) -> bytes:
-    """The body of a list, unread. Raises Unwell where it is none."""
-    if reply.status != 200:
-        raise Unwell(f"status {reply.status}")
-    return reply.body
-
-
-def parse_prices(prices: bytes, counts: bytes, sheet: Sheet) -> PriceList:
-    """The two lists as one.
-
-    Pure and importable by name: runs in another process. Raises Unwell where a body is no list.
-    """
-    price_rows, stock = _list_of(prices), _stock(_list_of(counts))
-    learnt = dict(_learnt(price_rows, sheet))
-    services = {**sheet.services, **{word: code for code, word in learnt.items()}}
-    costs: dict[tuple[str, str], int] = {}
-    unmapped: Counter[str] = Counter()
-    for row in price_rows:
-        key = str(row.get("service")), str(row.get("country"))
-        count = stock.get(key, 0)
-        if not count:
-            continue
-        if key[0] not in services or key[1] not in sheet.countries:
-            unmapped[_unknown_word(row, sheet.countries)] += count
-            continue
-        try:
-            costs[key] = min(micros(row.get("price")), costs.get(key, 1 << 62))
-        except Unreadable:
-            continue
-    rows = (
-        (services[service], sheet.countries[country], price, stock[service, country], "", None)
-        for (service, country), price in costs.items()
-    )
-    return PriceList(OfferTable(sheet.upstream, sheet.currency, rows), unmapped, learnt)
-
-
-def _list_of(body: bytes) -> list[Mapping[str, Any]]:
-    try:
-        fields = mapping(load_json(body))
-        data = fields.get("data") if fields.get("statusCode") == _DONE else None
-    except Unreadable:
-        data = None
-    if not isinstance(data, list):
-        raise Unwell("the price list is unreadable")
-    return [row for row in data if isinstance(row, dict)]
-
-
-def _stock(rows: list[Mapping[str, Any]]) -> Counter[tuple[str, str]]:
-    """Numbers of each service and country, all operators together: prices are not told by operator."""
-    stock: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        services = row.get("services")
-        for service in services if isinstance(services, list) else ():
-            if isinstance(service, dict):
-                stock[str(service.get("service")), str(row.get("country"))] += int(_seconds(service.get("total")) or 0)
-    return stock
-
-
-def _learnt(rows: list[Mapping[str, Any]], sheet: Sheet) -> Iterator[tuple[str, str]]:
-    """Code and word of each service that has a name of ours and no word yet; of two such words the first."""
-    seen: set[str] = set()
-    for row in rows:
-        word, code = str(row.get("service")), sheet.by_name.get(plain(str(row.get("serviceDescription") or "")))
-        if code is not None and code not in seen and word not in sheet.services:
-            seen.add(code)
-            yield code, word
-
-
-def _unknown_word(row: Mapping[str, Any], countries: Mapping[str, int]) -> str:
-    if str(row.get("country")) not in countries:
-        return f"country {str(row.get('country'))[:40]}"
-    return f"service {str(row.get('service'))[:40]} ({str(row.get('serviceDescription') or '?')[:40]})"

@@ -23,12 +23,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters._http import LIST_BYTES, LIST_SECONDS, Reply
-from adapters._textverified_prices import Pace, PriceBook, parse_services
+from adapters._http import LIST_BYTES, LIST_SECONDS, Reply, list_body, path
+from adapters._pace import Pace, Urgency
+from adapters._textverified_prices import PriceBook, parse_services
 from adapters._textverified_push import check_signature, read_push
 from adapters._textverified_records import (
     Message,
@@ -107,7 +107,7 @@ class TextVerified:
         self._session = Session(context, options.base_url)
         self._sold_out = frozenset(code.lower() for code in options.sold_out_codes)
         self._codes = Codes.of(SERVICES, options.services)
-        self._pace = Pace(options.requests_per_second)
+        self._pace = Pace(1 / options.requests_per_second)
         self._sold: tuple[str, ...] = ()
         self._sold_due_at = float("-inf")
         self._book = PriceBook(
@@ -132,7 +132,7 @@ class TextVerified:
     async def _list_services(self) -> None:
         params = {"numberType": self._options.number_type, "reservationType": "verification"}
         body = await self._session.ask(
-            "offers", _path("services"), _body, params=params, seconds=LIST_SECONDS, body_bytes=LIST_BYTES
+            "offers", _path("services"), list_body, params=params, seconds=LIST_SECONDS, body_bytes=LIST_BYTES
         )
         parsed = await self._offload(parse_services, body, frozenset(self._codes.incoming))
         self._sold, self.unmapped = cast("tuple[tuple[str, ...], Counter[str]]", parsed)
@@ -140,11 +140,11 @@ class TextVerified:
 
     async def _price(self, word: str, with_carrier: bool) -> int | None:
         data = self._goods(word) | {"areaCode": bool(self._options.area_codes), "carrier": with_carrier}
-        await self._pace.turn()
+        await self._pace.turn(Urgency.LIST)
         return await self._session.ask("offers", _path("pricing", "verifications"), _price, method="POST", data=data)
 
     async def _stock(self, word: str) -> int | None:
-        await self._pace.turn()
+        await self._pace.turn(Urgency.LIST)
         data = self._goods(word)
         return await self._session.ask("offers", _path("inventory", "verifications"), _stock, method="POST", data=data)
 
@@ -153,7 +153,8 @@ class TextVerified:
 
     async def balance(self) -> Money:
         """USD credits."""
-        return Money(await self._session.ask_account("balance", _path("account", "me"), _balance), self._currency)
+        micros_left = await self._session.ask("balance", _path("account", "me"), _balance, tells_account=True)
+        return Money(micros_left, self._currency)
 
     # --- buying ---
 
@@ -346,7 +347,7 @@ Owners = Mapping[str, Sequence[tuple[float, str]]]
 
 
 def _path(*parts: str) -> str:
-    return PREFIX + "".join(f"/{quote(part, safe='')}" for part in parts)
+    return PREFIX + path(*parts)
 
 
 def _known_state(found: Verification) -> LeaseState:
@@ -382,12 +383,6 @@ def _owner(message: Message, owners: Owners) -> str:
     bought, came_at = owners.get(message.to[-10:], ()), moment(message.created_at)
     place = bisect_right(bought, came_at, key=lambda one: one[0]) if came_at is not None else 0
     return bought[place - 1][1] if place else ""
-
-
-def _body(reply: Reply) -> bytes:
-    if reply.status != 200:
-        raise Unwell(f"status {reply.status}")
-    return reply.body
 
 
 def _price(reply: Reply) -> int | None:

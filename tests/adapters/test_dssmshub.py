@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adapters import dssmshub
-from adapters.dssmshub import DsSmsHub, Sheet, header_text, parse_prices
+from adapters._prices import Sheet
+from adapters.dssmshub import DsSmsHub, header_text, parse_prices
 from gateway.errors import (
     HasSms,
-    InDoubt,
     NotAllowed,
-    NotReached,
     PushRefused,
     PushUnreadable,
     Refused,
@@ -31,8 +30,9 @@ from gateway.errors import (
 )
 from gateway.model import BuyOrder, LeaseState, Outcome, Progress, Sms
 from gateway.money import Money
-from gateway.upstream import AsksAgain, Finds, OfferTable, Pushed, Pushes, PushRequest, ReadsMany
+from gateway.upstream import OfferTable, Pushed, PushRequest
 from tests.adapters._context import SECRET, Script, context, watched
+from tests.adapters._scripted import LOST, every_verb, in_doubt, refused, scripted
 from tests.simulators import dssmshub as simulator
 from tests.simulators._serve import serve
 
@@ -47,28 +47,13 @@ def said(text: str, status: int = 200, **headers: str | bytes) -> httpx.Response
     return httpx.Response(status, content=text.encode(), headers=fields)  # type: ignore[arg-type]
 
 
-def by_action(answers: Answers) -> Callable[[httpx.Request], httpx.Response]:
-    """Each action's answer; a tuple answers one after another, and its last one stays."""
-    left = {action: list(given) if isinstance(given, tuple) else [given] for action, given in answers.items()}
-
-    def respond(request: httpx.Request) -> httpx.Response:
-        queue = left[request.url.params.get("action", "json")]
-        given = queue.pop(0) if len(queue) > 1 else queue[0]
-        if isinstance(given, Exception):
-            raise given
-        return given if isinstance(given, httpx.Response) else said(given)
-
-    return respond
-
-
 @asynccontextmanager
 async def upstream(answers: Answers, **options: Any) -> AsyncIterator[tuple[DsSmsHub, Script]]:
-    script = Script(by_action(answers))
-    made = dssmshub.build(context(script, currency="NGN", clock=lambda: NOW), dssmshub.Options(**options))
-    try:
+    script = scripted(answers, lambda request: request.url.params.get("action", "json"), said)
+    async with aclosing(
+        dssmshub.build(context(script, currency="NGN", clock=lambda: NOW), dssmshub.Options(**options))
+    ) as made:
         yield made, script
-    finally:
-        await made.aclose()
 
 
 def order(service: str = "go", country: int = 187) -> BuyOrder:
@@ -137,11 +122,8 @@ async def test_refused_purchases_took_nothing(
     given: httpx.Response, expected: type[UpstreamError], is_fault: bool | None
 ) -> None:
     async with upstream({"getNumber": given}) as (there, script):
-        with pytest.raises(expected) as caught:
-            await there.buy(order())
+        await refused(there, order(), expected, is_fault)
     assert len(script.requests) == 1
-    if isinstance(caught.value, Refused):
-        assert caught.value.is_fault is is_fault
 
 
 @pytest.mark.parametrize(
@@ -164,28 +146,13 @@ async def test_refused_purchases_took_nothing(
         said("ACCESS_NUMBER:12345:+1"),
         said(f"ACCESS_NUMBER::{PHONE}"),
         said("{}"),
-        httpx.ReadTimeout("late"),
+        *LOST,
     ],
 )
 async def test_unreadable_purchases_are_in_doubt(given: Any) -> None:
     async with upstream({"getNumber": given}) as (there, script):
-        with pytest.raises(InDoubt):
-            await there.buy(order())
+        await in_doubt(there, order())
     assert len(script.requests) == 1
-
-
-async def test_purchase_that_did_not_connect_is_not_reached() -> None:
-    async with upstream({"getNumber": httpx.ConnectError("refused")}) as (there, _):
-        with pytest.raises(NotReached):
-            await there.buy(order())
-
-
-async def test_what_has_no_word_there_is_refused_unasked() -> None:
-    async with upstream({}) as (there, script):
-        for unknown in (order("xx"), order(country=12), order(country=16)):
-            with pytest.raises(Refused):
-                await there.buy(unknown)
-    assert script.requests == []
 
 
 async def test_overrides_win_over_the_table_and_over_the_one_country() -> None:
@@ -595,12 +562,6 @@ async def test_webhook_may_be_bound_to_addresses(peer: str, is_taken: bool) -> N
 # --- the whole ---
 
 
-def test_it_has_the_abilities_its_protocol_has() -> None:
-    there = dssmshub.build(context(), dssmshub.Options())
-    assert isinstance(there, Pushes)
-    assert not isinstance(there, (AsksAgain, Finds, ReadsMany))
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -625,16 +586,7 @@ async def test_any_answer_is_an_upstream_error_or_a_value(status: int, text: str
         answer = said(body, status, x_text=header, x_price=header)
         actions = ("getNumber", "getStatus", "setStatus", "getBalance", "getPrices")
         async with upstream(dict.fromkeys(actions, answer)) as (there, _):
-            calls = (
-                there.buy(order()),
-                there.read(watched()),
-                there.close("77", Outcome.CANCELLED),
-                there.balance(),
-                there.offers(),
-            )
-            for call in calls:
-                with suppress(UpstreamError):
-                    await call
+            await every_verb(there, order())
 
 
 # --- over real sockets ---
@@ -650,10 +602,8 @@ async def live(simulated: dict[str, Any] | None = None, **options: Any) -> Async
         there = dssmshub.build(
             context(secret=simulator.DEFAULT_KEY, currency="NGN"), dssmshub.Options(**urls, **options)
         )
-        try:
+        async with aclosing(there):
             yield there, app.state.sim
-        finally:
-            await there.aclose()
 
 
 @pytest.mark.parametrize("header_text", ["utf-8", "percent", "folded"])
@@ -690,8 +640,7 @@ async def test_twenty_first_rental_is_refused_and_takes_nothing() -> None:
 async def test_its_own_failures_leave_a_purchase_in_doubt(fault: str) -> None:
     async with live() as (there, sim):
         sim.fault(fault, 1)
-        with pytest.raises(InDoubt):
-            await there.buy(order())
+        await in_doubt(there, order())
         assert sim.purchases == (1 if fault == "database_error" else 0)
 
 

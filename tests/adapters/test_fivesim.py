@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adapters import fivesim
-from adapters.fivesim import FiveSim, Sheet, parse_prices
+from adapters._prices import Sheet
+from adapters.fivesim import FiveSim, parse_prices
 from gateway.errors import (
     HasSms,
-    InDoubt,
     NotAllowed,
-    NotReached,
     Refused,
     SoldOut,
     TooEarly,
@@ -29,8 +28,19 @@ from gateway.errors import (
 )
 from gateway.model import LeaseState, Outcome, Progress
 from gateway.money import Money
-from gateway.upstream import AsksAgain, Finds, OfferTable, ReadsMany
+from gateway.upstream import OfferTable
 from tests.adapters._context import SECRET, Script, context, order, watched
+from tests.adapters._scripted import (
+    LOST,
+    every_verb,
+    in_doubt,
+    json_values,
+    longest_prefix,
+    odd,
+    refused,
+    scripted,
+    texts,
+)
 
 CREATED = 1793527200.123456
 """2026-11-01 10:00:00.123456 UTC"""
@@ -64,28 +74,11 @@ def listed(*orders: Any) -> dict[str, Any]:
     return {"Data": list(orders), "ProductNames": [], "Statuses": [], "Total": len(orders)}
 
 
-def by_path(answers: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
-    """The answer of the longest prefix; a tuple answers one after another, and its last one stays."""
-    left = {path: list(given) if isinstance(given, tuple) else [given] for path, given in answers.items()}
-
-    def respond(request: httpx.Request) -> httpx.Response:
-        queue = left[max((path for path in left if request.url.path.startswith(f"/v1/{path}")), key=len)]
-        given = queue.pop(0) if len(queue) > 1 else queue[0]
-        if isinstance(given, Exception):
-            raise given
-        return given if isinstance(given, httpx.Response) else httpx.Response(200, content=json.dumps(given))
-
-    return respond
-
-
 @asynccontextmanager
 async def upstream(answers: dict[str, Any], **options: Any) -> AsyncIterator[tuple[FiveSim, Script]]:
-    script = Script(by_path(answers))
-    made = fivesim.build(context(script), fivesim.Options(**options))
-    try:
+    script = scripted(answers, lambda request: longest_prefix(request.url.path.removeprefix("/v1/"), answers))
+    async with aclosing(fivesim.build(context(script), fivesim.Options(**options))) as made:
         yield made, script
-    finally:
-        await made.aclose()
 
 
 # --- buying ---
@@ -132,11 +125,8 @@ async def test_refused_purchases_took_nothing(
     given: httpx.Response, expected: type[UpstreamError], is_fault: bool | None
 ) -> None:
     async with upstream({"user/buy": given}) as (there, script):
-        with pytest.raises(expected) as caught:
-            await there.buy(order())
+        await refused(there, order(), expected, is_fault)
     assert len(script.requests) == 1
-    if isinstance(caught.value, Refused):
-        assert caught.value.is_fault is is_fault
 
 
 @pytest.mark.parametrize(
@@ -147,35 +137,18 @@ async def test_refused_purchases_took_nothing(
         said("internal error", 200),
         said("", 200),
         said("null", 200),
-        said("<html>Welcome</html>", 200),
         said('{"id":116312', 200),
         said("{}", 200),
         bought(id=None),
         bought(phone=""),
-        said("Bad Gateway", 502),
         said("ip address banned", 503),
-        httpx.ReadTimeout("late"),
+        *LOST,
     ],
 )
 async def test_unreadable_purchases_are_in_doubt(given: Any) -> None:
     async with upstream({"user/buy": given}) as (there, script):
-        with pytest.raises(InDoubt):
-            await there.buy(order())
+        await in_doubt(there, order())
     assert len(script.requests) == 1
-
-
-async def test_purchase_that_did_not_connect_is_not_reached() -> None:
-    async with upstream({"user/buy": httpx.ConnectError("refused")}) as (there, _):
-        with pytest.raises(NotReached):
-            await there.buy(order())
-
-
-async def test_what_has_no_word_there_is_refused_unasked() -> None:
-    async with upstream({}) as (there, script):
-        for unknown in (order("xx"), order(country=12), order(country=999)):
-            with pytest.raises(Refused):
-                await there.buy(unknown)
-    assert script.requests == []
 
 
 async def test_overrides_win_over_the_tables() -> None:
@@ -288,12 +261,6 @@ async def test_unreadable_or_unknown_rows_are_left_to_be_read_singly() -> None:
         assert set(await there.read_many([watched("1"), watched("2"), watched("3")])) == {"1"}
 
 
-async def test_nothing_watched_asks_nothing() -> None:
-    async with upstream({}) as (there, script):
-        assert await there.read_many([]) == {}
-    assert script.requests == []
-
-
 async def test_find_lists_open_orders_since_the_purchase() -> None:
     rows = listed(
         bought(id=5),
@@ -316,13 +283,6 @@ async def test_unreadable_lists_are_unwell(given: Any) -> None:
     async with upstream({"user/orders": given}) as (there, _):
         with pytest.raises(Unwell):
             await there.find(0)
-
-
-def test_abilities_are_those_of_the_protocol() -> None:
-    there = fivesim.build(context(), fivesim.Options())
-    assert isinstance(there, ReadsMany)
-    assert isinstance(there, Finds)
-    assert not isinstance(there, AsksAgain)
 
 
 # --- closing ---
@@ -385,40 +345,22 @@ async def test_early_cancel_is_tried_again_in_small_steps() -> None:
 
 # --- whatever comes ---
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(sorted(bought())) | st.text(), inner),
-    max_leaves=12,
-)
-orders = st.builds(lambda odd: bought(**odd), st.fixed_dictionaries({}, optional=dict.fromkeys(bought(), json_values)))
+values = json_values(bought())
+orders = odd(bought, values)
 bodies = (
-    json_values.map(json.dumps)
+    values.map(json.dumps)
     | orders.map(json.dumps)
     | st.lists(orders).map(lambda rows: json.dumps({"Data": rows}))
-    | st.text(st.characters(exclude_categories=["Cs"]))
+    | texts
 )
 
 
 @hypothesis.settings(max_examples=150, deadline=None)
 @hypothesis.given(body=bodies, status=st.sampled_from([200, 302, 400, 404, 500]))
 async def test_no_answer_breaks_any_verb(body: str, status: int) -> None:
-    there = fivesim.build(
-        context(Script(lambda request: httpx.Response(status, content=body.encode()))), fivesim.Options()
-    )
-    calls = (
-        there.buy(order()),
-        there.read(watched()),
-        there.read_many([watched()]),
-        there.find(0),
-        there.balance(),
-        there.offers(),
-        there.close("77", Outcome.FINISHED),
-        there.close("77", Outcome.CANCELLED),
-    )
-    for call in calls:
-        with suppress(UpstreamError):
-            await call
-    await there.aclose()
+    script = Script(lambda _: httpx.Response(status, content=body.encode()))
+    async with aclosing(fivesim.build(context(script), fivesim.Options())) as there:
+        await every_verb(there, order())
 
 
 # --- money and prices ---

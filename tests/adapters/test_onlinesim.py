@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from adapters import onlinesim
 from adapters._pace import Pace, Urgency
+from adapters._prices import Sheet
 from adapters._rounds import Rounds
-from adapters.onlinesim import OnlineSim, Sheet, parse_stats
+from adapters.onlinesim import OnlineSim, parse_stats
 from gateway.errors import (
     HasSms,
-    InDoubt,
     NotAllowed,
     NotReached,
     Refused,
@@ -32,8 +32,8 @@ from gateway.errors import (
 )
 from gateway.model import LeaseState, Outcome, Progress
 from gateway.money import Money
-from gateway.upstream import AsksAgain, Finds, ReadsMany
 from tests.adapters._context import SECRET, Script, context, order, watched
+from tests.adapters._scripted import LOST, as_json, in_doubt, refused, scripted
 
 NOW = 1_790_000_000.0
 TEXT = "Telegram code 12345"
@@ -69,37 +69,25 @@ LISTED = country(service_telegram=cell())
 BOUGHT = {"response": 1, "tzid": 77, "number": "+447700900123"}
 
 
-def by_method(answers: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
-    """The answer of a method; a tuple answers one after another, and its last one stays. A function sees the query."""
-    left = {method: list(given) if isinstance(given, tuple) else [given] for method, given in answers.items()}
+def method(request: httpx.Request) -> str:
+    return request.url.path.rsplit("/", 1)[1].removesuffix(".php")
 
-    def respond(request: httpx.Request) -> httpx.Response:
-        queue = left[request.url.path.rsplit("/", 1)[1].removesuffix(".php")]
-        given = queue.pop(0) if len(queue) > 1 else queue[0]
-        if callable(given):
-            given = given(request.url.params)
-        if isinstance(given, Exception):
-            raise given
-        if isinstance(given, str):
-            given = {"response": given}
-        return given if isinstance(given, httpx.Response) else httpx.Response(200, content=json.dumps(given))
 
-    return respond
+def said(given: Any) -> httpx.Response:
+    """A bare word stands for the answer that is nothing but it."""
+    return as_json({"response": given} if isinstance(given, str) else given)
 
 
 @asynccontextmanager
 async def upstream(answers: dict[str, Any], **options: Any) -> AsyncIterator[tuple[OnlineSim, Script]]:
-    script = Script(by_method({"getNumbersStats": LISTED, **answers}))
+    script = scripted({"getNumbersStats": LISTED, **answers}, method, said)
     given = onlinesim.Options(**{"pause_seconds": 0, **options})
-    made = onlinesim.build(context(script, clock=lambda: NOW), given)
-    try:
+    async with aclosing(onlinesim.build(context(script, clock=lambda: NOW), given)) as made:
         yield made, script
-    finally:
-        await made.aclose()
 
 
 def methods(script: Script) -> list[str]:
-    return [request.url.path.rsplit("/", 1)[1].removesuffix(".php") for request in script.requests]
+    return [method(request) for request in script.requests]
 
 
 # --- buying ---
@@ -157,11 +145,8 @@ async def test_what_is_dear_or_gone_is_not_bought(listed: Any) -> None:
 )
 async def test_refused_purchases_took_nothing(word: str, expected: type[UpstreamError], is_fault: bool | None) -> None:
     async with upstream({"getNum": word}) as (there, script):
-        with pytest.raises(expected) as caught:
-            await there.buy(order())
+        await refused(there, order(), expected, is_fault)
     assert methods(script).count("getNum") == 1
-    if isinstance(caught.value, Refused):
-        assert caught.value.is_fault is is_fault
 
 
 @pytest.mark.parametrize(
@@ -173,18 +158,15 @@ async def test_refused_purchases_took_nothing(word: str, expected: type[Upstream
         {"response": 1, "number": "+447700900123"},
         {},
         [],
-        httpx.Response(200, text="<html>Welcome</html>"),
-        httpx.Response(502, text="Bad Gateway"),
         httpx.Response(200, text='{"response":1,"tzid":7'),
-        httpx.ReadTimeout("late"),
+        *LOST,
     ],
 )
 async def test_purchases_that_make_no_sense_are_in_doubt_and_sent_once(given: Any) -> None:
     async with upstream({"getNum": given}) as (there, script):
-        with pytest.raises(InDoubt) as caught:
-            await there.buy(order())
+        message = await in_doubt(there, order())
     assert methods(script).count("getNum") == 1
-    assert "SOMETHING" not in str(caught.value)
+    assert "SOMETHING" not in message
 
 
 @pytest.mark.parametrize("given", [httpx.ReadTimeout("late"), httpx.Response(502), "SOMETHING_NEW", [1]])
@@ -196,25 +178,11 @@ async def test_price_that_is_not_told_leaves_nothing_in_doubt(given: Any) -> Non
     assert methods(script) == ["getNumbersStats"]
 
 
-async def test_nothing_connected_is_not_reached() -> None:
-    async with upstream({"getNumbersStats": httpx.ConnectError("no route")}) as (there, _):
-        with pytest.raises(NotReached):
-            await there.buy(order())
-
-
 async def test_purchase_is_not_begun_when_its_time_is_over() -> None:
     async with upstream({"getNum": BOUGHT}, pause_seconds=5) as (there, script):
         with pytest.raises(NotReached):
             await there.buy(order(timeout_seconds=0.3))
     assert methods(script) == ["getNumbersStats"]
-
-
-@pytest.mark.parametrize("wanted", [{"service": "xx"}, {"country": 12}, {"country": 999}])
-async def test_what_it_has_no_word_for_is_refused_unasked(wanted: dict[str, Any]) -> None:
-    async with upstream({}) as (there, script):
-        with pytest.raises(Refused):
-            await there.buy(order(**wanted))
-    assert script.requests == []
 
 
 async def test_shared_prefix_stands_for_one_country() -> None:
@@ -308,12 +276,6 @@ async def test_one_list_reads_all_and_leaves_out_what_is_unreadable() -> None:
     assert "tzid" not in script.requests[0].url.params
 
 
-async def test_nothing_watched_asks_nothing() -> None:
-    async with upstream({}) as (there, script):
-        assert await there.read_many([]) == {}
-    assert script.requests == []
-
-
 async def test_find_derives_the_age_and_tells_the_cost() -> None:
     rows = [
         operation(time=890),
@@ -328,13 +290,6 @@ async def test_find_derives_the_age_and_tells_the_cost() -> None:
     assert (found[0].service, found[0].country, found[0].created_at) == ("tg", 16, NOW - 9)
     assert found[0].lease.cost == Money(400_000, "USD")
     assert (found[1].service, found[1].country) == ("Strange", -1)
-
-
-def test_abilities_are_those_of_the_protocol() -> None:
-    there = onlinesim.build(context(Script(by_method({}))), onlinesim.Options())
-    assert isinstance(there, ReadsMany)
-    assert isinstance(there, AsksAgain)
-    assert isinstance(there, Finds)
 
 
 # --- whose message it is ---

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
-from adapters import smsman
-from adapters.smsman import Sheet, SmsMan, parse_prices
+from adapters import _words, smsman
+from adapters._prices import Sheet
+from adapters.smsman import SmsMan, parse_prices
 from gateway.errors import (
     HasSms,
-    InDoubt,
     NotAllowed,
     NotReached,
     Refused,
@@ -25,8 +25,8 @@ from gateway.errors import (
 )
 from gateway.model import LeaseState, Outcome, Progress, Sms
 from gateway.money import Money
-from gateway.upstream import AsksAgain, Finds, ReadsMany
 from tests.adapters._context import SECRET, Script, context, order, watched
+from tests.adapters._scripted import LOST, in_doubt, refused, scripted
 
 COUNTRIES = {
     "1": {"id": "1", "title": "Russia", "code": "RU"},
@@ -51,32 +51,19 @@ def code(given: str = "12345") -> dict[str, Any]:
     return {**BOUGHT, "sms_code": given}
 
 
-def by_call(answers: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
-    """The answer of a call; a tuple answers one after another, and its last one stays."""
-    left = {call: list(given) if isinstance(given, tuple) else [given] for call, given in answers.items()}
-
-    def respond(request: httpx.Request) -> httpx.Response:
-        queue = left[request.url.path.rsplit("/", 1)[1]]
-        given = queue.pop(0) if len(queue) > 1 else queue[0]
-        if isinstance(given, Exception):
-            raise given
-        return given if isinstance(given, httpx.Response) else httpx.Response(200, content=json.dumps(given))
-
-    return respond
+def call(request: httpx.Request) -> str:
+    return request.url.path.rsplit("/", 1)[1]
 
 
 @asynccontextmanager
 async def upstream(answers: dict[str, Any], **options: Any) -> AsyncIterator[tuple[SmsMan, Script]]:
-    script = Script(by_call({"countries": COUNTRIES, "applications": APPLICATIONS, **answers}))
-    made = smsman.build(context(script, clock=lambda: 1000.0), smsman.Options(**options))
-    try:
+    script = scripted({"countries": COUNTRIES, "applications": APPLICATIONS, **answers}, call)
+    async with aclosing(smsman.build(context(script, clock=lambda: 1000.0), smsman.Options(**options))) as made:
         yield made, script
-    finally:
-        await made.aclose()
 
 
 def calls(script: Script) -> list[str]:
-    return [request.url.path.rsplit("/", 1)[1] for request in script.requests]
+    return [call(request) for request in script.requests]
 
 
 # --- its words ---
@@ -116,7 +103,7 @@ async def test_purchase_whose_words_are_not_told_took_nothing(given: Any, expect
 
 
 async def test_what_was_learnt_once_is_good_enough_for_a_purchase(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smsman, "LEARNT_SECONDS", 0.0)
+    monkeypatch.setattr(_words, "LEARNT_SECONDS", 0.0)
     async with upstream({"countries": (COUNTRIES, httpx.Response(502)), "get-number": BOUGHT}) as (there, script):
         await there.buy(order())
         await there.buy(order())
@@ -174,11 +161,8 @@ async def test_refused_purchases_took_nothing(
     given: httpx.Response, expected: type[UpstreamError], is_fault: bool | None
 ) -> None:
     async with upstream({"get-number": given}) as (there, script):
-        with pytest.raises(expected) as caught:
-            await there.buy(order())
+        await refused(there, order(), expected, is_fault)
     assert calls(script).count("get-number") == 1
-    if isinstance(caught.value, Refused):
-        assert caught.value.is_fault is is_fault
 
 
 @pytest.mark.parametrize(
@@ -192,16 +176,14 @@ async def test_refused_purchases_took_nothing(
         [],
         httpx.Response(500, json={"error_code": "no_numbers"}),
         httpx.Response(400, json={}),
-        httpx.Response(200, text="<html>"),
-        httpx.ReadTimeout("late"),
+        *LOST,
     ],
 )
 async def test_purchases_that_make_no_sense_are_in_doubt_and_sent_once(given: Any) -> None:
     async with upstream({"get-number": given}) as (there, script):
-        with pytest.raises(InDoubt) as caught:
-            await there.buy(order())
+        message = await in_doubt(there, order())
     assert calls(script).count("get-number") == 1
-    assert "447700900123" not in str(caught.value)
+    assert "447700900123" not in message
 
 
 # --- reading ---
@@ -241,12 +223,6 @@ async def test_states_that_say_nothing_are_unwell(given: Any) -> None:
     async with upstream({"get-sms": given}) as (there, _):
         with pytest.raises(Unwell):
             await there.read(watched())
-
-
-def test_abilities_are_those_of_the_protocol() -> None:
-    there = smsman.build(context(Script(by_call({}))), smsman.Options())
-    assert isinstance(there, AsksAgain)
-    assert not isinstance(there, ReadsMany | Finds)
 
 
 # --- asking again and closing ---

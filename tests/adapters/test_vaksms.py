@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 
 from adapters import vaksms
-from adapters.vaksms import Sheet, VakSms, parse_prices
+from adapters._prices import Sheet
+from adapters.vaksms import VakSms, parse_prices
 from gateway.errors import (
     HasSms,
-    InDoubt,
     NotAllowed,
     NotReached,
     Refused,
@@ -26,8 +26,8 @@ from gateway.errors import (
 )
 from gateway.model import LeaseState, Outcome, Progress
 from gateway.money import Money
-from gateway.upstream import AsksAgain, Finds, ReadsMany
 from tests.adapters._context import SECRET, Script, context, order, watched
+from tests.adapters._scripted import LOST, in_doubt, refused, scripted
 
 BOUGHT = {"tel": 447700900123, "idNum": "77"}
 WAITING = {"smsCode": None}
@@ -38,32 +38,19 @@ def status(word: str) -> dict[str, str]:
     return {"status": word}
 
 
-def by_call(answers: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
-    """The answer of a call; a tuple answers one after another, and its last one stays."""
-    left = {call: list(given) if isinstance(given, tuple) else [given] for call, given in answers.items()}
-
-    def respond(request: httpx.Request) -> httpx.Response:
-        queue = left[request.url.path.split("/")[2]]
-        given = queue.pop(0) if len(queue) > 1 else queue[0]
-        if isinstance(given, Exception):
-            raise given
-        return given if isinstance(given, httpx.Response) else httpx.Response(200, content=json.dumps(given))
-
-    return respond
+def call(request: httpx.Request) -> str:
+    return request.url.path.split("/")[2]
 
 
 @asynccontextmanager
 async def upstream(answers: dict[str, Any], **options: Any) -> AsyncIterator[tuple[VakSms, Script]]:
-    script = Script(by_call({"getCountNumber": {"tg": 55, "price": 0.4}, **answers}))
-    made = vaksms.build(context(script, clock=lambda: 1000.0), vaksms.Options(**options))
-    try:
+    script = scripted({"getCountNumber": {"tg": 55, "price": 0.4}, **answers}, call)
+    async with aclosing(vaksms.build(context(script, clock=lambda: 1000.0), vaksms.Options(**options))) as made:
         yield made, script
-    finally:
-        await made.aclose()
 
 
 def calls(script: Script) -> list[str]:
-    return [request.url.path.split("/")[2] for request in script.requests]
+    return [call(request) for request in script.requests]
 
 
 # --- buying ---
@@ -109,11 +96,8 @@ async def test_what_is_dear_or_gone_is_not_bought(listed: Any) -> None:
 )
 async def test_refused_purchases_took_nothing(given: Any, expected: type[UpstreamError], is_fault: bool | None) -> None:
     async with upstream({"getNumber": given}) as (there, script):
-        with pytest.raises(expected) as caught:
-            await there.buy(order())
+        await refused(there, order(), expected, is_fault)
     assert calls(script).count("getNumber") == 1
-    if isinstance(caught.value, Refused):
-        assert caught.value.is_fault is is_fault
 
 
 @pytest.mark.parametrize(
@@ -128,16 +112,14 @@ async def test_refused_purchases_took_nothing(given: Any, expected: type[Upstrea
         httpx.Response(500, json={"error": "noNumber"}),
         httpx.Response(404, text="{}"),
         httpx.Response(301, headers={"location": "/elsewhere"}),
-        httpx.Response(200, text="<html>"),
-        httpx.ReadTimeout("late"),
+        *LOST,
     ],
 )
 async def test_purchases_that_make_no_sense_are_in_doubt_and_sent_once(given: Any) -> None:
     async with upstream({"getNumber": given}) as (there, script):
-        with pytest.raises(InDoubt) as caught:
-            await there.buy(order())
+        message = await in_doubt(there, order())
     assert calls(script).count("getNumber") == 1
-    assert "447700900123" not in str(caught.value)
+    assert "447700900123" not in message
 
 
 @pytest.mark.parametrize(
@@ -154,14 +136,6 @@ async def test_price_that_is_not_told_leaves_nothing_in_doubt(given: Any, expect
         with pytest.raises(expected):
             await there.buy(order())
     assert calls(script) == ["getCountNumber"]
-
-
-@pytest.mark.parametrize("wanted", [{"service": "xx"}, {"country": 12}, {"country": 999}])
-async def test_what_it_has_no_word_for_is_refused_unasked(wanted: dict[str, Any]) -> None:
-    async with upstream({}) as (there, script):
-        with pytest.raises(Refused):
-            await there.buy(order(**wanted))
-    assert script.requests == []
 
 
 # --- reading ---
@@ -210,12 +184,6 @@ async def test_states_that_say_nothing_are_unwell(given: Any) -> None:
     async with upstream({"getSmsCode": given}) as (there, _):
         with pytest.raises(Unwell):
             await there.read(watched())
-
-
-def test_abilities_are_those_of_the_protocol() -> None:
-    there = vaksms.build(context(Script(by_call({}))), vaksms.Options())
-    assert isinstance(there, AsksAgain)
-    assert not isinstance(there, ReadsMany | Finds)
 
 
 # --- asking again and closing ---

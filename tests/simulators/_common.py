@@ -29,7 +29,7 @@ Amount = Decimal | str | int | float
 """What callers may write for money; floats go through their shortest text, so 0.1 stays 0.1."""
 
 TARGETS = ("any", "buy", "status", "list", "close", "prices", "balance")
-EFFECTS = ("drop", "error", "bad_gateway", "html", "truncated", "slow", "hang", "rate_limit")
+EFFECTS = ("drop", "error", "bad_gateway", "html", "truncated", "wrong_types", "slow", "hang", "rate_limit")
 
 SLOW_SECONDS = 30.0
 HANG_SECONDS = 3600.0
@@ -54,10 +54,49 @@ def compact_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def json_reply(value: Any, status: int = 200) -> Response:
+    return Response(compact_json(value), status, media_type="application/json")
+
+
+def national_number(serial: int) -> int:
+    """Ten digits. The factor shares no divisor with 9 000 000 000, so they repeat only after as many purchases."""
+    return 1_000_000_000 + serial * 7_919_000_009 % 9_000_000_000
+
+
 def find_code(text: str) -> str:
     """The first run of four to eight digits, or an empty string, as providers do for texts they cannot read."""
     found = re.search(r"(?<!\d)\d{4,8}(?!\d)", text)
     return found.group() if found else ""
+
+
+def wrongly_typed(body: bytes) -> bytes:
+    """The answer with nothing in it of the type it should be: objects keep their names, text becomes `null`."""
+    try:
+        data = json.loads(body)
+    except ValueError:
+        data = None
+    return compact_json(_other_type(data)).encode()
+
+
+def _other_type(value: Any) -> Any:
+    if isinstance(value, dict) and value:
+        return {name: _other_type(inner) for name, inner in value.items()}
+    if isinstance(value, list) and value:
+        return [_other_type(inner) for inner in value]
+    return None if value is None else {"of": ["another", "type"]}
+
+
+@dataclass(slots=True)
+class Shelf:
+    """Numbers of one kind, and what one of them costs."""
+
+    price: Decimal
+    count: int
+
+    def restock(self, price: Amount | None, count: int | None) -> None:
+        """What is None stays."""
+        self.price = self.price if price is None else money(price)
+        self.count = self.count if count is None else count
 
 
 class NotOpen(Exception):
@@ -106,6 +145,10 @@ class Fault:
     commit: bool = True
     seconds: float = SLOW_SECONDS
     price: Decimal | None = None
+
+    def raised(self, price: Decimal) -> Decimal:
+        """For `overpriced`: what is taken where `price` was asked for."""
+        return self.price or price + Decimal("0.5")
 
 
 class Faults:
@@ -230,6 +273,11 @@ class Simulator(ABC):
         """Run what has become due; every request does this first."""
         self.timeline.run(self.now())
 
+    def after(self, seconds: float | None, event: Callable[[float], None]) -> None:
+        """Let something happen in so many seconds; never for None, or less than none."""
+        if seconds is not None and seconds >= 0:
+            self.timeline.at(self.now() + seconds, event)
+
     def over_limit(self) -> bool:
         return self._rate.exceeded(self.now())
 
@@ -305,6 +353,9 @@ class Simulator(ABC):
             case "truncated":
                 half = bytes(response.body)[: len(response.body) // 2]
                 return Response(half, response.status_code, media_type=response.headers.get("content-type"))
+            case "wrong_types":
+                body = wrongly_typed(bytes(response.body))
+                return Response(body, response.status_code, media_type=response.headers.get("content-type"))
             case "rate_limit":
                 return self.rate_limited()
         raise AssertionError(effect)

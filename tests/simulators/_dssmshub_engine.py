@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 from starlette.responses import Response
 
-from tests.simulators._common import Amount, Clock, NotOpen, Simulator, money
+from tests.simulators._common import Amount, Clock, NotOpen, Shelf, Simulator, money
 
 HOME = "US"
 FIRST_ID = 12_345
@@ -70,14 +70,6 @@ class Refusal(Exception):
 
 def text(body: str, status: int = 200) -> Response:
     return Response(body, status, media_type="text/plain")
-
-
-@dataclass(slots=True)
-class Shelf:
-    """One service in one country."""
-
-    price: Decimal
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +153,7 @@ class DsSmsHub(Simulator):
     def _price(self, shelf: Shelf, price_max: Decimal | None) -> Decimal:
         fault = self.faults.take("overpriced")
         if fault:
-            return fault.price or max(shelf.price, price_max or shelf.price) + Decimal("0.5")
+            return fault.raised(max(shelf.price, price_max or shelf.price))
         if price_max is not None and price_max < shelf.price:
             raise Refusal("MAX_PRICE_EXCEEDED")
         return shelf.price
@@ -175,8 +167,7 @@ class DsSmsHub(Simulator):
         self.balance -= price
         self.orders[order.id] = order
         self.timeline.at(now + self.life_seconds, lambda when: self._expire(order))
-        if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
-            self.timeline.at(now + self.sms_delay_seconds, lambda when: self._auto_deliver(order, when))
+        self.after(self.sms_delay_seconds, lambda when: self._auto_deliver(order, when))
         return order
 
     def _auto_deliver(self, order: Order, when: float) -> None:
@@ -281,8 +272,7 @@ class DsSmsHub(Simulator):
         shelf = self.shelves.get((service, country))
         if shelf is None:
             raise ValueError(f"this provider sells no {service!r} in {country!r}")
-        shelf.price = shelf.price if price is None else money(price)
-        shelf.count = shelf.count if count is None else count
+        shelf.restock(price, count)
 
     def counters(self) -> dict[str, Any]:
         told = {"open": self.open_count, "webhook": self.webhook_url, "webhook_answers": list(self.webhook_answers)}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from tests.simulators._common import Amount, Clock, NotOpen, Simulator, find_code, money
+from tests.simulators._common import Amount, Clock, NotOpen, Simulator, find_code, money, national_number
 
 ANY = "any"
 RATING_MAX = 96.0
@@ -172,9 +172,7 @@ class FiveSim(Simulator):
         if not offers or self.faults.take("sold_out"):
             raise Refusal("no free phones", 200)
         (place, name), shelf = min(offers.items(), key=lambda offer: offer[1].cost)
-        price = shelf.cost
-        if overpriced:
-            price = overpriced.price or max(price, cap or price) + Decimal("0.5")
+        price = overpriced.raised(max(shelf.cost, cap or shelf.cost)) if overpriced else shelf.cost
         if self.balance < price:
             raise Refusal("not enough user balance")
         shelf.count -= 1
@@ -213,14 +211,12 @@ class FiveSim(Simulator):
         now = self.now()
         self.purchases += 1
         self.open_count += 1
-        # The factor shares no divisor with 9 000 000 000, so numbers repeat only after as many purchases.
-        national = 1_000_000_000 + self.purchases * 7_919_000_009 % 9_000_000_000
         order = Order(
             id=FIRST_ID + self.purchases,
             country=country,
             operator=operator,
             product=product,
-            phone=f"{COUNTRIES[country].prefix}{national}",
+            phone=f"{COUNTRIES[country].prefix}{national_number(self.purchases)}",
             price=price,
             bought_at=now,
             ends_at=now + self.life_seconds,
@@ -234,9 +230,7 @@ class FiveSim(Simulator):
 
     def _schedule(self, order: Order) -> None:
         self.timeline.at(order.ends_at, lambda when: self._expire(order))
-        if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
-            due = order.bought_at + self.sms_delay_seconds
-            self.timeline.at(due, lambda when: self._auto_deliver(order, when))
+        self.after(self.sms_delay_seconds, lambda when: self._auto_deliver(order, when))
 
     def _auto_deliver(self, order: Order, when: float) -> None:
         if order.status in OPEN_STATUSES and not self.faults.take("no_sms"):

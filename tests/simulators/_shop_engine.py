@@ -19,25 +19,18 @@ from tests.simulators._common import (
     Amount,
     Clock,
     NotOpen,
+    Shelf,
     Simulator,
-    compact_json,
     control_routes,
     find_code,
     money,
+    national_number,
 )
 
 BEHAVIOURS = frozenset({"bad_key", "no_balance", "sold_out", "overpriced", "sms_on_cancel", "repeat_sms", "no_sms"})
 
 State = Literal["waiting", "received", "finished", "cancelled", "expired"]
 OPEN_STATES: frozenset[State] = frozenset({"waiting", "received"})
-
-
-@dataclass(slots=True)
-class Shelf:
-    """One service in one country."""
-
-    price: Decimal
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +122,7 @@ class Shop(Simulator):
             raise NoneLeft
         if price_max is not None and shelf.price > price_max and overpriced is None:
             raise NoneLeft
-        price = shelf.price
-        if overpriced is not None:
-            price = overpriced.price or price + Decimal("0.5")
+        price = overpriced.raised(shelf.price) if overpriced else shelf.price
         if self.faults.take("no_balance") or self.balance < price:
             raise NoFunds
         shelf.count -= 1
@@ -142,28 +133,25 @@ class Shop(Simulator):
     def _open(self, service: str, country: str, price: Decimal) -> Order:
         now = self.now()
         self.purchases += 1
-        # The factor shares no divisor with 9 000 000 000, so numbers repeat only after as many purchases.
-        national = 1_000_000_000 + self.purchases * 7_919_000_009 % 9_000_000_000
         order = Order(
             id=self.order_id(self.purchases),
             service=service,
             country=country,
-            phone=f"{self.prefixes[country]}{national}",
+            phone=f"{self.prefixes[country]}{national_number(self.purchases)}",
             price=price,
             bought_at=now,
             ends_at=now + self.life_seconds,
         )
         self.orders[order.id] = order
         self.timeline.at(order.ends_at, lambda when: self._expire(order))
-        self._expect_sms(order, now)
+        self._expect_sms(order)
         return order
 
     def order_id(self, serial: int) -> str:
         return str(self.first_id + serial)
 
-    def _expect_sms(self, order: Order, now: float) -> None:
-        if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
-            self.timeline.at(now + self.sms_delay_seconds, lambda when: self._auto_deliver(order))
+    def _expect_sms(self, order: Order) -> None:
+        self.after(self.sms_delay_seconds, lambda when: self._auto_deliver(order))
 
     def _auto_deliver(self, order: Order) -> None:
         if order.is_open and not self.faults.take("no_sms"):
@@ -186,7 +174,7 @@ class Shop(Simulator):
         if order.new_sms:
             order.new_from = len(order.sms)
             order.state = "waiting"
-            self._expect_sms(order, self.now())
+            self._expect_sms(order)
 
     def finish(self, order: Order) -> None:
         self._end(order, "finished", refund=False)
@@ -224,8 +212,7 @@ class Shop(Simulator):
         if (service, country) not in self.shelves:
             raise ValueError(f"this provider sells no {service!r} in {country!r}")
         shelf = self.shelves[service, country]
-        shelf.price = shelf.price if price is None else money(price)
-        shelf.count = shelf.count if count is None else count
+        shelf.restock(price, count)
 
     def counters(self) -> dict[str, Any]:
         return {**super().counters(), "held": str(self.held)}
@@ -253,10 +240,6 @@ class Shop(Simulator):
     def over_the_limit(self) -> Response:
         """The answer above its request limit."""
         return self.rate_limited()
-
-
-def json_reply(value: Any, status: int = 200) -> Response:
-    return Response(compact_json(value), status, media_type="application/json")
 
 
 async def _parameters(request: Request) -> dict[str, str]:

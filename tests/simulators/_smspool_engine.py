@@ -7,7 +7,16 @@ from typing import Any
 
 from starlette.responses import Response
 
-from tests.simulators._common import Amount, Clock, NotOpen, Simulator, compact_json, find_code, money
+from tests.simulators._common import (
+    Amount,
+    Clock,
+    NotOpen,
+    Shelf,
+    Simulator,
+    find_code,
+    json_reply,
+    money,
+)
 
 PENDING, EXPIRED, RECEIVED, RESENT, REFUNDED = 1, 2, 3, 4, 6
 STATUS_WORDS = {
@@ -62,12 +71,6 @@ POOLS = {"3": "Charlie", "7": "Foxtrot"}
 
 
 @dataclass(slots=True)
-class Shelf:
-    price: Decimal
-    count: int
-
-
-@dataclass(slots=True)
 class Order:
     id: str
     service: str
@@ -101,10 +104,6 @@ class Refusal(Exception):
 
 def no_such_order() -> Refusal:
     return Refusal("We could not find this order.", 404)
-
-
-def json_reply(value: Any, status: int = 200) -> Response:
-    return Response(compact_json(value), status, media_type="application/json")
 
 
 # --- the account ------------------------------------------------------------------------------------------------------
@@ -153,9 +152,7 @@ class SmsPool(Simulator):
         if not fitting or self.faults.take("sold_out"):
             raise _out_of_stock(POOLS.get(pool, "Foxtrot"))
         name, shelf = min(fitting.items(), key=lambda item: item[1].price)
-        price = shelf.price
-        if overpriced:
-            price = overpriced.price or price + Decimal("0.5")
+        price = overpriced.raised(shelf.price) if overpriced else shelf.price
         if self.balance < price or self.faults.take("no_balance"):
             raise _no_balance(POOLS[name], price)
         shelf.count -= 1
@@ -180,8 +177,7 @@ class SmsPool(Simulator):
         return order
 
     def _schedule(self, order: Order) -> None:
-        if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
-            self.timeline.at(self.now() + self.sms_delay_seconds, lambda when: self._auto_deliver(order))
+        self.after(self.sms_delay_seconds, lambda when: self._auto_deliver(order))
 
     def _auto_deliver(self, order: Order) -> None:
         if order.status in WAITING and not self.faults.take("no_sms"):
@@ -261,8 +257,7 @@ class SmsPool(Simulator):
         if service not in SERVICES or country not in COUNTRIES or pool not in POOLS:
             raise ValueError(f"this provider sells no {service!r} of pool {pool!r} in {country!r}")
         shelf = self.shelves.setdefault((service, country), {}).setdefault(pool, Shelf(Decimal("0.1"), 0))
-        shelf.price = shelf.price if price is None else money(price)
-        shelf.count = shelf.count if count is None else count
+        shelf.restock(price, count)
 
     def order_views(self) -> list[dict[str, Any]]:
         return [

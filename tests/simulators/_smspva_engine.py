@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from tests.simulators._common import Amount, Clock, NotOpen, Simulator, compact_json, find_code, money
+from tests.simulators._common import Amount, Clock, NotOpen, Shelf, Simulator, compact_json, find_code
 
 FIRST_ID = 410_000
 
@@ -47,14 +47,6 @@ SERVICES = {
     "opt19": ("OTHER (no guarantee)", "0.26"),
 }
 """Code to description and price."""
-
-
-@dataclass(slots=True)
-class Shelf:
-    """One service in one country; its stock is spread over operators, its price is one."""
-
-    price: Decimal
-    count: int
 
 
 @dataclass(slots=True)
@@ -145,7 +137,7 @@ class SmsPva(Simulator):
         if shelf.count <= 0 or self.faults.take("sold_out"):
             raise NO_NUMBER
         overpriced = self.faults.take("overpriced")
-        price = shelf.price if not overpriced else overpriced.price or shelf.price + Decimal("0.5")
+        price = overpriced.raised(shelf.price) if overpriced else shelf.price
         if self.balance < price or self.faults.take("no_balance"):
             raise NO_FUNDS
         shelf.count -= 1
@@ -163,8 +155,7 @@ class SmsPva(Simulator):
 
     def _schedule(self, order: Order) -> None:
         self.timeline.at(order.ends_at, lambda when: self._expire(order, when))
-        if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
-            self.timeline.at(self.now() + self.sms_delay_seconds, lambda when: self._auto_deliver(order))
+        self.after(self.sms_delay_seconds, lambda when: self._auto_deliver(order))
 
     def _auto_deliver(self, order: Order) -> None:
         if order.state == "active" and not order.text and not self.faults.take("no_sms"):
@@ -251,8 +242,7 @@ class SmsPva(Simulator):
         if service not in SERVICES or country not in COUNTRIES:
             raise ValueError(f"this provider sells no {service!r} in {country!r}")
         shelf = self.shelves[service, country]
-        shelf.price = shelf.price if price is None else money(price)
-        shelf.count = shelf.count if count is None else count
+        shelf.restock(price, count)
 
     def order_views(self) -> list[dict[str, Any]]:
         return [

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.simulators import _common, _serve
-from tests.simulators._common import Amount, Clock, compact_json, money
+from tests.simulators._common import Amount, Clock, json_reply, money
 from tests.simulators._dssmshub_engine import HOME, DsSmsHub, Order, Refusal, text
 
 PATH = "/stubs/handler_api.php"
@@ -156,10 +156,6 @@ ACTIONS: dict[str, tuple[str, Action]] = {
     "getWebhook": ("list", get_webhook),
 }
 """Action -> the target its faults are named after, and who answers it."""
-
-
-def json_reply(value: Any, status: int = 200) -> Response:
-    return Response(compact_json(value), status, media_type="application/json")
 
 
 # --- the handler ------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 
 from tests.simulators import _serve
-from tests.simulators._common import Amount, Clock, Dropped
-from tests.simulators._shop_engine import NoFunds, NoneLeft, Order, Refusal, Shop, application, json_reply
+from tests.simulators._common import Amount, Clock, Dropped, json_reply
+from tests.simulators._shop_engine import NoFunds, NoneLeft, Order, Refusal, Shop, application
 
 DEFAULT_KEY = "simulator-key"
 LIFE_SECONDS = 900.0

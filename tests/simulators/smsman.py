@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 
 from tests.simulators import _serve
-from tests.simulators._common import Amount, Clock, money
-from tests.simulators._shop_engine import NoFunds, NoneLeft, Order, Refusal, Shop, application, json_reply
+from tests.simulators._common import Amount, Clock, json_reply, money
+from tests.simulators._shop_engine import NoFunds, NoneLeft, Order, Refusal, Shop, application
 
 DEFAULT_KEY = "simulator-token"
 LIFE_SECONDS = 1200.0

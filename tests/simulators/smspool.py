@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.simulators import _common, _serve
-from tests.simulators._common import Amount, Clock, money
+from tests.simulators._common import Amount, Clock, json_reply, money
 from tests.simulators._smspool_engine import (
     COUNTRIES,
     LISTED,
@@ -29,7 +29,6 @@ from tests.simulators._smspool_engine import (
     Order,
     Refusal,
     SmsPool,
-    json_reply,
 )
 
 DEFAULT_KEY = "simulator-key"
