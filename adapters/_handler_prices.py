@@ -115,6 +115,8 @@ def _by_provider(leaf: Mapping[str, Any], sheet: Sheet) -> list[tuple[int, int]]
 
 def _by_price(leaf: Mapping[str, Any], is_cumulative: bool) -> list[tuple[int, int]]:
     """A cumulative ladder counts, at each price, all that is cheaper too; made plain here."""
+    if any(isinstance(count, dict | list) for count in leaf.values()):
+        raise Unreadable("not a count")
     steps = sorted((_micros(price), _whole(count)) for price, count in leaf.items())
     if not is_cumulative:
         return steps

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from adapters._values import Unreadable, micros
+from adapters._values import Unreadable, in_stock, micros
 from gateway.errors import Unwell
 from gateway.money import MICROS
 from gateway.upstream import OfferTable
@@ -34,7 +34,7 @@ class Listed(NamedTuple):
     country: str
     service: str
     price: object
-    stock: int
+    stock: object
     operator: str = ""
     percent: object = None
     country_name: str = ""
@@ -44,14 +44,15 @@ class Listed(NamedTuple):
 def tabulate(listed: Iterable[Listed], sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
     """The list in columns, and how many numbers were left out, by unknown country or service.
 
-    Raises Unwell where `listed`, which may be read from the body as it goes, turns out to be Unreadable.
+    Raises Unwell where `listed`, which may be read from the body as it goes, turns out to be Unreadable, or every row
+    of it does.
     """
     unmapped: Counter[str] = Counter()
     try:
         table = OfferTable(sheet.upstream, sheet.currency, _rows(listed, sheet, unmapped))
     except Unreadable:
         table = None
-    if table is None:
+    if table is None or (not len(table) and set(unmapped) == {"unreadable"}):
         raise Unwell("the price list is unreadable")
     return table, unmapped
 
@@ -59,15 +60,16 @@ def tabulate(listed: Iterable[Listed], sheet: Sheet) -> tuple[OfferTable, Counte
 def _rows(listed: Iterable[Listed], sheet: Sheet, unmapped: Counter[str]) -> Iterator[Row]:
     for row in listed:
         country, service = sheet.countries.get(row.country), sheet.services.get(row.service)
-        if country is None:
-            unmapped[_unknown("country", row.country, row.country_name)] += row.stock
-        elif service is None:
-            unmapped[_unknown("service", row.service, row.service_name)] += row.stock
-        else:
-            try:
-                yield service, country, micros(row.price), row.stock, row.operator, _rate(row.percent)
-            except Unreadable:  # one odd row must not hide the others
-                unmapped["unreadable"] += 1
+        try:
+            stock = in_stock(row.stock)
+            if country is None:
+                unmapped[_unknown("country", row.country, row.country_name)] += stock
+            elif service is None:
+                unmapped[_unknown("service", row.service, row.service_name)] += stock
+            else:
+                yield service, country, micros(row.price), stock, row.operator, _rate(row.percent)
+        except Unreadable:  # one odd row must not hide the others
+            unmapped["unreadable"] += 1
 
 
 def _unknown(kind: str, word: str, name: str) -> str:

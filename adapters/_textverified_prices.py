@@ -47,7 +47,10 @@ def parse_services(body: bytes, known: frozenset[str]) -> tuple[tuple[str, ...],
 
 
 def _is_by_sms(row: Mapping[str, object]) -> bool:
-    return str(row.get("capability") or "sms").lower() in _CAPABILITIES
+    capability = row.get("capability") or "sms"
+    if not isinstance(capability, str):
+        raise Unreadable("not a capability")
+    return capability.lower() in _CAPABILITIES
 
 
 @dataclass(slots=True)

@@ -161,6 +161,14 @@ def verifications(rows: Sequence[dict[str, Any]]) -> Iterator[Verification]:
             continue
 
 
+def every_verification(rows: Sequence[dict[str, Any]]) -> list[Verification]:
+    """As `verifications`. Raises Unwell where one can't be read: it may be the one that is looked for."""
+    found = list(verifications(rows))
+    if len(found) < len(rows):
+        raise Unwell("a verification in the list is unreadable")
+    return found
+
+
 def messages(rows: Sequence[dict[str, Any]]) -> Iterator[Message]:
     """Those that can be read and say something: text and code may both be null for a while."""
     for row in rows:
@@ -187,7 +195,7 @@ def read_page(reply: Reply) -> Page:
     rows = data.get("data")
     if not isinstance(rows, list):
         raise Unreadable("a page without rows")
-    return Page(tuple(row for row in rows if isinstance(row, dict)), _next_href(data))
+    return Page(tuple(mapping(row) for row in rows), _next_href(data))
 
 
 def _next_href(data: dict[str, Any]) -> str:

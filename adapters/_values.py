@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -59,6 +59,14 @@ def readable(rows: Iterable[Any], read: Callable[[Any], T]) -> Iterator[T]:
         yield made
 
 
+def all_readable(rows: Sequence[Any], read: Callable[[Any], T]) -> list[T]:
+    """What `read` makes of every row. Raises Unreadable where one is not: it may be the one that is looked for."""
+    made = list(readable(rows, read))
+    if len(made) < len(rows):
+        raise Unreadable("a row in the list")
+    return made
+
+
 def mapping(value: object) -> dict[str, Any]:
     """A JSON object. An empty list counts as an empty object: that is how PHP serialises one."""
     if isinstance(value, dict):
@@ -101,7 +109,9 @@ def whole(value: object) -> int | None:
 
 
 def in_stock(value: object) -> int:
-    """Numbers in stock, as a price list tells them; none where it tells nothing."""
+    """Numbers in stock, as a price list tells them; none where it tells nothing. Raises Unreadable on a structure."""
+    if isinstance(value, dict | list):
+        raise Unreadable("not a count")
     return whole(value) or 0
 
 

@@ -160,6 +160,8 @@ class FiveSim(Seller):
             params = {"category": "activation", "limit": str(PAGE), "offset": str(page * PAGE)}
             params |= {"order": "id", "reverse": "true"}
             orders, count = await self._http.ask(verb, "/user/orders", _orders, params=params, body_bytes=ORDERS_BYTES)
+            if verb == "find" and len(orders) < count:
+                raise Unwell("an order in the list is unreadable")
             yield orders
             if count < PAGE:
                 return
@@ -388,7 +390,7 @@ def _listed(body: bytes, sheet: Sheet) -> Iterator[Listed]:
     for country, product, operators in _cells(mapping(load_json(body)), sheet):
         for operator, leaf in operators.items():
             fields = leaf if isinstance(leaf, dict) else {}
-            yield Listed(country, product, fields.get("cost"), _stock(fields), operator, fields.get("rate"))
+            yield Listed(country, product, fields.get("cost"), fields.get("count"), operator, fields.get("rate"))
 
 
 def _cells(data: Mapping[str, Any], sheet: Sheet) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -398,8 +400,3 @@ def _cells(data: Mapping[str, Any], sheet: Sheet) -> Iterator[tuple[str, str, di
         for word, cell in mapping(inner or []).items():
             operators = mapping(cell or [])  # `null`: the country does not sell it
             yield (word, outer, operators) if by_product else (outer, word, operators)
-
-
-def _stock(leaf: Mapping[str, Any]) -> int:
-    count = leaf.get("count")
-    return max(0, count) if isinstance(count, int) else 0

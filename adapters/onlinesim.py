@@ -232,7 +232,7 @@ class OnlineSim(Seller):
         self, verb: str, params: Mapping[str, str], urgency: Urgency, *, as_codes: bool = False
     ) -> list[_Operation]:
         params = {**params, "msg_list": "1", "message_to_code": "1" if as_codes else "0"}
-        read = _one if "tzid" in params else _all
+        read = _one if "tzid" in params or verb == "find" else _all
         return await self._ask(verb, "/getState.php", read, params, urgency, body_bytes=LIST_BYTES)
 
     async def _learn_codes(self, operations: Iterable[_Operation], params: Mapping[str, str]) -> None:
@@ -383,6 +383,7 @@ def _rows(reply: Reply) -> list[Any]:
 
 
 def _one(reply: Reply) -> list[_Operation]:
+    """Every row has to be readable: it may be the one that is looked for."""
     return [_row(row) for row in _rows(reply)]
 
 
@@ -450,11 +451,14 @@ def _listed(body: bytes) -> Iterator[Listed]:
         country = mapping(fields)
         prefix = str(country.get("code", key.lstrip("_")))
         for slug, cell in _cells(country):
-            yield Listed(prefix, slug, cell.get("price"), in_stock(cell.get("count")))
+            yield Listed(prefix, slug, cell.get("price"), cell.get("count"))
 
 
 def _cells(country: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(slug, cell) of one country; a cell without a slug is named by its key, `service_…`."""
     for key, cell in mapping(country.get("services") or []).items():
         cell = mapping(cell)
-        yield str(cell.get("slug") or key.removeprefix("service_")).lower(), cell
+        slug = cell.get("slug") or key.removeprefix("service_")
+        if not isinstance(slug, str):
+            raise Unreadable("a service without a word")
+        yield slug.lower(), cell

@@ -29,7 +29,7 @@ from adapters._prices import Listed, Sheet, tabulate
 from adapters._refusals import Answer, Refusals, read_answer
 from adapters._seller import Seller
 from adapters._smsman_words import COUNTRIES, SERVICES
-from adapters._values import Address, Codes, Unreadable, cost, digits, in_stock, load_json, mapping, reference
+from adapters._values import Address, Codes, Unreadable, cost, digits, load_json, mapping, reference
 from adapters._words import Learnt, WordOptions, Words, one_usa
 from gateway.errors import HasSms, NotAllowed, NotReached, UnknownLease, Unwell, UpstreamError
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Sms, Watched
@@ -332,7 +332,7 @@ def _rows(prices: Sequence[tuple[str, bytes]], limits: bytes) -> Iterator[Listed
     counts = dict(_counts(_listed(limits)))
     for asked_for, body in prices:
         for country, service, leaf in _leaves(_listed(body), asked_for):
-            stock = counts.get((country, service), in_stock(leaf.get("count")))
+            stock = counts.get((country, service), leaf.get("count"))
             yield Listed(country, service, leaf.get("cost"), stock)
 
 
@@ -343,11 +343,11 @@ def _listed(body: bytes) -> Any:
     return data
 
 
-def _counts(data: Any) -> Iterator[tuple[tuple[str, str], int]]:
+def _counts(data: Any) -> Iterator[tuple[tuple[str, str], object]]:
     """((country, service), numbers) of `limits`."""
     for row in data if isinstance(data, list) else mapping(data).values():
         fields = mapping(row)
-        yield (str(fields.get("country_id")), str(fields.get("application_id"))), in_stock(fields.get("numbers"))
+        yield (str(fields.get("country_id")), str(fields.get("application_id"))), fields.get("numbers")
 
 
 def _leaves(data: Any, country: str) -> Iterator[tuple[str, str, dict[str, Any]]]:

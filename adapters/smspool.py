@@ -36,9 +36,9 @@ from adapters._smspool_words import Lists, read_lists, unread_lists
 from adapters._values import (
     Address,
     Unreadable,
+    all_readable,
     cost,
     digits,
-    in_stock,
     load_json,
     mapping,
     micros,
@@ -228,8 +228,9 @@ class SmsPool(Seller):
         return found
 
     async def _active(self, verb: str) -> list[_Row]:
+        read = _every_row if verb == "find" else _rows
         return await self._http.ask(
-            verb, "/request/active", _rows, method="POST", body=Body.form({}), body_bytes=LIST_BYTES
+            verb, "/request/active", read, method="POST", body=Body.form({}), body_bytes=LIST_BYTES
         )
 
     # --- another SMS ---
@@ -404,12 +405,20 @@ class _Row:
 
 
 def _rows(reply: Reply) -> list[_Row]:
+    return list(readable(_listed_rows(reply), _row))
+
+
+def _every_row(reply: Reply) -> list[_Row]:
+    return all_readable(_listed_rows(reply), _row)
+
+
+def _listed_rows(reply: Reply) -> list[Any]:
     if reply.status != 200:
         raise Unwell(f"status {reply.status}")
     data = reply.json()
     if not isinstance(data, list):
         raise Unwell(read_answer(data).said)
-    return list(readable(data, _row))
+    return data
 
 
 def _row(data: Any) -> _Row:
@@ -484,9 +493,8 @@ def _listed(body: bytes, pool: str) -> Iterator[Listed]:
     if not isinstance(data, list):
         raise Unreadable("no list")
     for row in _flat(data):
-        stock = in_stock(row.get("stock", 1))
-        of = str(row.get("pool") or "")
-        if stock and row.get("price") is not None and pool in ("", of):
+        stock, of = row.get("stock", 1), str(row.get("pool") or "")
+        if row.get("price") is not None and pool in ("", of):
             names = _named(row, "country"), _named(row, "service")
             yield Listed(str(row.get("country")), str(row.get("service")), row["price"], stock, of, None, *names)
 

@@ -34,7 +34,18 @@ from adapters._rounds import lone_sms
 from adapters._seller import Seller
 from adapters._smspva_prices import PriceList, Sheet, codes_by_name, parse_prices
 from adapters._smspva_words import SERVICES, country_words, iso_letters
-from adapters._values import Address, Codes, Unreadable, digits, mapping, micros, readable, reference, whole
+from adapters._values import (
+    Address,
+    Codes,
+    Unreadable,
+    all_readable,
+    digits,
+    mapping,
+    micros,
+    readable,
+    reference,
+    whole,
+)
 from adapters._words import WordOptions, Words
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, UnknownLease, Unwell, UpstreamError
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
@@ -191,7 +202,10 @@ class SmsPva(Seller):
     async def _orders(self, verb: str) -> tuple[list[_Row], float]:
         """The current orders, and what time it is there."""
         return await self._http.ask(
-            verb, "/orders", lambda reply: (_rows(reply), self._now(reply)), body_bytes=LIST_BYTES
+            verb,
+            "/orders",
+            lambda reply: (_rows(reply, is_strict=verb == "find"), self._now(reply)),
+            body_bytes=LIST_BYTES,
         )
 
     def _now(self, reply: Reply) -> float:
@@ -395,11 +409,12 @@ class _Row:
     fields: Mapping[str, Any] = field(repr=False)
 
 
-def _rows(reply: Reply) -> list[_Row]:
+def _rows(reply: Reply, *, is_strict: bool) -> list[_Row]:
+    """Every row, or (not strict) those that can be read."""
     data = mapping(_data(reply)).get("orders") or []
     if not isinstance(data, list):
         raise Unreadable("no list of orders")
-    return list(readable(data, _row))
+    return all_readable(data, _row) if is_strict else list(readable(data, _row))
 
 
 def _row(data: Any) -> _Row:

@@ -35,6 +35,7 @@ from adapters._textverified_records import (
     Verification,
     created,
     error_code,
+    every_verification,
     in_order,
     messages,
     readable,
@@ -274,7 +275,9 @@ class TextVerified:
         found: dict[str, Found] = {}
         async with aclosing(self._session.pages("find", _path("verifications"), FIND_PAGES_MAX)) as pages:
             async for page in pages:
-                found |= {one.id: self._found(one) for one in verifications(page.rows) if _is_open_since(one, since)}
+                found |= {
+                    one.id: self._found(one) for one in every_verification(page.rows) if _is_open_since(one, since)
+                }
                 if not page.next_href or page.is_past(since):
                     return sorted(found.values(), key=lambda one: one.created_at or 0.0, reverse=True)
         raise Unwell("the list is too long to be searched")

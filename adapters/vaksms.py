@@ -227,7 +227,10 @@ def _codes(reply: Reply) -> list[str] | None:
     if answer.word or "smsCode" not in mapping(answer.data):
         raise Unwell(_quotable(answer.word))
     codes = answer.data["smsCode"]
-    return [str(code) for code in (codes if isinstance(codes, list) else [codes]) if code]
+    listed = [code for code in (codes if isinstance(codes, list) else [codes]) if code]
+    if not all(isinstance(code, str | int) for code in listed):
+        raise Unreadable("a code that is none")
+    return [str(code) for code in listed]
 
 
 def _status(reply: Reply) -> str:
@@ -273,5 +276,5 @@ def _rows(country: str, data: Any) -> Iterator[Listed]:
         return
     for service, leaves in services.items():
         for leaf in map(mapping, leaves if isinstance(leaves, list) else [leaves]):
-            stock = in_stock(leaf.get("quantity", leaf.get("count")))
+            stock = leaf.get("quantity", leaf.get("count"))
             yield Listed(country.lower(), service, leaf.get("cost", leaf.get("price")), stock)

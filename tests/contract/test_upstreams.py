@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -313,7 +313,7 @@ async def test_server_that_is_gone_was_not_reached(pair: Pair) -> None:
 # --- purchases whose answer is lost ---
 
 
-@pytest.mark.parametrize("fault", ["drop", "error", "bad_gateway", "html", "truncated", "slow"])
+@pytest.mark.parametrize("fault", ["drop", "error", "bad_gateway", "html", "truncated", "wrong_types", "slow"])
 async def test_lost_answer_is_in_doubt_sent_once_and_found(bench: Bench, fault: str) -> None:
     for kept_alive in (False, True):
         bought = bench.sim.purchases
@@ -431,3 +431,16 @@ async def test_every_verb_raises_upstream_errors_only_and_reports_each_request(b
         assert isinstance(caught.value, (Unwell, InDoubt, Refused)), verb
         assert lease.number not in str(caught.value)
     assert len(bench.observed.calls) - told == sum(bench.sim.requests.values()) - asked
+
+
+async def test_values_of_other_types_are_never_taken_for_an_answer(bench: Bench) -> None:
+    """Not for an empty list either: it would take everything off sale, or say that a lost purchase never was."""
+    lease = await bench.buy()
+    for verb, call in verbs(bench, lease).items():
+        bench.sim.fault("any.wrong_types")
+        if verb == "read_many":
+            with suppress(Unwell):
+                assert lease.reference not in await call(), "an unreadable row has to be asked for singly"
+            continue
+        with pytest.raises((Unwell, InDoubt, Refused)):
+            await call()

@@ -83,7 +83,7 @@ def _other_type(value: Any) -> Any:
         return {name: _other_type(inner) for name, inner in value.items()}
     if isinstance(value, list) and value:
         return [_other_type(inner) for inner in value]
-    return None if value is None else {"of": ["another", "type"]}
+    return {"of": ["another", "type"]}
 
 
 @dataclass(slots=True)
