@@ -33,7 +33,7 @@ SECRETS = {"webhook_secret": False}
 
 
 class Options(FamilyOptions):
-    """Defaults are what most living brands share. `open_list_page` None asks for the list in one piece."""
+    """Defaults are what most living brands share. `open_list_page` 0 asks for the list in one piece."""
 
     base_url: Address
     max_price_parameter: Literal["maxPrice", "max_price"] = "maxPrice"
@@ -43,7 +43,7 @@ class Options(FamilyOptions):
     services_first: bool = False
     cumulative_counts: bool = False
     open_list: OpenList = "none"
-    open_list_page: int | None = Field(default=100, ge=1, le=100)
+    open_list_page: int = Field(default=100, ge=0, le=100)
     early_cancel_seconds: float = Field(default=120.0, ge=0, le=3600)
     pushes: bool = False
     push_addresses: PushAddresses = ()
@@ -64,7 +64,7 @@ def _brand(options: Options, rules: PushRules) -> Brand:
         is_services_first=options.services_first,
         is_cumulative=options.cumulative_counts,
         open_list=options.open_list,
-        open_list_page=options.open_list_page,
+        open_list_page=options.open_list_page or None,
         early_cancel_seconds=options.early_cancel_seconds,
         pushes=rules if options.pushes else None,
     )

@@ -230,6 +230,14 @@ class ReceiveSms:
         body, media_type = source.ANSWER
         return PushTaken(tuple(pushed), body, media_type)
 
+    @property
+    def push_sources(self) -> Sequence[str]:
+        """Sources that could be verified with the secrets there are."""
+        loaded = {name: _inbound.load(name).SECRETS for name in _inbound.known()} if self._secrets else {}
+        return [
+            name for name, wanted in loaded.items() if {key for key in wanted if wanted[key]} <= self._secrets.keys()
+        ]
+
     def _source(self, name: str) -> _inbound.Source:
         """Raises PushRefused. While no secret is set at all, a stranger can't even make us import anything."""
         if name not in _inbound.known():

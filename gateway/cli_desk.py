@@ -58,7 +58,7 @@ def desk_supply(context: Context, task: str, number: str, code: str, text: str) 
 @common
 @click.pass_obj
 def desk_fail(context: Context, task: str) -> None:
-    """Say that there is no such number, or that the one typed is of no use: the client gets the money back."""
+    """Say that there is no such number, or one of no use. Without a code, the client gets the money back."""
 
     async def fail(desk: TypedIn) -> DeskTask:
         return await desk.fail(task)

@@ -26,7 +26,7 @@ from gateway.pricing import Pricing
 from gateway.settings import Settings, Stanza
 from gateway.store import Row, Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database, with_gateway
-from gateway.upstream import HasUnmapped
+from gateway.upstream import HasPushSources, HasUnmapped, Pushes, Upstream
 
 RATE_WINDOW_SECONDS = 24 * 3600.0
 JUDGED_AFTER_SECONDS = 60.0
@@ -109,10 +109,20 @@ def push_urls(context: Context) -> None:
 
     async def read(gateway: Gateway) -> list[dict[str, Any]]:
         secret = gateway.house.vault.webhook_secret
-        names = [name for name, upstream in gateway.house.upstreams.items() if hasattr(upstream, "take_push")]
-        return [{"upstream": name, "url": f"{base}/{name}/{push_secret(secret, name)}"} for name in names]
+        return [
+            {"upstream": name, "url": f"{base}/{name}/{push_secret(secret, name)}{source}"}
+            for name, upstream in gateway.house.upstreams.items()
+            for source in _push_sources(upstream)
+        ]
 
     show(context, with_gateway(context, read), ("upstream", "url"))
+
+
+def _push_sources(upstream: Upstream) -> list[str]:
+    """What stands behind the address of an upstream, once for each address it has; none where it takes no pushes."""
+    if isinstance(upstream, HasPushSources):
+        return [f"/{source}" for source in upstream.push_sources]
+    return [""] if isinstance(upstream, Pushes) else []
 
 
 # The overview

@@ -6,12 +6,12 @@ This file needs Python 3.8 or later and nothing else. It can be copied to the ma
     RunOnReceive = python3 /opt/forward.py gammu --url https://sms.example.com/… --secret-file /etc/forward.key
                    --spool /var/spool/forward --own-number +447700900123
 
-    # smsd.conf
-    eventhandler = python3 /opt/forward.py smstools --url … --secret-file … --spool … --own-numbers /etc/numbers
+    # smsd.conf; the file is `exec python3 /opt/forward.py smstools --url … --secret-file … --spool … "$@"`
+    eventhandler = /usr/local/bin/forward-sms
 
-(each on one line; `simroute forward` is the same). The address is that of the gateway's generic inbound format, the
-key file holds that format's secret. Both programs append what they have to say: gammu ids beside an environment, the
-Tools an event and a file.
+(on one line; smsd wants the path of a program, so it gets a script. `simroute forward` is the same). The address is
+that of the gateway's generic inbound format, the key file holds that format's secret. Both programs append what they
+have to say: gammu ids beside an environment, the Tools an event and a file.
 
 Every message is first written to the spool, then everything in the spool is posted, oldest first, and what was taken
 is removed. Without a connection it stays there, and goes with the next message or with `flush`, which belongs into a

@@ -119,6 +119,16 @@ class Pushes(Protocol):
 
 
 @runtime_checkable
+class HasPushSources(Protocol):
+    """Takes pushes of several kinds, each at an address of its own."""
+
+    @property
+    def push_sources(self) -> Sequence[str]:
+        """What may stand behind the upstream's address, as far as it is set up."""
+        ...
+
+
+@runtime_checkable
 class HasUnmapped(Protocol):
     """Tells what its last price list had for sale under words we have no code for."""
 

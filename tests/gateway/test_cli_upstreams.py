@@ -10,6 +10,7 @@ import pytest
 
 from gateway.cli_upstreams import overview
 from gateway.errors import NoNumbers
+from gateway.inbox import push_secret
 from tests.harness import config_directory, environment, run_cli
 from tests.scripted import worlds
 from tests.simulators import fivesim
@@ -60,3 +61,14 @@ async def test_coverage_lists_what_we_can_not_name_by_stock(sqlite_url: str, tmp
     ]
     unknown = await asyncio.to_thread(run_cli, values, directory, "catalog", "coverage", "--upstream", "nobody")
     assert (unknown.returncode, "there is no upstream nobody" in unknown.stderr) == (1, True)
+
+
+def test_push_addresses_are_ready_to_be_copied(sqlite_url: str, tmp_path: Path) -> None:
+    adapters = {"hero": "herosms", "own": "receive_sms", "vak": "vaksms"}
+    stanzas = "".join(f'[{name}]\nadapter = "{adapter}"\n' for name, adapter in adapters.items())
+    secrets = {"OWN_API_KEY": "x" * 32, "OWN_TWILIO_AUTH_TOKEN": "x" * 32, "HERO_API_KEY": "x", "VAK_API_KEY": "x"}
+    values = environment(sqlite_url, WEBHOOK_URL="https://gw.example.test/webhooks/sms/", **secrets)
+    told = run_cli(values, config_directory(tmp_path, stanzas), "upstreams", "push-urls", "--json")
+    urls = {row["url"].rsplit("/sms/")[1] for row in json.loads(told.stdout)}
+    hero, own = (push_secret(values["WEBHOOK_SECRET"].encode(), name) for name in ("hero", "own"))
+    assert urls == {f"hero/{hero}", f"own/{own}/generic", f"own/{own}/twilio"}

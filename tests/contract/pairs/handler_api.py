@@ -10,7 +10,7 @@ PAIRS = {
         handler_api.DEFAULT_KEY,
         handler_api.PATH,
         SHELF,
-        options={"open_list": "getActiveActivations", "open_list_page": None},
+        options={"open_list": "getActiveActivations", "open_list_page": 0},
         simulator_options={"brand": "generic"},
     ),
     "oldest family": Pair(
