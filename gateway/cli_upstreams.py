@@ -147,7 +147,8 @@ def overview(tx: Tx, settings: Settings, now: float) -> tuple[list[dict[str, Any
         rows.append(
             {
                 "upstream": name,
-                "state": _state(stanza, report, is_drained=name in drained, is_fresh=is_fresh, now=now),
+                "state": _trouble_with_rates(settings, stanza, now)
+                or _state(stanza, report, is_drained=name in drained, is_fresh=is_fresh, now=now),
                 "balance": str(balance) if balance else None,
                 "house": _in_house(pricing, balance),
                 "offers": report.get("offers") if report.get("offers_at") and not report.get("sells_by_rule") else None,
@@ -178,6 +179,12 @@ def _state(stanza: Stanza, report: Mapping[str, Any], *, is_drained: bool, is_fr
     if fetched_at is None:
         return "no price list"
     return "selling" if now - fetched_at <= stanza.offers_max_age_seconds else "price list too old"
+
+
+def _trouble_with_rates(settings: Settings, stanza: Stanza, now: float) -> str:
+    as_of, exchange = settings.rates.as_of_seconds, settings.pricing.exchange
+    is_exchanged = stanza.enabled and stanza.currency != settings.pricing.currency and as_of is not None
+    return "resting: rates too old" if is_exchanged and now - (as_of or now) > exchange.max_hours * 3600 else ""
 
 
 def _money(report: Mapping[str, Any]) -> Money | None:

@@ -72,3 +72,11 @@ def test_push_addresses_are_ready_to_be_copied(sqlite_url: str, tmp_path: Path) 
     urls = {row["url"].rsplit("/sms/")[1] for row in json.loads(told.stdout)}
     hero, own = (push_secret(values["WEBHOOK_SECRET"].encode(), name) for name in ("hero", "own"))
     assert urls == {f"hero/{hero}", f"own/{own}/generic", f"own/{own}/twilio"}
+
+
+async def test_an_upstream_that_rests_for_want_of_rates_says_so(sqlite_url: str, tmp_path: Path) -> None:
+    stanza = '[own]\nadapter = "receive_sms"\ncurrency = "EUR"\n'
+    values = environment(sqlite_url)
+    directory = config_directory(tmp_path, stanza, rates='as_of = 2020-01-01T00:00:00Z\n[rates]\nEUR = "1.1"\n')
+    told = await asyncio.to_thread(run_cli, values, directory, "upstreams", "--json")
+    assert [row["state"] for row in json.loads(told.stdout)] == ["resting: rates too old"]
