@@ -10,6 +10,7 @@ from cachetools import LRUCache, TTLCache
 
 from gateway import ledger
 from gateway.errors import BadKey, BadWebhookUrl, Unavailable
+from gateway.settings import DIALECTS
 from gateway.store import Conflict, Row, Store, Tx
 from gateway.vault import KEY_LENGTH, Vault, new_api_key
 
@@ -36,6 +37,8 @@ class Caller:
     currency: str
     is_demo: bool
     barred_until: float | None
+    dialect: str = ""
+    """The dialect the key is answered in where the path names none; empty for the deployment's."""
 
 
 def bump(tx: Tx) -> None:
@@ -98,17 +101,37 @@ def bar(tx: Tx, name: str, until: float | None) -> None:
     bump(tx)
 
 
-def issue_key(tx: Tx, vault: Vault, name: str, at: float) -> str:
-    """A new key of an account, in plain: only its digest is kept, so this is the one time it can be shown."""
+def issue_key(tx: Tx, vault: Vault, name: str, at: float, dialect: str | None = None) -> str:
+    """A new key of an account, in plain: only its digest is kept, so this is the one time it can be shown.
+
+    Raises AccountError on an unknown account or dialect.
+    """
     key = new_api_key()
     tx.execute(
-        "insert into api_keys (account_id, digest, hint, created_at) values (:account, :digest, :hint, :at)",
+        "insert into api_keys (account_id, digest, hint, created_at, dialect)"
+        " values (:account, :digest, :hint, :at, :dialect)",
         account=find(tx, name)["id"],
         digest=vault.key_digests(key)[0],
         hint=key[:4],
         at=at,
+        dialect=_known_dialect(dialect),
     )
     return key
+
+
+def set_dialect(tx: Tx, key_id: int, dialect: str | None) -> None:
+    """What a key is answered in where the path names no dialect; None for the deployment's. Raises AccountError."""
+    name = _known_dialect(dialect)
+    found = key_id <= ID_MAX and tx.execute("update api_keys set dialect = :name where id = :id", name=name, id=key_id)
+    if not found:
+        raise AccountError(f"there is no key {key_id}")
+    bump(tx)
+
+
+def _known_dialect(name: str | None) -> str | None:
+    if name is not None and name not in DIALECTS:
+        raise AccountError(f"there is no dialect {name}: it is one of {', '.join(DIALECTS)}")
+    return name
 
 
 def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
@@ -116,7 +139,7 @@ def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
     if name:
         find(tx, name)
     return tx.all(
-        "select k.id, a.name as account, k.hint, k.created_at, k.revoked_at from api_keys k"
+        "select k.id, a.name as account, k.hint, k.dialect, k.created_at, k.revoked_at from api_keys k"
         " join accounts a on a.id = k.account_id where a.name = :name or :name = '' order by k.id",
         name=name or "",
     )
@@ -135,8 +158,9 @@ def revoke_key(tx: Tx, key_id: int, at: float) -> None:
 def _by_digest(tx: Tx, digests: Sequence[str]) -> Row | None:
     for digest in digests:
         row = tx.one(
-            "select k.id as key_id, a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until from api_keys k"
-            " join accounts a on a.id = k.account_id where k.digest = :digest and k.revoked_at is null",
+            "select k.id as key_id, k.dialect, a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until"
+            " from api_keys k join accounts a on a.id = k.account_id"
+            " where k.digest = :digest and k.revoked_at is null",
             digest=digest,
         )
         if row is not None:
@@ -191,7 +215,13 @@ class Callers:
             self._last_known.pop(digests[0], None)
             raise BadKey
         caller = Caller(
-            row["key_id"], row["account_id"], row["name"], row["currency"], bool(row["is_demo"]), row["barred_until"]
+            key_id=row["key_id"],
+            account_id=row["account_id"],
+            account_name=row["name"],
+            currency=row["currency"],
+            is_demo=bool(row["is_demo"]),
+            barred_until=row["barred_until"],
+            dialect=row["dialect"] or "",
         )
         self._known[digests[0]] = self._last_known[digests[0]] = caller
         return caller

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 import adapters
 import compat
-from compat import desk, pushes
+from compat import desk, fivesim, pushes, rest
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.alerts import Alerts
@@ -117,6 +117,8 @@ class Gateway:
         self.limits = Limits(settings.environment.redis_url)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
         self.front = Front(self.house, self.callers, self.activations, self.purchases, self.limits, self.inbox)
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """Whether the server is about to stop: whoever waits for a code is then answered at once."""
         pages = Starlette(
             routes=[
                 Route("/health", self._health),
@@ -125,11 +127,17 @@ class Gateway:
                 Route("/metrics", self._show_metrics),
                 *pushes.routes(self.front),
                 *desk.routes(lambda: self.house.upstreams, self._typed),
+                *rest.routes(
+                    self.front,
+                    origins=settings.gateway.server.cors_origins,
+                    is_stopping=lambda: self.is_stopping(),
+                ),
             ],
             lifespan=self._lifespan,
         )
         pages.router.redirect_slashes = False
-        self.app = compat.Dialects(self.front, pages)
+        self.five = fivesim.FiveSim(self.front)
+        self.app = compat.Dialects(self.front, pages, {fivesim.PREFIX: self.five})
         self._watcher: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._is_well = True
@@ -173,6 +181,7 @@ class Gateway:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
         await self.inbox.drain()
+        await self.five.drain()
         await self.worker.stop()
         await self._courier.aclose()
         for upstream in self.house.upstreams.values():

@@ -128,6 +128,7 @@ async def _serve(context: Context, database: Database, listener: socket.socket, 
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = _Server(config, lambda: _announce(listener, key))
+    gateway.is_stopping = lambda: server.should_exit
     guard = asyncio.create_task(_guard(server, lock))
     try:
         await server.serve([listener])
@@ -359,14 +360,27 @@ def key() -> None:
 
 @key.command("issue")
 @click.argument("name", metavar="ACCOUNT")
+@click.option("--dialect", help="What it is answered in where the path names no dialect; unset, `server.dialect`.")
 @common
 @click.pass_obj
-def key_issue(context: Context, name: str) -> None:
+def key_issue(context: Context, name: str, dialect: str | None) -> None:
     """A new key. It is shown this once: only its digest is kept."""
     made = with_database(
-        context, lambda database: database.store.run(accounts.issue_key, database.vault, name, time.time())
+        context, lambda database: database.store.run(accounts.issue_key, database.vault, name, time.time(), dialect)
     )
     tell(context, {"key": made}, made)
+
+
+@key.command("dialect")
+@click.argument("key_id", metavar="ID", type=int)
+@click.argument("dialect", metavar="NAME")
+@common
+@click.pass_obj
+def key_dialect(context: Context, key_id: int, dialect: str) -> None:
+    """What a key is answered in, by its id; `default` for `server.dialect`. A server follows within a second."""
+    chosen = None if dialect == "default" else dialect
+    with_database(context, lambda database: database.store.run(accounts.set_dialect, key_id, chosen))
+    tell(context, {"id": key_id, "dialect": chosen}, f"key {key_id} is answered in {chosen or 'the default dialect'}")
 
 
 @key.command("list")
@@ -381,12 +395,13 @@ def key_list(context: Context, name: str | None) -> None:
             "id": row["id"],
             "account": row["account"],
             "key": row["hint"] + "…",
+            "dialect": row["dialect"],
             "created": moment(row["created_at"]),
             "revoked": moment(row["revoked_at"]),
         }
         for row in found
     ]
-    show(context, rows, ("id", "account", "key", "created", "revoked"))
+    show(context, rows, ("id", "account", "key", "dialect", "created", "revoked"))
 
 
 @key.command("revoke")

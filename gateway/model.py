@@ -72,6 +72,7 @@ class Order:
     """What a caller asked for. `price_max` is None where the listed price is the ceiling.
 
     `fingerprint` is the same for two identical requests of one key; `reference` is the caller's own order id.
+    `life_seconds` and `open_max` are what the caller's dialect promises; None leaves both to the settings.
     """
 
     service: str
@@ -81,6 +82,8 @@ class Order:
     phone_exceptions: tuple[str, ...] = ()
     reference: str = ""
     fingerprint: str = ""
+    life_seconds: float | None = None
+    open_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -64,6 +64,8 @@ LEFT_BEHIND_SECONDS = 30.0
 """An order still `opening` after this long was left behind by a process that died."""
 
 EXCEPTIONS_MAX = 20
+
+T = TypeVar("T", int, float)
 
 log = structlog.get_logger()
 
@@ -213,7 +215,7 @@ class Purchases:
         if not shortlist.ranked:
             raise _nothing_for(order, shortlist.minimum)
         quotes = shortlist.ranked
-        number_of_open = house.settings.gateway.limits.open_activations
+        number_of_open = _least(house.settings.gateway.limits.open_activations, order.open_max)
         version = house.settings.version
         intent = await house.store.run(attempts.intend, caller, order, quotes, started, number_of_open, version)
         self._own.add(intent.activation_id)
@@ -322,7 +324,7 @@ class Purchases:
             self._soon(self._give_back_orphans())
             raise _Settled(reason)
         price = self._charged(caller, quote, cost)
-        expires_at = now + house.settings.gateway.activations.life_seconds
+        expires_at = now + _least(house.settings.gateway.activations.life_seconds, order.life_seconds)
         if lease.expires_at is not None:
             expires_at = min(expires_at, lease.expires_at)
         sealed = house.vault.seal(lease.number)
@@ -530,6 +532,10 @@ def _nothing_for(order: Order, minimum: Money | None) -> CallerError:
     if order.price_max is not None and minimum is not None and order.price_max.micros < minimum.micros:
         return PriceTooLow(minimum)
     return NoNumbers()
+
+
+def _least(setting: T, promised: T | None) -> T:
+    return setting if promised is None else min(setting, promised)
 
 
 def _seconds_for(ranked: Ranked, left: float, *, is_last: bool) -> float:

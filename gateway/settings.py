@@ -105,6 +105,13 @@ def _network(text: str) -> str:
     return text
 
 
+def _origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://[^/?#\s]+", text):
+        raise ValueError('should be "*" or an origin, such as "https://app.example.com"')
+    return text
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
 Network = Annotated[str, AfterValidator(_network)]
 Exact = Annotated[Decimal, BeforeValidator(_as_decimal), Field(le=1_000_000_000, allow_inf_nan=False)]
 Amount = Annotated[Exact, Field(ge=0, decimal_places=6)]
@@ -218,13 +225,29 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+DialectName = Literal["sms_activate", "hero", "smshub", "daisy", "tiger", "bower", "grizzly", "ds"]
+DIALECTS: tuple[str, ...] = get_args(DialectName)
+"""The `handler_api.php` dialects served, by the names that paths, keys and this file use."""
+
+
 class ServerSettings(Section):
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on; `HOST` overrides it.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port to listen on; `PORT` overrides it.")
     trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(_as_tuple)] = Field(
         default=(), description="Addresses or networks of proxies whose `X-Forwarded-For` is believed."
     )
+    cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(), description="Pages that may call the JSON API from a browser, such as `https://app.example.com`."
+    )
     default_country: int = Field(default=0, ge=0, description="Country id used where a client names none.")
+    dialect: DialectName = Field(
+        default="sms_activate", description="What clients are answered in where neither the path nor the key says."
+    )
+    ds_waiting_word: str = Field(
+        default="WAITING",
+        pattern=r"^[A-Z][A-Z_]{0,39}$",
+        description="What getStatus says in the `ds` dialect while there is no SMS.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )

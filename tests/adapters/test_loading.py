@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -9,7 +11,7 @@ import adapters
 from adapters import UnknownAdapter, herosms, known, load, secrets
 from tests.adapters._context import SECRET, context
 
-REQUIRED = {
+REQUIRED: dict[str, dict[str, Any]] = {
     "handler_api": {"base_url": "https://upstream.test/stubs/handler_api.php"},
     "daisysms": {"base_url": "https://upstream.test/stubs/handler_api.php"},
     "manual_entry": {"services": ["tg"], "price": "0.40"},

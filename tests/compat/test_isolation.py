@@ -139,6 +139,39 @@ async def test_lists_show_only_ones_own(both: Two) -> None:
     assert alices not in await both.said("bob", action="getActiveActivations")
 
 
+LISTS: list[dict[str, str]] = [
+    {"action": "getHistory"},
+    {"action": "getHistory", "start": "1748779000", "end": "1748790000", "limit": "100"},
+    {"action": "getListOfActiveActivations"},
+    {"action": "getCurrentActivations"},
+    {"action": "getListOfTopCountriesByService", "service": "tg"},
+]
+
+
+@pytest.mark.parametrize("parameters", LISTS, ids=lambda parameters: "-".join(parameters.values()))
+async def test_what_one_did_is_in_no_list_of_anothers(both: Two, parameters: dict[str, str]) -> None:
+    nothing = await both.said("bob", **parameters)
+    for state in STATES:
+        await both.alices(state)
+    await both.said("alice", action="getNumberV2", service="tg", country="6", orderId="a")
+    assert await both.said("alice", **parameters) != nothing
+    assert await both.said("bob", **parameters) == nothing
+
+
+@pytest.mark.parametrize("action", ["getHistory", "getActiveActivations", "getCurrentActivations"])
+async def test_an_order_id_leads_to_ones_own_order_only(both: Two, action: str) -> None:
+    bought = {}
+    for who in ("alice", "bob"):
+        answer = await both.said(who, action="getNumberV2", service="xmute", country="6", orderId=f"of%20{who}")
+        assert answer.startswith("{"), answer
+        bought[who] = answer.split(":")[1].split(",")[0]
+    nothing = await both.said("bob", action=action, orderId="of%20nobody")
+    assert await both.said("bob", action=action, orderId="of%20alice") == nothing
+    mine = await both.said("bob", action=action, orderId="of%20bob")
+    assert bought["bob"] in mine
+    assert bought["alice"] not in mine
+
+
 async def test_balances_and_webhooks_are_ones_own(both: Two) -> None:
     await both.alices("waiting")
     assert await both.said("bob", action="getBalance") == "ACCESS_BALANCE:10.00"

@@ -77,6 +77,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "account bar": ("alice",),
     "deposit": ("alice", "1.50", "--note", "a gift"),
     "key issue": ("alice",),
+    "key dialect": ("1", "daisy"),
     "key list": (),
     "key revoke": ("1",),
     "ledger verify": (),

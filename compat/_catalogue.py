@@ -1,0 +1,180 @@
+"""The catalogue and price lists in the `handler_api.php` dialects.
+
+Price lists are rendered row by row while the market lets the loop run in between, and kept (`compat._lists`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar
+
+from cachetools import LRUCache
+
+from compat._core import Core
+from compat._lists import Lists
+from compat._reply import Call, Reply, as_json, dumps
+from compat._wire import JSON, TEXT
+from gateway.accounts import Caller
+from gateway.catalog import Country
+from gateway.errors import BadCountry, BadService, NoOperators
+from gateway.front import Front
+from gateway.offers import SLICE_SECONDS, Row
+
+Printer = Callable[[Row], str]
+"""One row of a price list as a piece of JSON."""
+
+Render = Callable[[Caller, str | None, int | None, Printer], Coroutine[Any, Any, bytes]]
+"""A whole list for a caller, one service (None: all) and one country."""
+
+
+class Catalogue(Core):
+    """What there is, and what it costs."""
+
+    count_suffix: ClassVar[str] = ""
+    """Behind each service of getNumbersStatus."""
+
+    counts_are_text: ClassVar[bool] = True
+    counts_type: ClassVar[bytes] = TEXT
+
+    def __init__(self, front: Front, lists: Lists) -> None:
+        super().__init__(front, lists)
+        self._catalogues: LRUCache[tuple[str, ...], bytes] = LRUCache(16)
+
+    # Price lists
+
+    async def get_prices(self, call: Call) -> Reply:
+        return await self.listed(call, self.by_country, self.price_leaf)
+
+    def price_leaf(self, row: Row) -> str:
+        """What a price list says of one service in one country."""
+        return f'{{"cost":{row.price.micros / 1_000_000},"count":{row.count},"physicalCount":{row.count}}}'
+
+    async def get_numbers_status(self, call: Call) -> Reply:
+        try:
+            service, country = self.narrowed(call.values, is_country_needed=True)
+        except (BadService, BadCountry) as error:
+            return self.nothing_listed(error, call)
+        return Reply(await self.rendered(call, service, country, self.of_one_country, self._count), self.counts_type)
+
+    def _count(self, row: Row) -> str:
+        return f'"{row.count}"' if self.counts_are_text else str(row.count)
+
+    async def listed(self, call: Call, render: Render, leaf: Printer, *, variant: bool = False) -> Reply:
+        """A list of everything the call asks for, as JSON. `variant` tells two forms of one action apart."""
+        try:
+            service, country = self.narrowed(call.values)
+        except (BadService, BadCountry) as error:
+            return self.nothing_listed(error, call)
+        return Reply(await self.rendered(call, service, country, render, leaf, variant=variant), JSON)
+
+    def nothing_listed(self, error: BadService | BadCountry, call: Call) -> Reply:
+        """Where there is no such service or country there is nothing to list: the original had no error word here,
+        and clients read the answer as JSON."""
+        return Reply(b"{}", self.counts_type if call.action == "getNumbersStatus" else JSON)
+
+    def narrowed(self, values: Mapping[str, str], *, is_country_needed: bool = False) -> tuple[str | None, int | None]:
+        """Service and country a list is for, None for all. Raises BadService, BadCountry."""
+        service = self.service(values) if "service" in values else None
+        is_named = is_country_needed or "country" in values or self.sole_country is not None
+        return service, self.country(values) if is_named else None
+
+    async def rendered(
+        self,
+        call: Call,
+        service: str | None,
+        country: int | None,
+        render: Render,
+        leaf: Printer,
+        *,
+        variant: bool = False,
+    ) -> bytes:
+        """The list's bytes, from `render`; made once for everybody who asks for it at the same time."""
+        market = self.front.house.market
+        key = (self.name, call.action, call.caller.account_name, service, country, variant, market.generation)
+        return await self.lists.get(key, lambda: render(call.caller, service, country, leaf))
+
+    async def by_country(self, caller: Caller, service: str | None, country: int | None, leaf: Printer) -> bytes:
+        """`{country: {service: leaf}}`."""
+        countries: dict[int, list[str]] = {}
+        async for row in self.front.house.market.listing(caller, service, country):
+            countries.setdefault(row.country, []).append(f'"{self.service_word(row.service)}":{leaf(row)}')
+        return await nested({self.country_number(number): rows for number, rows in countries.items()})
+
+    async def of_one_country(self, caller: Caller, service: str | None, country: int | None, leaf: Printer) -> bytes:
+        """`{service: leaf}`."""
+        rows = [
+            f'"{self.service_word(row.service)}{self.count_suffix}":{leaf(row)}'
+            async for row in self.front.house.market.listing(caller, service, country)
+        ]
+        return f"{{{','.join(rows)}}}".encode()
+
+    async def by_service(self, caller: Caller, service: str | None, country: int | None, leaf: Printer) -> bytes:
+        """`{service: {country: leaf}}`."""
+        services: dict[str, list[str]] = {}
+        async for row in self.front.house.market.listing(caller, service, country):
+            services.setdefault(row.service, []).append(f'"{self.country_word(row.country)}":{leaf(row)}')
+        return await nested({self.service_word(code): rows for code, rows in services.items()})
+
+    def service_word(self, service: str) -> str:
+        """The dialect's name for one of our services."""
+        return service
+
+    def country_word(self, country: int) -> str:
+        """The dialect's name for one of our countries, in lists by service."""
+        return self.country_number(country)
+
+    # Names
+
+    async def get_countries(self, call: Call) -> Reply:
+        settings = self.front.house.settings
+        key = ("countries", settings.version)
+        body = self._catalogues.get(key)
+        if body is None:
+            body = self._catalogues[key] = dumps(self.countries(list(settings.catalog.countries.values())))
+        return Reply(body, JSON)
+
+    def countries(self, known: list[Country]) -> object:
+        return {self.country_number(country.id): self.country_row(country) for country in known}
+
+    def country_row(self, country: Country) -> dict[str, object]:
+        return {
+            "id": int(self.country_number(country.id)), "rus": country.rus, "eng": country.eng, "chn": country.chn,
+            "visible": 1, "retry": 1, "rent": 0, "multiService": 0,
+        }  # fmt: skip
+
+    async def get_services_list(self, call: Call) -> Reply:
+        settings = self.front.house.settings
+        key = ("services", settings.version, str(call.caller.is_demo))
+        body = self._catalogues.get(key)
+        if body is None:
+            hidden = frozenset[str]() if call.caller.is_demo else settings.catalog.sandbox_services
+            rows = [
+                {"code": code, "name": name} for code, name in settings.catalog.services.items() if code not in hidden
+            ]
+            body = self._catalogues[key] = dumps({"status": "success", "services": rows})
+        return Reply(body, JSON)
+
+    async def get_operators(self, call: Call) -> Reply:
+        market = self.front.house.market
+        try:
+            countries = [self.country(call.values)] if "country" in call.values else list(self.catalog.countries)
+        except BadCountry:
+            raise NoOperators from None  # the one error this action has: clients read its answer as JSON
+        found = {self.country_number(country): market.operators(country, call.caller) for country in countries}
+        found = {country: operators for country, operators in found.items() if operators}
+        if not found:
+            raise NoOperators
+        return as_json({"status": "success", "countryOperators": found})
+
+
+async def nested(members: dict[str, list[str]]) -> bytes:
+    """`{name: {…}}`, empties `members`, and lets the loop run in between: a list may have tens of megabytes."""
+    parts, pause_at = [], time.perf_counter() + SLICE_SECONDS
+    for name in list(members):
+        parts.append(f'"{name}":{{{",".join(members.pop(name))}}}'.encode())
+        if time.perf_counter() >= pause_at:
+            await asyncio.sleep(0)
+            pause_at = time.perf_counter() + SLICE_SECONDS
+    return b"{%b}" % b",".join(parts)

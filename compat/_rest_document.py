@@ -1,0 +1,148 @@
+"""The OpenAPI 3.1 document, made from the table of operations and the models: nothing in it is kept by hand."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from compat._rest_http import BODY_BYTES_MAX, Operation
+from compat._rest_models import ACTIVATION_ID, NoBody, Problem
+from compat._rest_problems import KINDS, MEDIA_TYPE
+
+Json = dict[str, Any]
+
+_REF = "#/components/schemas/{model}"
+_INTRODUCTION = (
+    "Numbers for one-time codes. A key is required everywhere: `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or the"
+    " parameter `api_key`. Amounts are decimals in text, times RFC 3339 in UTC, ids look like `ver_123456` (the bare"
+    " number is taken as well). What can't be done is told as `application/problem+json` with a stable `code`."
+)
+
+
+def document(operations: Sequence[Operation]) -> Json:
+    """The whole document, as JSON values."""
+    names, schemas = _schemas(operations)
+    paths: dict[str, Json] = defaultdict(dict)
+    for operation in operations:
+        for place, path in enumerate(operation.paths):
+            paths[path][operation.method.lower()] = _operation(operation, path, place, names)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "simroute", "version": version("simroute"), "description": _INTRODUCTION},
+        "security": [{"bearer": []}, {"header": []}, {"query": []}],
+        "paths": {path: paths[path] for path in sorted(paths, key=lambda path: (not path.startswith("/api/"), path))},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+                "query": {"type": "apiKey", "in": "query", "name": "api_key"},
+            },
+        },
+    }
+
+
+def _schemas(operations: Iterable[Operation]) -> tuple[dict[Any, Json], Json]:
+    """A reference for each model that is sent or taken, and what they refer to."""
+    wanted: dict[tuple[type[BaseModel], JsonSchemaMode], None] = {(Problem, "serialization"): None}
+    for operation in operations:
+        wanted[(operation.answer, "serialization")] = None
+        if operation.body is not None:
+            wanted[(operation.body, "validation")] = None
+    references, definitions = models_json_schema(list(wanted), ref_template=_REF)
+    return {model: reference for (model, _), reference in references.items()}, definitions["$defs"]
+
+
+def _operation(operation: Operation, path: str, place: int, names: dict[type[BaseModel], Json]) -> Json:
+    described: Json = {
+        "operationId": operation.name if place == 0 else f"{operation.name}_{place + 1}",
+        "summary": operation.summary,
+        "parameters": _parameters(operation, path),
+        "responses": _responses(operation, names),
+    }
+    if operation.description:
+        described["description"] = operation.description
+    if operation.body is not None:
+        described["requestBody"] = {
+            "required": operation.body is not NoBody,
+            "description": f"{BODY_BYTES_MAX} bytes at most.",
+            "content": {"application/json": {"schema": names[operation.body]}},
+        }
+    return described
+
+
+def _parameters(operation: Operation, path: str) -> list[Json]:
+    found: list[Json] = []
+    if "{id}" in path:
+        schema: Json = {"type": "string", "pattern": ACTIVATION_ID, "examples": ["ver_123456"]}
+        found.append({"name": "id", "in": "path", "required": True, "schema": schema})
+    for name, member in operation.query.model_json_schema().get("properties", {}).items():
+        schema = _without_null(member)
+        text = schema.pop("description", None)
+        found.append({"name": name, "in": "query", "schema": schema, **({"description": text} if text else {})})
+    if operation.takes_idempotency_key:
+        schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+        text = "Any word of yours, new for each number: a UUID, say."
+        found.append({"name": "Idempotency-Key", "in": "header", "schema": schema, "description": text})
+    if operation.takes_last_event_id:
+        schema = {"type": "string"}
+        found.append({"name": "Last-Event-ID", "in": "header", "schema": schema, "description": "The last `id` seen."})
+    if operation.has_etag:
+        schema = {"type": "string"}
+        found.append({"name": "If-None-Match", "in": "header", "schema": schema, "description": "The `ETag` known."})
+    return found
+
+
+def _without_null(schema: Json) -> Json:
+    """A parameter is absent or has a value: `null` exists in bodies only."""
+    outer = {name: value for name, value in schema.items() if name not in ("anyOf", "title", "default")}
+    if schema.get("default") is not None:
+        outer["default"] = schema["default"]
+    choices = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        return {**choices[0], **outer}
+    return {**outer, "anyOf": choices} if choices else outer
+
+
+def _responses(operation: Operation, names: dict[type[BaseModel], Json]) -> Json:
+    found: Json = {str(operation.status): _success(operation, names)}
+    if operation.has_etag:
+        found["304"] = {"description": "What the client has is still good.", "headers": _header("ETag")}
+    if operation.takes_last_event_id:
+        found["204"] = {"description": "The activation is over, and all of it has been told."}
+    by_status: dict[int, list[str]] = defaultdict(list)
+    for code in operation.codes:
+        by_status[KINDS[code].status].append(code)
+    for status, codes in sorted(by_status.items()):
+        found[str(status)] = _refusals(status, codes, names)
+    return found
+
+
+def _success(operation: Operation, names: dict[type[BaseModel], Json]) -> Json:
+    content = {operation.media_type: {"schema": names[operation.answer]}}
+    answer: Json = {"description": operation.summary, "content": content}
+    if operation.has_etag:
+        answer["headers"] = _header("ETag")
+    if operation.takes_idempotency_key:
+        answer["headers"] = _header("Location")
+    return answer
+
+
+def _refusals(status: int, codes: Sequence[str], names: dict[type[BaseModel], Json]) -> Json:
+    told: Json = {
+        "description": f"{HTTPStatus(status).phrase}: " + ", ".join(f"`{code}`" for code in codes),
+        "content": {MEDIA_TYPE.decode(): {"schema": names[Problem]}},
+    }
+    if any(KINDS[code].retry_seconds is not None for code in codes):
+        told["headers"] = _header("Retry-After")
+    return told
+
+
+def _header(name: str) -> Json:
+    return {name: {"schema": {"type": "string"}}}

@@ -1,0 +1,76 @@
+"""An account's activations as a list, past ones too, and those behind a caller's own reference: units of work.
+
+Numbers and messages are opened within the unit, so on its thread: a page of a hundred would hold up the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.live import Live, Shown
+from gateway.model import Status
+from gateway.store import Row, Tx
+from gateway.vault import Vault
+
+ID_MAX = 2**63 - 1
+
+
+def page(
+    tx: Tx, vault: Vault, account_id: int, *, before: int = ID_MAX, limit: int = 50, only_ended: bool = False
+) -> list[Live]:
+    """The account's activations with ids below `before`, newest first. Orders still `opening` have nothing to show."""
+    rows = tx.all(
+        "select id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed,"
+        " expires_at, ended_at from activations where account_id = :account and id < :before and status <> 'opening'"
+        " and (:all = 1 or ended_at is not null) order by id desc limit :limit",
+        account=account_id,
+        before=before,
+        all=int(not only_ended),
+        limit=limit,
+    )
+    messages = _messages(tx, vault, account_id, rows[-1]["id"], rows[0]["id"]) if rows else {}
+    return [_entry(vault, row, messages.get(row["id"], ())) for row in rows]
+
+
+def referred(tx: Tx, account_id: int, reference: str) -> Row | None:
+    """The id, status and fingerprint of the account's order with that reference, or None."""
+    return tx.one(
+        "select id, status, fingerprint from activations where account_id = :account and order_reference = :reference",
+        account=account_id,
+        reference=reference,
+    )
+
+
+def _messages(tx: Tx, vault: Vault, account_id: int, lowest: int, highest: int) -> dict[int, list[Shown]]:
+    """What was shown to the account for its activations from one id to another, oldest first, by activation."""
+    found: dict[int, list[Shown]] = {}
+    for row in tx.all(
+        "select activation_id, round, code_sealed, text_sealed, received_at from messages where is_shown = 1"
+        " and activation_id in (select id from activations where account_id = :account and id >= :low and id <= :high)"
+        " order by id",
+        account=account_id,
+        low=lowest,
+        high=highest,
+    ):
+        shown = Shown(vault.open(row["code_sealed"]), vault.open(row["text_sealed"]), row["received_at"], row["round"])
+        found.setdefault(row["activation_id"], []).append(shown)
+    return found
+
+
+def _entry(vault: Vault, row: Row, messages: Sequence[Shown]) -> Live:
+    """As far as an owner sees it; not for the live map."""
+    return Live(
+        id=row["id"],
+        account_id=row["account_id"],
+        service=row["service"],
+        country=row["country"],
+        operator=row["operator"],
+        status=Status(row["status"]),
+        price_micros=row["price"],
+        currency=row["currency"],
+        opened_at=row["opened_at"],
+        number=vault.open(row["number_sealed"]) if row["number_sealed"] else "",
+        expires_at=row["expires_at"] or 0.0,
+        ended_at=row["ended_at"],
+        messages=tuple(messages),
+    )
