@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from compat import _fivesim_history as history
 from compat import _fivesim_render as render
 from compat._fivesim_http import Call, Common, Reply, Said, page, product_name
 from compat._fivesim_orders import Orders
-from gateway import ledger
+from gateway import history, ledger
 from gateway.accounts import Caller
 from gateway.errors import TooManyRequests
 from gateway.live import Live
@@ -43,7 +42,7 @@ class Account:
             raise Said("bad category")
         offset, limit, newest_first = page(call.values)
         ids, total = await self._common.house.store.read(
-            history.orders, caller.account_id, offset, limit, newest_first=newest_first
+            history.order_ids, caller.account_id, offset, limit, newest_first=newest_first
         )
         rows = [self._orders.rendered(live).body.decode() async for live in self._read(caller, ids)]
         return Reply(render.orders(rows, total).encode())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 _COUNTRIES = """
 afghanistan af, albania al, algeria dz, angola ao, argentina ar, armenia am, australia au, austria at,
-azerbaijan az, bahrain bh, bangladesh bd, belarus by, belgium be, benin bj, bih ba, bolivia bo, botswana bw,
+azerbaijan az, bahrain bh, bangladesh bd, belarus by, belgium be, benin bj, bhutane bt, bih ba, bolivia bo, botswana bw,
 brazil br, bulgaria bg, burkinafaso bf, burundi bi, cambodia kh, cameroon cm, canada ca, chad td, chile cl,
 china cn, colombia co, costarica cr, croatia hr, cyprus cy, czech cz, denmark dk, djibouti dj, dominicana do,
 easttimor tl, ecuador ec, egypt eg, england gb, estonia ee, ethiopia et, finland fi, france fr, gabon ga, gambia gm,

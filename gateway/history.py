@@ -102,3 +102,39 @@ def countries_of(tx: Tx, account_id: int, service: str) -> Sequence[Row]:
         service=service,
         most=COUNTED_MAX,
     )
+
+
+def order_ids(tx: Tx, account_id: int, offset: int, limit: int, *, newest_first: bool) -> tuple[list[int], int]:
+    """One page of the account's orders as ids, and how many there are in all. Orders that got no number are none."""
+    total = tx.one(
+        "select count(*) as n from activations where account_id = :account and status not in ('opening', 'failed')",
+        account=account_id,
+    )
+    page = tx.all(_NEWEST_FIRST if newest_first else _OLDEST_FIRST, account=account_id, limit=limit, offset=offset)
+    return [int(row["id"]) for row in page], int(total["n"]) if total else 0
+
+
+_OLDEST_FIRST = (
+    "select id from activations where account_id = :account and status not in ('opening', 'failed')"
+    " order by id limit :limit offset :offset"
+)
+_NEWEST_FIRST = (
+    "select id from activations where account_id = :account and status not in ('opening', 'failed')"
+    " order by id desc limit :limit offset :offset"
+)
+
+
+def newest(tx: Tx, account_id: int) -> Row | None:
+    """The account's latest order that got a number, as far as a profile tells of it."""
+    return tx.one(
+        "select id, service, country, operator, price from activations where account_id = :account"
+        " and status not in ('opening', 'failed') order by id desc limit 1",
+        account=account_id,
+    )
+
+
+def deposits(tx: Tx, purse: str) -> Sequence[Row]:
+    """Everything ever paid into a purse, oldest first."""
+    return tx.all(
+        "select id, at, amount from ledger where kind = 'deposit' and credit = :purse order by id", purse=purse
+    )

@@ -781,7 +781,7 @@ async def test_long_page_in_place_of_prices_is_unwell() -> None:
         {"base_url": f"{BASE_URL}?api_key=x"},
         {"base_url": BASE_URL, "services": {"tg": "x", "wa": "x"}},
         {"base_url": BASE_URL, "max_price_parameter": "max"},
-        {"base_url": BASE_URL, "open_list_page": 0},
+        {"base_url": BASE_URL, "open_list_page": -1},
     ],
 )
 def test_unusable_options_are_refused(given: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The dialect a key is answered in; null for the deployment's own."""
+"""The dialect a key is answered in, null for the deployment's own; and an index on what was paid into a purse."""
 
 from __future__ import annotations
 
@@ -11,3 +11,5 @@ down_revision = "0004"
 
 def upgrade() -> None:
     op.add_column("api_keys", sa.Column("dialect", sa.Text))
+    paid_in = sa.text("kind = 'deposit'")
+    op.create_index("ledger_deposits", "ledger", ["credit"], sqlite_where=paid_in, postgresql_where=paid_in)
