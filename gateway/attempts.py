@@ -106,6 +106,7 @@ def attach(
     lease: Lease,
     sealed: str,
     *,
+    operator: str,
     price: Money,
     cost: Money,
     expires_at: float,
@@ -117,10 +118,10 @@ def attach(
     # Raises Conflict where there is no such row: the order was given up meanwhile.
     tx.insert(
         "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
-        " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at"
-        " where id = :id and status = 'opening' returning id",
+        " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at,"
+        " operator = :operator where id = :id and status = 'opening' returning id",
         upstream=upstream, reference=lease.reference, sealed=sealed, price=price.micros, cost=cost.micros,
-        currency=cost.currency, expires_at=expires_at, id=intent.activation_id,
+        currency=cost.currency, expires_at=expires_at, operator=operator, id=intent.activation_id,
     )  # fmt: skip
     end(tx, intent.attempt_id, "leased", "", at, lease.reference)
 

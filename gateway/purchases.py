@@ -328,6 +328,7 @@ class Purchases:
         if lease.expires_at is not None:
             expires_at = min(expires_at, lease.expires_at)
         sealed = house.vault.seal(lease.number)
+        operator = lease.operator or quote.offer.operator
         try:
             await house.store.run(
                 attempts.attach,
@@ -335,6 +336,7 @@ class Purchases:
                 quote.offer.upstream,
                 lease,
                 sealed,
+                operator=operator,
                 price=price,
                 cost=cost,
                 expires_at=expires_at,
@@ -351,7 +353,7 @@ class Purchases:
             raise
         live = Live(
             id=intent.activation_id, account_id=caller.account_id, service=order.service, country=order.country,
-            operator=lease.operator or quote.offer.operator, status=Status.WAITING, price_micros=price.micros,
+            operator=operator, status=Status.WAITING, price_micros=price.micros,
             currency=price.currency, opened_at=intent.opened_at, number=lease.number, upstream=quote.offer.upstream,
             reference=lease.reference, expires_at=expires_at,
         )  # fmt: skip

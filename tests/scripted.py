@@ -148,7 +148,7 @@ class Scripted:
         return self.sold[reference]
 
     def _lease(self, sold: Sold) -> Lease:
-        return Lease(sold.reference, "62800" + sold.reference.partition("-")[2].rjust(7, "0"), sold.cost)
+        return Lease(sold.reference, "62800" + sold.reference.partition("-")[2].rjust(7, "0"), sold.cost, "telkomsel")
 
     async def read(self, watched: Watched) -> Progress:
         if not self.is_well or not self.is_readable:

@@ -168,3 +168,13 @@ async def test_too_much_in_doubt_rests_the_upstream(tmp_path: Path, sqlite_url: 
     await world.gateway.purchases.settle()
     assert world.gateway.house.market.drained == frozenset()
     await world.end()
+
+
+async def test_the_operator_of_a_number_survives_a_restart(world: World) -> None:
+    live = await world.buy()
+    named = world.gateway.house.live.get(live.id)
+    assert named is not None
+    await world.boot()
+    recalled = world.gateway.house.live.get(live.id)
+    assert recalled is not None
+    assert (recalled.operator, recalled.number) == (named.operator, named.number)
