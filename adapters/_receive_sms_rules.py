@@ -3,12 +3,12 @@
 A message goes, in this order, to
 
 1. nobody, where a rule says to ignore it (a carrier's advertising);
-2. the lease whose service its sender or text names: the one named by its sender first, then by the longest name, then
-   the one that waits, then the oldest;
+2. the lease whose service its sender or text names: the one named by its sender first, then by the longest name; of
+   several alike the only one that waits;
 3. nobody, where it clearly names another known service: it was somebody else's request, or a mistake, and whoever sees
    it could take over an account that is not theirs;
 4. nobody, where there is no digit in it: without a name and without a code it is an advertisement;
-5. the only lease there is, else the one that has waited longest; nobody, where several leases are open and none waits.
+5. the only lease there is, or the only one that waits; nobody where a guess would have to decide.
 
 Names are compared as words, without regard to capitals. A service is known by its names in the catalogue, by what is
 in `KNOWN_AS`, or by its rule in the settings, which takes the place of both.
@@ -125,7 +125,8 @@ class Rules:
         ranks = {lease.id: self._rank(lease, message.sender, phrases) for lease in leases}
         named = [lease for lease in leases if ranks[lease.id] > 0]
         if named:
-            return min(named, key=lambda lease: (-ranks[lease.id], not lease.is_waiting, lease.opened_at, lease.id))
+            top = max(ranks[lease.id] for lease in named)
+            return _sole([lease for lease in named if ranks[lease.id] == top])
         takers = [lease for lease in leases if lease.service in TAKES_ALL]
         if takers:
             return takers[0]
@@ -135,7 +136,7 @@ class Rules:
             return OTHER_SERVICE
         if not any(character.isdigit() for character in message.text):
             return NO_CODE
-        return _by_turn(leases)
+        return _sole(leases)
 
     def _rank(self, lease: PoolLease, sender: str, phrases: set[Words]) -> int:
         names = self._names.get(lease.service)
@@ -148,11 +149,12 @@ class Rules:
         return any(_lower(phrase) in self._known and _is_a_name(phrase) for phrase in written)
 
 
-def _by_turn(leases: Sequence[PoolLease]) -> PoolLease | str:
+def _sole(leases: Sequence[PoolLease]) -> PoolLease | str:
+    """The only one, or the only one that waits: a guess would show one customer's code to another."""
     if len(leases) == 1:
         return leases[0]
     waiting = [lease for lease in leases if lease.is_waiting]
-    return min(waiting, key=lambda lease: (lease.opened_at, lease.id)) if waiting else AMBIGUOUS
+    return waiting[0] if len(waiting) == 1 else AMBIGUOUS
 
 
 def _rank(names: _Names, sender: str, phrases: set[Words]) -> int:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.inbox import push_secret
+from gateway.vault import Vault, read_secrets
 from tests import harness
 from tests.simulators.handler_api import DEFAULT_KEY
 
@@ -140,7 +141,7 @@ def gateway(directory: Path, behind: Process, *, poll_seconds: float = 1.0) -> I
     values = harness.environment(f"sqlite:///{database}", BENCH_API_KEY=DEFAULT_KEY)
     key = _funded(values, config)
     with harness.server(config, values, directory / "gateway.log") as server:
-        secret = push_secret(values["WEBHOOK_SECRET"].encode(), "bench")
+        secret = push_secret(Vault(read_secrets(values)), "bench")
         ready = Gateway(server.base, key, f"/webhooks/sms/bench/{secret}")
         _wait_for_prices(ready)
         yield ready

@@ -145,7 +145,7 @@ class Activations(Core):
 
     def _fingerprint(self, call: Call) -> str:
         pairs = sorted((name, value) for name, value in call.values.items() if name != "api_key")
-        return self.front.house.vault.index_digest("request", f"{call.caller.key_id}:{json.dumps(pairs)}")
+        return self.front.house.vault.index_digest("request", f"{call.caller.key_id}:{self.name}:{json.dumps(pairs)}")
 
     def number(self, live: Live) -> str:
         """A phone number as this dialect prints it."""

@@ -15,6 +15,10 @@ PACKED_FROM_BYTES = 1024
 PACKED_SMALL_BYTES_MAX = 100_000
 
 
+MAKING_MAX = 2
+"""Lists made at once: each takes a few milliseconds of every turn of the loop, and guests need no key to ask."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A body, and the same gzipped; empty where that is not worth it."""
@@ -31,6 +35,7 @@ class Lists:
             BYTES_MAX, SECONDS, getsizeof=lambda one: len(one.body) + len(one.packed)
         )
         self._making: dict[Hashable, asyncio.Task[Rendered]] = {}
+        self._turn = asyncio.Semaphore(MAKING_MAX)
 
     async def get(self, key: Hashable, make: Callable[[], Awaitable[str]]) -> Rendered:
         """The list of that key, made if need be; whoever asks meanwhile waits for the same one."""
@@ -45,7 +50,8 @@ class Lists:
         return await asyncio.shield(task)
 
     async def _made(self, key: Hashable, make: Callable[[], Awaitable[str]]) -> Rendered:
-        body = (await make()).encode()
+        async with self._turn:
+            body = (await make()).encode()
         packed = b""
         if len(body) >= PACKED_FROM_BYTES:
             packed = await asyncio.to_thread(gzip.compress, body, 3 if len(body) < PACKED_SMALL_BYTES_MAX else 1)

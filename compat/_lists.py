@@ -15,12 +15,17 @@ SECONDS = 10.0
 Key = tuple[object, ...]
 
 
+MAKING_MAX = 4
+"""Lists made at once: each takes a few milliseconds of every turn of the loop."""
+
+
 class Lists:
     """One for all dialects of a gateway, so that together they stay within the bytes."""
 
     def __init__(self) -> None:
         self._made: TTLCache[Key, bytes] = TTLCache(BYTES_MAX, SECONDS, getsizeof=len)
         self._making: dict[Key, asyncio.Task[bytes]] = {}
+        self._turn = asyncio.Semaphore(MAKING_MAX)
 
     async def get(self, key: Key, make: Callable[[], Coroutine[Any, Any, bytes]]) -> bytes:
         """The list of that key, from `make` if there is none. `key` has to name everything the list depends on."""
@@ -34,7 +39,8 @@ class Lists:
         return await asyncio.shield(task)
 
     async def _make(self, key: Key, make: Callable[[], Awaitable[bytes]]) -> bytes:
-        body = await make()
+        async with self._turn:
+            body = await make()
         if len(body) <= BYTES_MAX // 2:
             self._made[key] = body
         return body

@@ -22,6 +22,10 @@ HASHED_AT_ONCE_BYTES = 2**20
 Key = tuple[object, ...]
 
 
+BUILDING_MAX = 4
+"""Lists made at once: each takes a few milliseconds of every turn of the loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sheet:
     """A rendered list."""
@@ -40,6 +44,7 @@ class Lists:
         self._front = front
         self._prices: TTLCache[Key, Sheet] = TTLCache(PRICES_BYTES_MAX, PRICES_SECONDS, getsizeof=len)
         self._building: dict[Key, asyncio.Task[Sheet]] = {}
+        self._turn = asyncio.Semaphore(BUILDING_MAX)
         self._catalogues: LRUCache[Key, Sheet] = LRUCache(16)
 
     async def prices(self, caller: Caller, service: str | None, country: int | None, *, may_build: bool) -> Sheet:
@@ -61,11 +66,12 @@ class Lists:
 
     async def _build(self, key: Key, caller: Caller, service: str | None, country: int | None) -> Sheet:
         """Put together as text: a model for each of a million rows would take a hundred times as long."""
-        rows = [
-            f'{{"service":"{row.service}","country":{row.country},"price":"{plain(row.price.micros)}",'
-            f'"count":{row.count}}}'
-            async for row in self._front.house.market.listing(caller, service, country)
-        ]
+        async with self._turn:
+            rows = [
+                f'{{"service":"{row.service}","country":{row.country},"price":"{plain(row.price.micros)}",'
+                f'"count":{row.count}}}'
+                async for row in self._front.house.market.listing(caller, service, country)
+            ]
         body = f'{{"currency":"{caller.currency}","prices":[{",".join(rows)}]}}'.encode()
         if len(body) > HASHED_AT_ONCE_BYTES:
             sheet = await asyncio.to_thread(sheet_of, body)

@@ -401,7 +401,7 @@ def _deliver(tx: Tx, vault: Vault, activation_id: int, fresh: Sequence[_New], at
     if not is_open:
         if new_ids and row["status"] != Status.FINISHED:
             _book_loss(tx, activation_id, row, at)
-        return None
+        return None if new_ids else set()
     if not new_ids:
         return set()
     tx.execute("update activations set status = 'received' where id = :id", id=activation_id)

@@ -108,9 +108,9 @@ def push_urls(context: Context) -> None:
     base = (settings.environment.webhook_url or "https://YOUR-PUBLIC-HOST/webhooks/sms").rstrip("/")
 
     async def read(gateway: Gateway) -> list[dict[str, Any]]:
-        secret = gateway.house.vault.webhook_secret
+        vault = gateway.house.vault
         return [
-            {"upstream": name, "url": f"{base}/{name}/{push_secret(secret, name)}{source}"}
+            {"upstream": name, "url": f"{base}/{name}/{push_secret(vault, name)}{source}"}
             for name, upstream in gateway.house.upstreams.items()
             for source in _push_sources(upstream)
         ]

@@ -52,7 +52,7 @@ def page(
         " order by m.id desc limit 1) as text_sealed"
         " from activations a where account_id = :account and status not in ('opening', 'failed')"
         " and opened_at >= :start and opened_at <= :end and (order_reference = :reference or :reference = '')"
-        " order by id desc limit :limit offset :offset",
+        " order by opened_at desc, id desc limit :limit offset :offset",
         account=account_id,
         start=start,
         end=end,

@@ -25,10 +25,14 @@ from gateway.purchases import Purchases
 from gateway.records import load
 from gateway.store import Tx
 from gateway.upstream import Pushed, Pushes, PushRequest, PushTaken
+from gateway.vault import Vault
 
 SECRET_LENGTH = 32
 NATIVE_MEMBERS = ("event", "verification_id", "phone_number", "message", "timestamp")
 """The brief's payload, in the order its signature is made over."""
+
+LOOK_PAUSE_SECONDS = 1.0
+"""Between two looks at one lease: hints may come as fast as they like."""
 
 LOOKS_MAX = 200
 """Leases looked at at once: a flood of hints must not become a flood of calls."""
@@ -48,7 +52,7 @@ class Inbox:
 
     def secret(self, upstream: str) -> str:
         """The part of the path that only the upstream of that name is told."""
-        return push_secret(self._house.vault.webhook_secret, upstream)
+        return push_secret(self._house.vault, upstream)
 
     async def take(self, upstream: str, request: PushRequest) -> PushTaken:
         """Brings in what an upstream pushed. Safe to repeat: senders do.
@@ -67,7 +71,8 @@ class Inbox:
             raise
         for pushed in taken.pushed:
             await self._bring_in(upstream, pushed)
-        await self._note(upstream, request, len(taken.pushed))
+        if taken.pushed:
+            await self._note(upstream, request, len(taken.pushed))
         self._count(upstream, "taken" if taken.pushed else "ignored")
         return taken
 
@@ -94,7 +99,7 @@ class Inbox:
 
     async def _bring_in(self, upstream: str, pushed: Pushed) -> None:
         if not pushed.reference:
-            self._soon(f"{upstream}/", self._settle())
+            self._soon(f"{upstream}/", self._settle(f"{upstream}/"))
             return
         live = await self._lease(upstream, pushed.reference)
         if live is None:
@@ -110,7 +115,9 @@ class Inbox:
         if live is not None:
             return live
         found = await self._house.store.read(_by_lease, upstream, reference)
-        return await load(self._house.store, self._house.vault, found) if found is not None else None
+        loaded = await load(self._house.store, self._house.vault, found) if found is not None else None
+        # Its purchase may have put it into the map meanwhile, and there is to be one of it only.
+        return self._house.live.at_upstream(upstream).get(reference) or loaded
 
     def look(self, upstream: str, reference: str) -> None:
         """Reads a lease soon, if it is open."""
@@ -127,28 +134,32 @@ class Inbox:
             self._soon(key, self._look(live, key))
 
     async def _look(self, live: Live, key: str) -> None:
-        while True:
-            self._again.discard(key)
-            try:
+        try:
+            while True:
+                self._again.discard(key)
                 await self._activations.look(live)
-            except CallerError:
-                return  # the poller looks again
-            if key not in self._again:
-                return
+                if key not in self._again:
+                    return
+                await asyncio.sleep(LOOK_PAUSE_SECONDS)
+        except CallerError:
+            return  # the poller looks again
+        finally:
+            self._again.discard(key)
+            del self._looks[key]
 
-    async def _settle(self) -> None:
+    async def _settle(self, key: str) -> None:
         try:
             await self._purchases.settle()
         except Unavailable:
             return
+        finally:
+            del self._looks[key]
 
     def _soon(self, key: str, work: Any) -> None:
         if key in self._looks:
             work.close()
             return
-        task = asyncio.ensure_future(work)
-        self._looks[key] = task
-        task.add_done_callback(lambda _done: self._looks.pop(key, None))
+        self._looks[key] = asyncio.ensure_future(work)
 
     # The brief's own payload
 
@@ -187,9 +198,9 @@ class Inbox:
 _OUTCOMES: dict[type[UpstreamError], str] = {PushRefused: "refused", PushUnreadable: "unreadable"}
 
 
-def push_secret(webhook_secret: bytes, upstream: str) -> str:
-    """Follows from WEBHOOK_SECRET, so that there is one secret less to keep; a new one changes every address."""
-    return hmac.digest(webhook_secret, f"push:{upstream}".encode(), "sha256").hex()[:SECRET_LENGTH]
+def push_secret(vault: Vault, upstream: str) -> str:
+    """Follows from INDEX_KEY, so that there is one secret less to keep; receivers of our webhooks do not know it."""
+    return vault.index_digest("push address", upstream).rpartition(":")[2][:SECRET_LENGTH]
 
 
 def native_signature(payload: Mapping[str, Any], secret: bytes) -> str:
@@ -218,7 +229,10 @@ def _is_signed(payload: Mapping[str, Any], request: PushRequest, secret: bytes) 
         return False
     given = (str(payload.get("signature", "")), request.headers.get("x-signature", ""))
     wanted = (inside, over_body)
-    return any(hmac.compare_digest(told.encode(), right.encode()) for told, right in zip(given, wanted, strict=True))
+    return any(
+        hmac.compare_digest(told.encode("utf-8", "replace"), right.encode())
+        for told, right in zip(given, wanted, strict=True)
+    )
 
 
 def _digest(data: bytes) -> str:
@@ -235,6 +249,11 @@ def _by_lease(tx: Tx, upstream: str, reference: str) -> int | None:
         reference=reference,
     )
     return int(row["id"]) if row is not None else None
+
+
+def drop_pushes(tx: Tx, before: float) -> None:
+    """Forgets pushes that were processed before then."""
+    tx.execute("delete from pushes where processed_at < :before", before=before)
 
 
 def _note(tx: Tx, upstream: str, source: str, digest: str, signature: str, leases: int, at: float) -> None:

@@ -696,7 +696,13 @@ def _place(tx: Tx, vault: Vault, upstream: str, devices: Mapping[str, str], sour
             upstream=upstream,
             digest=number_digest(vault, number),
         )
-        if row is not None and _is_from(row, source) and row["device"] != device:
+        holder = tx.one(
+            "select source from numbers where upstream = :upstream and device = :device",
+            upstream=upstream,
+            device=device,
+        )
+        is_free = holder is None or _is_from(holder, source)  # one source's word moves no number of another's
+        if row is not None and is_free and _is_from(row, source) and row["device"] != device:
             tx.execute(
                 "update numbers set device = null where upstream = :upstream and device = :device",
                 upstream=upstream,

@@ -19,6 +19,7 @@ from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
 from gateway.house import House
 from gateway.money import MICROS, Money
+from gateway.offers import CLOCK_SKEW_SECONDS
 from gateway.settings import Stanza
 from gateway.store import Tx
 from gateway.upstream import HasUnmapped, Upstream
@@ -140,6 +141,9 @@ class Overseer:
             self._alerts.show("prices_stale", name, self._staleness(name, entry.list_age_max_seconds, now))
             exposed = f"purchases in doubt at {name} may have cost more than in_doubt_exposure: it takes no orders"
             self._alerts.show("exposure", name, exposed if name in house.market.overexposed else "")
+        for name in house.upstreams.keys() - {entry.name for entry in house.market.view.entries}:
+            for alert in ("upstream_down", "prices_stale", "exposure"):  # it only sees its open numbers through
+                self._alerts.show(alert, name, "")
         self._alerts.show("rates_stale", "exchange rates", self._rates(now))
         self._alerts.forget({*house.upstreams, "exchange rates"})
 
@@ -155,6 +159,8 @@ class Overseer:
         if rates.as_of_seconds is None:
             return ""
         hours = (now - rates.as_of_seconds) / 3600
+        if hours < -CLOCK_SKEW_SECONDS / 3600:
+            return "as_of in rates.toml lies in the future: nothing is sold by these rates"
         if hours <= exchange.alert_hours:
             return ""
         return (

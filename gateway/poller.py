@@ -21,6 +21,7 @@ CALLS_PER_SECOND = 10.0
 PAGES_PAUSE_SECONDS = 2.4
 """Least time between two readings of a list that has several pages: it grows with what is open, the wait need not."""
 
+PACED_SECONDS_MAX = 10.0
 READ_SECONDS = 10.0
 YOUNG_SECONDS = 120.0
 YOUNG_PAUSE_SECONDS = 2.0
@@ -66,7 +67,9 @@ class Poller:
             self._unwell(error)
         calls = house.status_calls[self._name] - calls_before
         least = PAGES_PAUSE_SECONDS if is_bulk and calls > 1 else 0.0
-        return max(0.05, max(stanza.poll_seconds, calls / rate, least) - (house.clock() - started))
+        # Looks that pushes caused count among the calls, and must not keep the poller away for long.
+        paced = min(calls / rate, PACED_SECONDS_MAX)
+        return max(0.05, max(stanza.poll_seconds, paced, least) - (house.clock() - started))
 
     async def _read_list(self, upstream: _Reads, lives: Sequence[Live]) -> None:
         if not lives:

@@ -350,7 +350,7 @@ def barrier(facts: Facts, terms: Terms) -> Because | None:
     if facts.list_age_seconds is None or facts.list_age_seconds > facts.list_age_max_seconds:
         return _list_trouble(facts)
     if facts.rates_stale_seconds is not None:
-        return Because("exchange rates are {:.0f} h old", (facts.rates_stale_seconds / 3600,))
+        return _rates_trouble(facts.rates_stale_seconds / 3600)
     return IN_DOUBT if facts.is_in_doubt else None
 
 
@@ -359,6 +359,12 @@ def named(upstream: str, route: Route) -> Because | None:
     if route.order and upstream not in route.order:
         return NOT_NAMED
     return RULED_OUT if upstream in route.exclude else None
+
+
+def _rates_trouble(age_hours: float) -> Because:
+    if age_hours < 0:
+        return Because("exchange rates are dated in the future")
+    return Because("exchange rates are {:.0f} h old", (age_hours,))
 
 
 def _list_trouble(facts: Facts) -> Because:

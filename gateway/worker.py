@@ -12,6 +12,7 @@ from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
 from gateway.house import House
+from gateway.inbox import drop_pushes
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
@@ -24,6 +25,7 @@ TICK_SECONDS = 1.0
 SETTLE_SECONDS = 5.0
 STRANGERS_SECONDS = 60.0
 TIDY_SECONDS = 60.0
+PUSHES_KEPT_SECONDS = 30 * 86_400.0
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
 FAILED_ROUND_SECONDS = 1.0
@@ -159,6 +161,7 @@ class Worker:
                     await upstream.tidy()
                 except UpstreamError as error:
                     log.warning("tidy.failed", upstream=name, reason=str(error))
+        await self._house.store.run(drop_pushes, self._house.clock() - PUSHES_KEPT_SECONDS)
         return TIDY_SECONDS
 
     async def _refresh_offers(self, name: str) -> float:

@@ -436,9 +436,10 @@ def test_of_several_leases_the_one_named_gets_the_message() -> None:
     assert chosen(leased("go", "ccu"), "Your Google Chat code: 1") == "ccu"
 
 
-def test_message_without_a_name_goes_to_the_one_that_waits_longest() -> None:
+def test_message_without_a_name_goes_to_the_only_one_that_waits_and_to_nobody_by_guess() -> None:
     several = leased("wa", "tg")
-    assert chosen(several, "Your code is 12345") == "wa"
+    assert chosen(several, "Your code is 12345") == AMBIGUOUS
+    assert chosen(leased("fb", "ig"), "12345 is your Meta code") == AMBIGUOUS
     done = PoolLease(1, "wa", NOW + 1, is_waiting=False)
     assert chosen([done, several[1]], "Your code is 12345") == "tg"
     assert chosen(leased("wa", "tg", waiting=False), "Your code is 12345") == AMBIGUOUS

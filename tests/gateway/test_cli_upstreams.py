@@ -11,6 +11,7 @@ import pytest
 from gateway.cli_upstreams import overview
 from gateway.errors import NoNumbers
 from gateway.inbox import push_secret
+from gateway.vault import Vault, read_secrets
 from tests.harness import config_directory, environment, run_cli
 from tests.scripted import worlds
 from tests.simulators import fivesim
@@ -70,7 +71,7 @@ def test_push_addresses_are_ready_to_be_copied(sqlite_url: str, tmp_path: Path) 
     values = environment(sqlite_url, WEBHOOK_URL="https://gw.example.test/webhooks/sms/", **secrets)
     told = run_cli(values, config_directory(tmp_path, stanzas), "upstreams", "push-urls", "--json")
     urls = {row["url"].rsplit("/sms/")[1] for row in json.loads(told.stdout)}
-    hero, own = (push_secret(values["WEBHOOK_SECRET"].encode(), name) for name in ("hero", "own"))
+    hero, own = (push_secret(Vault(read_secrets(values)), name) for name in ("hero", "own"))
     assert urls == {f"hero/{hero}", f"own/{own}/generic", f"own/{own}/twilio"}
 
 

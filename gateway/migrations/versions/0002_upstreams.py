@@ -44,5 +44,6 @@ def upgrade() -> None:
         sa.Column("processed_at", Time, nullable=False),
         sqlite_autoincrement=True,
     )
+    op.create_index("pushes_by_time", "pushes", ["processed_at"])
     op.create_index("activations_by_upstream", "activations", ["upstream", "opened_at"])
     op.execute("insert into revisions (name, value) values ('upstreams', 0)")
