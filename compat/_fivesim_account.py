@@ -52,6 +52,7 @@ class Account:
             live = self._common.front.activations.peek(caller.account_id, activation_id)
             if live is None:
                 live = await self._common.front.activations.get(caller, activation_id)
+            self._orders.show(caller, live)
             yield live
 
     async def payments(self, call: Call, caller: Caller) -> Reply:

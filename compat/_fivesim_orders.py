@@ -20,6 +20,9 @@ from gateway.model import Status
 
 ID_MAX = 2**31 - 1
 
+ASKED_TOGETHER = 10
+"""Upstreams asked for another SMS at once: a page of orders may be a hundred."""
+
 AGAIN_SECONDS = 3.0
 """How long after it was shown its newest message a client that still reads is taken to wait for another."""
 
@@ -47,6 +50,7 @@ class Orders:
         self._banned: LRUCache[int, bool] = LRUCache(REMEMBERED)
         self._rendered: LRUCache[int, tuple[tuple[str, int, Words], Rendered]] = LRUCache(RENDERED_MAX)
         self._asking: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(ASKED_TOGETHER)
 
     async def check(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
@@ -104,7 +108,8 @@ class Orders:
 
     async def _ask_again(self, caller: Caller, live: Live, seen: _Seen) -> None:
         try:
-            await self._common.front.activations.ask_again(caller, live.id)
+            async with self._turn:
+                await self._common.front.activations.ask_again(caller, live.id)
         except Unavailable:
             seen.at, seen.is_asked = self._common.house.clock(), False
         except CallerError:

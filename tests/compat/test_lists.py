@@ -145,12 +145,12 @@ async def test_history_is_read_along_the_account_s_own_index(house: StillHouse) 
     def plan(tx: Tx) -> str:
         rows = tx.all(
             "explain query plan select id from activations a where account_id = 1 and status not in ('opening')"
-            " and opened_at >= 0 and opened_at <= 1 order by id desc limit 50 offset 0"
+            " and opened_at >= 0 and opened_at <= 1 order by opened_at desc, id desc limit 50 offset 0"
         )
         return " ".join(str(dict(row)) for row in rows)
 
     found = await house.database.store.read(plan)
-    assert "activations_by_account" in found
+    assert "activations_by_time" in found
     assert "TEMP B-TREE" not in found
 
 

@@ -13,4 +13,4 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("dialect", sa.Text))
     paid_in = sa.text("kind = 'deposit'")
     op.create_index("ledger_deposits", "ledger", ["credit"], sqlite_where=paid_in, postgresql_where=paid_in)
-    op.create_index("activations_by_time", "activations", ["account_id", "opened_at"])
+    op.create_index("activations_by_time", "activations", ["account_id", "opened_at", "id"])
