@@ -208,6 +208,17 @@ async def test_an_sms_for_an_order_that_is_over_is_kept_and_not_shown(world: tup
     assert await made.problems() == []
 
 
+async def test_a_late_sms_that_is_pushed_again_is_one_late_sms(world: tuple[House, Pushing]) -> None:
+    made, _ = world
+    activation = await made.buy()
+    await made.call("setStatus", id=activation, status=8)
+    for _ in range(3):
+        await push(made, {"ref": "one-1", "text": "Your code is 4711"})
+    late = made.gateway.house.metrics.registry.get_sample_value("simroute_late_messages_total", {"upstream": "one"})
+    assert late == 1
+    assert await made.problems() == []
+
+
 async def test_an_sms_for_an_unknown_order_is_harmless(world: tuple[House, Pushing]) -> None:
     assert (await push(world[0], {"ref": "nobody's", "text": "Your code is 4711"})).status_code == 200
 
@@ -276,6 +287,12 @@ async def test_native_payload_for_another_number_or_nobody_is_not_delivered(
     activation = await made.buy()
     assert (await push(made, native(made, activation, **changes), "", {})).status_code == 400
     assert await made.call("getStatus", id=activation) == "STATUS_WAIT_CODE"
+
+
+async def test_half_a_character_for_a_signature_is_a_wrong_one(world: tuple[House, Pushing]) -> None:
+    made, _ = world
+    payload = {**native(made, await made.buy()), "signature": "\ud800"}
+    assert (await push(made, payload, "", {})).status_code == 401
 
 
 async def test_native_body_that_is_none_is_unreadable(world: tuple[House, Pushing]) -> None:

@@ -669,6 +669,14 @@ async def test_every_problem_is_told_and_nothing_is_put(bench: Bench) -> None:
     assert len(await bench.all("select id from numbers")) == 2
 
 
+async def test_one_source_moves_no_number_of_another_out_of_its_device(bench: Bench) -> None:
+    await bench.add(FIRST, device="modem:1", source="generic")
+    await bench.add(SECOND)
+    assert await bench.pool.place({"modem:1": SECOND}, "smsgate") == 0
+    rows = await bench.all("select device from numbers order by id")
+    assert [row["device"] for row in rows] == ["modem:1", None]
+
+
 async def test_two_numbers_may_change_places(bench: Bench) -> None:
     await bench.add(FIRST, device="a")
     await bench.add(SECOND, device="b")

@@ -145,6 +145,12 @@ async def test_rates_alert_before_they_stop_sales(view: Seen) -> None:
     assert "37 h old" in dict(view.told)["simroute: rates stale: exchange rates"]
 
 
+async def test_rates_from_the_future_are_an_alert(view: Seen) -> None:
+    view.watch.now = NOON - 3 * 86_400
+    assert "rates_stale exchange rates" in await view.round()
+    assert "in the future" in dict(view.told)["simroute: rates stale: exchange rates"]
+
+
 async def test_what_was_told_is_not_told_again_after_a_restart(database_url: str, tmp_path: Path) -> None:
     values = environment(database_url, ONE_API_KEY="k" * 32, TWO_API_KEY="k" * 32)
     told: list[tuple[str, str]] = []
