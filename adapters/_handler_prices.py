@@ -21,23 +21,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from adapters import _prices
 from adapters._values import Unreadable, load_json, mapping, micros
-from gateway.errors import Unwell
 from gateway.upstream import OfferTable
 
 UNKNOWN_COUNT = 1
 
-Row = tuple[str, int, int, int, str, float | None]
-
 
 @dataclass(frozen=True)
-class Sheet:
-    """How to read one upstream's list. `services` and `countries` map its words to our codes."""
+class Sheet(_prices.Sheet):
+    """How to read one member's list."""
 
-    upstream: str
-    currency: str
-    services: Mapping[str, str]
-    countries: Mapping[str, int]
     services_first: bool = False
     is_cumulative: bool = False
     providers: frozenset[str] = frozenset()
@@ -53,17 +47,11 @@ def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
     Raises Unwell where the body is no price list (large lists were seen truncated), or nothing in it can be read.
     """
     unmapped: Counter[str] = Counter()
-    try:
-        table = OfferTable(sheet.upstream, sheet.currency, _rows(load_json(body), sheet, unmapped))
-    except Unreadable:
-        table = None
-    if table is None or (not len(table) and set(unmapped) == {"unreadable"}):
-        raise Unwell("the price list is unreadable")
-    return table, unmapped
+    return _prices.in_columns(_rows(body, sheet, unmapped), sheet, unmapped), unmapped
 
 
-def _rows(data: Any, sheet: Sheet, unmapped: Counter[str]) -> Iterator[Row]:
-    for service_word, country_word, leaf in _leaves(data, sheet.services_first):
+def _rows(body: bytes, sheet: Sheet, unmapped: Counter[str]) -> Iterator[_prices.Row]:
+    for service_word, country_word, leaf in _leaves(load_json(body), sheet.services_first):
         try:
             ladder = _ladder(leaf, sheet)
         except Unreadable:  # one odd row must not hide the others

@@ -48,13 +48,18 @@ def tabulate(listed: Iterable[Listed], sheet: Sheet) -> tuple[OfferTable, Counte
     of it does.
     """
     unmapped: Counter[str] = Counter()
+    return in_columns(_rows(listed, sheet, unmapped), sheet, unmapped), unmapped
+
+
+def in_columns(rows: Iterable[Row], sheet: Sheet, unmapped: Counter[str]) -> OfferTable:
+    """The rows as a table; reading them fills `unmapped`. Raises Unwell where they are, or every one is, Unreadable."""
     try:
-        table = OfferTable(sheet.upstream, sheet.currency, _rows(listed, sheet, unmapped))
+        table = OfferTable(sheet.upstream, sheet.currency, rows)
     except Unreadable:
         table = None
     if table is None or (not len(table) and set(unmapped) == {"unreadable"}):
         raise Unwell("the price list is unreadable")
-    return table, unmapped
+    return table
 
 
 def _rows(listed: Iterable[Listed], sheet: Sheet, unmapped: Counter[str]) -> Iterator[Row]:

@@ -143,5 +143,9 @@ class Catalogue:
         buyer = await self._buyer(call)
         generation = self._common.house.market.generation
         whole_key = (*key, buyer.account_name, buyer.currency, buyer.is_demo, generation)
-        rendered = await self._lists.get(whole_key, lambda: make(buyer))
+
+        async def body() -> bytes:
+            return (await make(buyer)).encode()
+
+        rendered = await self._lists.get(whole_key, body)
         return Reply(rendered.body, packed=rendered.packed)

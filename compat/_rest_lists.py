@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
+from compat._lists import MadeOnce
 from compat._rest_models import Countries, Country, Service, Services
 from gateway.accounts import Caller
 from gateway.errors import TooManyRequests
@@ -15,15 +16,10 @@ from gateway.front import Front
 from gateway.money import plain
 
 PRICES_BYTES_MAX = 64 * 2**20
-PRICES_SECONDS = 10.0
 HASHED_AT_ONCE_BYTES = 2**20
 """What is hashed on the loop; more goes to a thread, where hashing does not hold the interpreter."""
 
 Key = tuple[object, ...]
-
-
-BUILDING_MAX = 4
-"""Lists made at once: each takes a few milliseconds of every turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +38,7 @@ class Lists:
 
     def __init__(self, front: Front) -> None:
         self._front = front
-        self._prices: TTLCache[Key, Sheet] = TTLCache(PRICES_BYTES_MAX, PRICES_SECONDS, getsizeof=len)
-        self._building: dict[Key, asyncio.Task[Sheet]] = {}
-        self._turn = asyncio.Semaphore(BUILDING_MAX)
+        self._prices: MadeOnce[Sheet] = MadeOnce(_hashed, len, bytes_max=PRICES_BYTES_MAX)
         self._catalogues: LRUCache[Key, Sheet] = LRUCache(16)
 
     async def prices(self, caller: Caller, service: str | None, country: int | None, *, may_build: bool) -> Sheet:
@@ -53,33 +47,18 @@ class Lists:
         Raises TooManyRequests where it would have to be made and the caller `may_build` none.
         """
         key = (caller.account_name, service, country, self._front.house.market.generation)
-        sheet = self._prices.get(key)
-        if sheet is not None:
-            return sheet
-        if not may_build:
+        if not may_build and self._prices.kept(key) is None:
             raise TooManyRequests
-        task = self._building.get(key)
-        if task is None:
-            task = self._building[key] = asyncio.ensure_future(self._build(key, caller, service, country))
-            task.add_done_callback(lambda _: self._building.pop(key, None))
-        return await asyncio.shield(task)
+        return await self._prices.get(key, lambda: self._made(caller, service, country))
 
-    async def _build(self, key: Key, caller: Caller, service: str | None, country: int | None) -> Sheet:
+    async def _made(self, caller: Caller, service: str | None, country: int | None) -> bytes:
         """Put together as text: a model for each of a million rows would take a hundred times as long."""
-        async with self._turn:
-            rows = [
-                f'{{"service":"{row.service}","country":{row.country},"price":"{plain(row.price.micros)}",'
-                f'"count":{row.count}}}'
-                async for row in self._front.house.market.listing(caller, service, country)
-            ]
-        body = f'{{"currency":"{caller.currency}","prices":[{",".join(rows)}]}}'.encode()
-        if len(body) > HASHED_AT_ONCE_BYTES:
-            sheet = await asyncio.to_thread(sheet_of, body)
-        else:
-            sheet = sheet_of(body)
-        if len(sheet) <= PRICES_BYTES_MAX // 2:
-            self._prices[key] = sheet
-        return sheet
+        rows = [
+            f'{{"service":"{row.service}","country":{row.country},"price":"{plain(row.price.micros)}",'
+            f'"count":{row.count}}}'
+            async for row in self._front.house.market.listing(caller, service, country)
+        ]
+        return f'{{"currency":"{caller.currency}","prices":[{",".join(rows)}]}}'.encode()
 
     def services(self, caller: Caller) -> Sheet:
         """Every service; the sandbox's scenarios for demo accounts alone."""
@@ -108,3 +87,7 @@ class Lists:
 def sheet_of(body: bytes) -> Sheet:
     """A body with its ETag: weak, since the same list goes out gzipped or not."""
     return Sheet(body, f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
+
+
+async def _hashed(body: bytes) -> Sheet:
+    return await asyncio.to_thread(sheet_of, body) if len(body) > HASHED_AT_ONCE_BYTES else sheet_of(body)

@@ -16,6 +16,7 @@ import click
 
 from gateway import alerts, attempts, switches
 from gateway.accounts import AccountError
+from gateway.activations import JUDGED_AFTER_SECONDS
 from gateway.app import Gateway
 from gateway.database import Database
 from gateway.errors import UpstreamError
@@ -29,8 +30,6 @@ from gateway.terminal import Context, common, moment, show, tell, with_database,
 from gateway.upstream import HasPushSources, HasUnmapped, Pushes, Upstream
 
 RATE_WINDOW_SECONDS = 24 * 3600.0
-JUDGED_AFTER_SECONDS = 60.0
-"""An activation given up sooner says nothing of whether a code would have come."""
 
 COLUMNS = (
     "upstream",

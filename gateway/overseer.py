@@ -148,8 +148,7 @@ class Overseer:
         self._alerts.forget({*house.upstreams, "exchange rates"})
 
     def _staleness(self, name: str, age_max_seconds: float, now: float) -> str:
-        rows, fetched_at, error = self._house.market.list_of(name)
-        del rows
+        _, fetched_at, error = self._house.market.list_of(name)
         if fetched_at is None or now - fetched_at <= age_max_seconds:
             return ""
         return f"the price list of {name} is {(now - fetched_at) / 60:.0f} min old ({error}): nothing is sold from it"
