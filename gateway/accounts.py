@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache, TTLCache
 
-from gateway import ledger
+from gateway import ledger, revisions
 from gateway.errors import BadKey, BadWebhookUrl, Unavailable
 from gateway.settings import DIALECTS
 from gateway.store import Conflict, Row, Store, Tx
@@ -18,6 +18,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}")
 CURRENCY = re.compile(r"[A-Z]{3}")
 URL_LENGTH_MAX = 255
 ID_MAX = 2**63 - 1
+REVISION = "accounts"
 CACHED_MAX = 50_000
 CACHED_SECONDS = 30.0
 UNKNOWN_SECONDS = 2.0
@@ -43,12 +44,7 @@ class Caller:
 
 def bump(tx: Tx) -> None:
     """Tells every running server that accounts or keys have changed."""
-    tx.execute("update revisions set value = value + 1 where name = 'accounts'")
-
-
-def revision(tx: Tx) -> int:
-    row = tx.one("select value from revisions where name = 'accounts'")
-    return int(row["value"]) if row else 0
+    revisions.bump(tx, REVISION)
 
 
 def create(tx: Tx, name: str, currency: str, at: float, *, is_demo: bool, parent: str | None = None) -> int:
@@ -228,7 +224,7 @@ class Callers:
 
     async def refresh(self) -> None:
         """Forgets what it knows when accounts or keys have changed, by whatever process. Raises Unavailable."""
-        now = await self._store.read(revision)
+        now = await self._store.read(revisions.value, REVISION)
         if now != self._revision:
             self._revision = now
             self._known.clear()

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from gateway import switches
+from gateway import revisions, switches
 from gateway.alerts import Alerts
 from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
@@ -54,7 +54,7 @@ class Overseer:
 
     async def follow_switches(self) -> None:
         """Does what operators have switched, by whatever process. Raises Unavailable."""
-        revision = await self._house.store.read(switches.revision)
+        revision = await self._house.store.read(revisions.value, switches.REVISION)
         if revision == self._switches_seen:
             return
         drained = set(await self._house.store.read(switches.drained))

@@ -3,7 +3,11 @@ follows within a second, and a restart forgets nothing."""
 
 from __future__ import annotations
 
+from gateway import revisions
 from gateway.store import Tx
+
+REVISION = "upstreams"
+"""Grows with every turn of a switch."""
 
 
 def set_drained(tx: Tx, upstream: str, at: float, actor: str, *, is_drained: bool) -> bool:
@@ -20,7 +24,7 @@ def set_drained(tx: Tx, upstream: str, at: float, actor: str, *, is_drained: boo
         at=at,
         actor=actor,
     )
-    tx.execute("update revisions set value = value + 1 where name = 'upstreams'")
+    revisions.bump(tx, REVISION)
     return True
 
 
@@ -28,9 +32,3 @@ def drained(tx: Tx) -> dict[str, float]:
     """Upstreams that take no new orders, with the time since when."""
     rows = tx.all("select upstream, changed_at from upstream_switches where is_drained = 1")
     return {row["upstream"]: row["changed_at"] for row in rows}
-
-
-def revision(tx: Tx) -> int:
-    """Grows with every turn of a switch."""
-    row = tx.one("select value from revisions where name = 'upstreams'")
-    return int(row["value"]) if row else 0

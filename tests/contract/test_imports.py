@@ -34,8 +34,8 @@ LAYERS = (
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store
-    "database", "records", "history", "journal", "ledger", "accounts", "numbers", "roster", "desk", "switches",
-    "alerts",
+    "database", "revisions", "records", "history", "journal", "ledger", "accounts", "numbers", "roster", "desk",
+    "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "attempts",
     "purchases", "activations", "inbox", "webhooks", "poller", "overseer", "worker",
