@@ -80,6 +80,8 @@ def build(context: Context, options: Options) -> ManualEntry:
 class ManualEntry:
     """The upstream. It reads many, asks again, finds, tidies, and is typed in."""
 
+    is_kept_by_us = True
+
     def __init__(self, context: Context, options: Options) -> None:
         self.name = context.name
         self._context = context

@@ -114,6 +114,8 @@ def build(context: Context, options: Options) -> ReceiveSms:
 class ReceiveSms:
     """The upstream. It reads many, asks again, finds, takes pushes, and tidies."""
 
+    is_kept_by_us = True
+
     def __init__(self, context: Context, options: Options) -> None:
         self.name = context.name
         self._context = context

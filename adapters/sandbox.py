@@ -91,6 +91,8 @@ _UNTOUCHED = _Memory()
 class Sandbox:
     """One sandbox. Nothing leaves the process."""
 
+    is_kept_by_us = True
+
     def __init__(self, context: Context, options: Options) -> None:
         self.name = context.name
         self._context = context

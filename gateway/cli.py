@@ -22,6 +22,7 @@ from gateway import accounts, forward, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.cli_desk import desk_group
+from gateway.cli_ledger import audit_group, ledger_group
 from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
@@ -414,25 +415,6 @@ def key_revoke(context: Context, key_id: int) -> None:
     tell(context, {"id": key_id, "revoked": True}, f"key {key_id} is revoked")
 
 
-@main.group("ledger")
-def ledger_group() -> None:
-    """The books."""
-
-
-@ledger_group.command("verify")
-@common
-@click.pass_obj
-def ledger_verify(context: Context) -> None:
-    """Recompute everything from the immutable rows."""
-    problems = with_database(context, lambda database: database.store.read(ledger.verify))
-    if context.is_json:
-        click.echo(json.dumps({"ok": not problems, "problems": problems}))
-    else:
-        click.echo("\n".join(problems) if problems else "ok")
-    if problems:
-        sys.exit(1)
-
-
 @main.group()
 def db() -> None:
     """The database."""
@@ -588,6 +570,8 @@ main.add_command(numbers_group)
 main.add_command(desk_group)
 main.add_command(upstreams_group)
 main.add_command(catalog_group)
+main.add_command(ledger_group)
+main.add_command(audit_group)
 
 if __name__ == "__main__":
     main()

@@ -18,6 +18,7 @@ from gateway import alerts, attempts, switches
 from gateway.accounts import AccountError
 from gateway.activations import JUDGED_AFTER_SECONDS
 from gateway.app import Gateway
+from gateway.cli_ledger import top_up
 from gateway.database import Database
 from gateway.errors import UpstreamError
 from gateway.inbox import push_secret
@@ -80,6 +81,9 @@ def drain(context: Context, name: str) -> None:
 def resume(context: Context, name: str) -> None:
     """Let a drained upstream take orders again."""
     _switch(context, name, is_drained=False)
+
+
+upstreams_group.add_command(top_up)
 
 
 def _switch(context: Context, name: str, *, is_drained: bool) -> None:

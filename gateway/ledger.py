@@ -85,6 +85,23 @@ def deposit(tx: Tx, account_id: int, money: Money, at: float, *, actor: str, not
     _enter(tx, "deposit", "house:deposits", available(account_id), money, at, activation=None, actor=actor, note=note)
 
 
+def top_up(tx: Tx, upstream: str, money: Money, at: float, *, actor: str, note: str = "") -> None:
+    """Books what we paid to an upstream in advance. ValueError where it is not above zero."""
+    if money.micros <= 0:
+        raise ValueError("a top-up is above zero")
+    _enter(
+        tx,
+        "topup",
+        "house:topups",
+        f"upstream:{upstream}:float",
+        money,
+        at,
+        activation=None,
+        actor=actor,
+        note=note,
+    )
+
+
 def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *, open_max: int, actor: str) -> None:
     """Reserves the order's ceiling and one of the account's places, in one conditional update.
 

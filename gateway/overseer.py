@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from gateway import revisions, switches
+from gateway import drift, revisions, switches
 from gateway.alerts import Alerts
 from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
@@ -22,7 +22,7 @@ from gateway.money import MICROS, Money
 from gateway.offers import CLOCK_SKEW_SECONDS
 from gateway.settings import Stanza
 from gateway.store import Tx
-from gateway.upstream import HasUnmapped, Upstream
+from gateway.upstream import HasUnmapped, KeptByUs, Upstream
 
 REPORT_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15.0
@@ -64,7 +64,7 @@ class Overseer:
             self._house.market.drain(drained)
 
     async def look_at_balance(self, name: str) -> float:
-        """Asks for our balance at an upstream; how many seconds to wait before the next time."""
+        """Asks for our balance at an upstream; how many seconds to wait before the next time. Raises Unavailable."""
         upstream, stanza = self._house.upstreams.get(name), self._house.stanza(name)
         if upstream is None or stanza is None:
             return BALANCE_RETRY_SECONDS
@@ -78,6 +78,8 @@ class Overseer:
         except (UpstreamError, TimeoutError):
             return min(BALANCE_RETRY_SECONDS, stanza.balance_seconds)
         self._balances[name] = (balance, self._house.clock())
+        if not isinstance(upstream, KeptByUs):
+            await self._house.store.run(drift.note_balance, name, balance, self._house.clock())
         self._house.metrics.upstream_balance.labels(name, balance.currency).set(balance.micros / MICROS)
         self._alerts.show("account_refused", name, "")
         self._alerts.show("balance_low", name, _low(name, balance, stanza))

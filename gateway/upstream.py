@@ -152,6 +152,13 @@ class Tidies(Protocol):
     async def tidy(self) -> None: ...
 
 
+@runtime_checkable
+class KeptByUs(Protocol):
+    """Has no account elsewhere, so its balance is a word, not money to be reconciled."""
+
+    is_kept_by_us: bool
+
+
 class Names(Protocol):
     """What an adapter needs of the catalogue."""
 

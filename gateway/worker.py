@@ -16,6 +16,8 @@ from gateway.inbox import drop_pushes
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
+from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
+from gateway.seals import Sealer
 from gateway.store import Row, Tx
 from gateway.upstream import Tidies
 from gateway.webhooks import Courier
@@ -55,6 +57,7 @@ class Worker:
         self._purchases = purchases
         self._courier = courier
         self._overseer = overseer
+        self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
 
@@ -67,6 +70,7 @@ class Worker:
         self._begin("notices", self._courier.round)
         self._begin("report", self._overseer.report)
         self._begin("tidy", self._tidy)
+        self._begin("seal", self._seal)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:
@@ -163,6 +167,10 @@ class Worker:
                     log.warning("tidy.failed", upstream=name, reason=str(error))
         await self._house.store.run(drop_pushes, self._house.clock() - PUSHES_KEPT_SECONDS)
         return TIDY_SECONDS
+
+    async def _seal(self) -> float:
+        await self._sealer.round(self._house.clock())
+        return SEAL_SECONDS
 
     async def _refresh_offers(self, name: str) -> float:
         house = self._house

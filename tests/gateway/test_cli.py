@@ -81,12 +81,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "key list": (),
     "key revoke": ("1",),
     "ledger verify": (),
+    "ledger head": (),
+    "ledger statement": ("alice",),
     "db upgrade": (),
     "offers": ("--service", "tg", "--country", "6"),
     "explain": ("tg", "6"),
     "upstreams drain": ("sandbox",),
     "upstreams resume": ("sandbox",),
     "upstreams push-urls": (),
+    "upstreams topup": ("sandbox", "25.00"),
     "catalog coverage": (),
     "desk list": (),
     "numbers add": ("447700900123", "--country", "GB"),
@@ -96,9 +99,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
-    "numbers disable", "numbers quarantine", "numbers release", "numbers remove",
+    "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "audit export",
 }  # fmt: skip
-"""A server, a program of its own, and what needs a desk or a number: tested where those are."""
+"""A server, a program of its own, what needs a desk or a number, and what prints lines: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
@@ -250,7 +253,7 @@ def test_commands_that_look_do_nothing_upstream(shell: Shell, monkeypatch: pytes
 
 def test_the_books_are_verified_and_tampering_is_named(shell: Shell) -> None:
     assert shell.ok("ledger", "verify") == "ok\n"
-    assert shell.json("ledger", "verify") == {"ok": True, "problems": []}
+    assert shell.json("ledger", "verify") == {"ok": True, "problems": [], "drift": []}
     with sqlite3.connect(shell.values["DATABASE_URL"].removeprefix("sqlite:///")) as connection:
         connection.execute("update balances set available = available + 1000000")
     connection.close()
@@ -262,9 +265,34 @@ def test_the_books_are_verified_and_tampering_is_named(shell: Shell) -> None:
     assert json.loads(as_json.stdout)["ok"] is False
 
 
+def test_a_statement_shows_what_moved(shell: Shell) -> None:
+    shell.ok("deposit", "alice", "1.50", "--note", "a gift")
+    rows = shell.json("ledger", "statement", "alice")
+    assert [(row["kind"], row["amount"], row["available"]) for row in rows] == [
+        ("deposit", "5.00", "5.00"),
+        ("deposit", "1.50", "6.50"),
+    ]
+    lines = shell.ok("ledger", "statement", "alice", "--csv").splitlines()
+    assert lines[0].startswith("id,at,kind,amount")
+    assert lines[2].rstrip().endswith(",cli,a gift")
+    assert "is not a day" in shell.run("ledger", "statement", "alice", "--from", "yesterday").stderr
+
+
+def test_what_was_paid_to_an_upstream_is_booked_and_told_in_the_audit_log(shell: Shell) -> None:
+    shell.ok("upstreams", "topup", "sandbox", "25.00", "--note", "invoice 7")
+    (line,) = shell.ok("audit", "export").splitlines()
+    entry = json.loads(line)
+    assert (entry["actor"], entry["action"], entry["subject"]) == ("cli", "upstream.topup", "upstream:sandbox")
+    assert entry["detail"] == {"amount": "25.00 USD"}
+    assert shell.ok("ledger", "verify") == "ok\n"
+
+
 # What is wrong
 
 WRONG = [
+    ("upstreams", "topup", "nobody", "1"),
+    ("upstreams", "topup", "sandbox", "--", "-1"),
+    ("ledger", "statement", "nobody"),
     ("deposit", "nobody", "1"),
     ("deposit", "alice", "a lot"),
     ("deposit", "alice", "0"),
