@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "x_books"
+revision = "0006"
 down_revision = "0005"
 
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
