@@ -16,6 +16,7 @@ from gateway.inbox import drop_pushes
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
+from gateway.sessions import Sessions
 from gateway.store import Row, Tx
 from gateway.upstream import Tidies
 from gateway.webhooks import Courier
@@ -44,6 +45,7 @@ class Worker:
         self,
         house: House,
         callers: Callers,
+        sessions: Sessions,
         activations: Activations,
         purchases: Purchases,
         courier: Courier,
@@ -51,6 +53,7 @@ class Worker:
     ) -> None:
         self._house = house
         self._callers = callers
+        self._sessions = sessions
         self._activations = activations
         self._purchases = purchases
         self._courier = courier
@@ -123,6 +126,7 @@ class Worker:
 
     async def _tick(self) -> float:
         await self._callers.refresh()
+        await self._sessions.refresh()
         await self._overseer.follow_switches()
         await self._activations.expire()
         for live in self._purchases.overdue():

@@ -89,6 +89,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "upstreams push-urls": (),
     "catalog coverage": (),
     "desk list": (),
+    "user list": (),
     "numbers add": ("447700900123", "--country", "GB"),
     "numbers list": (),
     "numbers messages": (),
@@ -96,9 +97,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
-    "numbers disable", "numbers quarantine", "numbers release", "numbers remove",
+    "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
+    "user enable", "user password",
 }  # fmt: skip
-"""A server, a program of its own, and what needs a desk or a number: tested where those are."""
+"""A server, a program of its own, and what needs a desk, a number or a person: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
