@@ -31,6 +31,7 @@ _INTRODUCTION = (
 
 _KEYS: list[Json] = [{"bearer": []}, {"header": []}, {"query": []}]
 _SESSION: list[Json] = [{"session": []}]
+_WHO = {Access.SESSION: "For people who have signed in.", Access.OPERATOR: "For operators who have signed in."}
 _PLACES: Json = {
     "id": {"type": "string", "pattern": ACTIVATION_ID, "examples": ["ver_123456"]},
     "user_id": {"type": "string", "pattern": USER_ID, "examples": ["7"]},
@@ -87,10 +88,11 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
     }
     if operation.is_public:
         described["security"] = []
-    elif operation.access in (Access.SESSION, Access.OPERATOR):
+    elif operation.access in _WHO:
         described["security"] = _SESSION
-    if operation.description:
-        described["description"] = operation.description
+    words = ["" if operation.is_public else _WHO.get(operation.access, ""), operation.description]
+    if any(words):
+        described["description"] = " ".join(word for word in words if word)
     if operation.body is not None:
         described["requestBody"] = {
             "required": operation.body is not NoBody,

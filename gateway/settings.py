@@ -33,6 +33,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from gateway.catalog import COUNTRIES_FILE, SERVICES_FILE, Catalog, CatalogError, load_catalog
+from gateway.vault import listed
 
 GATEWAY_FILE = "gateway.toml"
 UPSTREAMS_FILE = "upstreams.toml"
@@ -556,7 +557,7 @@ def _environment(environment: Mapping[str, str]) -> tuple[Environment, list[str]
 
 
 def _secrets(name: str, value: str) -> Sequence[str]:
-    return [part.strip() for part in value.split(",") if part.strip()] if name == "jwt_secret_key" else [value]
+    return listed(value) if name == "jwt_secret_key" else [value]
 
 
 def _present(environment: Mapping[str, str], variable: str) -> str | None:

@@ -151,6 +151,8 @@ async def test_the_document_says_who_may_call_what(api: RestHouse) -> None:
     assert said["/api/v1/sessions", "post"] == []
     assert said["/api/v1/users", "get"] == said["/api/v1/sessions/current", "delete"] == [{"session": []}]
     assert said["/balance", "get"] == said["/api/v1/me", "get"] == "any"
+    page = (await api.ask("GET", "/docs", who="")).text
+    assert "For operators who have signed in." in page
 
 
 @pytest.mark.timeout(180)

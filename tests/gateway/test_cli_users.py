@@ -6,11 +6,13 @@ import asyncio
 import json
 import logging
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import structlog
 from click.testing import CliRunner, Result
@@ -20,7 +22,7 @@ from gateway.cli import main
 from gateway.database import open_database
 from gateway.guesses import FREE_PER_EMAIL, TooManyGuesses
 from gateway.sessions import NotProven, Opened
-from tests.harness import config_directory, environment
+from tests.harness import config_directory, environment, server
 
 PASSWORD, ANOTHER = "correct horse battery", "staple that was wrong"
 ANN = "ann@example.com"
@@ -150,6 +152,25 @@ def test_an_operator_ends_a_pause_after_wrong_passwords(shell: Shell, command: t
         shell.sign_in()
     shell.ok("user", command[0], ANN, *command[1:], typed=PASSWORD)
     shell.sign_in()
+
+
+def test_a_running_server_ends_the_session_of_whoever_is_disabled(shell: Shell, tmp_path: Path) -> None:
+    shell.ok("user", "add", ANN, "--role", "reseller", "--account", "alice", "--password-stdin", typed=PASSWORD)
+    with server(shell.directory, shell.values, tmp_path / "log") as running, httpx.Client(base_url=running.base) as web:
+        opened = web.post("/api/v1/sessions", json={"email": ANN, "password": PASSWORD})
+        assert opened.status_code == 201
+        headers = {"authorization": f"Bearer {opened.json()['token']}"}
+        assert web.get("/balance", headers=headers).status_code == 200
+        shell.ok("user", "disable", ANN)
+        disabled_at = time.monotonic()
+        while web.get("/balance", headers=headers).status_code == 200:
+            assert time.monotonic() < disabled_at + 3
+            time.sleep(0.05)
+        assert web.get("/balance", headers=headers).json()["code"] == "bad_session"
+        assert running.stop() == 0
+    written = (tmp_path / "log").read_text()
+    assert "session.opened" in written
+    assert not any(secret in written for secret in (PASSWORD, opened.json()["token"], ANN))
 
 
 def test_the_database_holds_no_password(shell: Shell, tmp_path: Path) -> None:
