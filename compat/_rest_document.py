@@ -11,8 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from compat._rest_access import Access
 from compat._rest_http import BODY_BYTES_MAX, Operation
 from compat._rest_models import ACTIVATION_ID, NoBody, Problem
+from compat._rest_people_models import USER_ID
 from compat._rest_problems import KINDS, MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -20,9 +22,21 @@ Json = dict[str, Any]
 _REF = "#/components/schemas/{model}"
 _INTRODUCTION = (
     "Numbers for one-time codes. A key is required everywhere: `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or the"
-    " parameter `api_key`. Amounts are decimals in text, times RFC 3339 in UTC, ids look like `ver_123456` (the bare"
-    " number is taken as well). What can't be done is told as `application/problem+json` with a stable `code`."
+    " parameter `api_key`. A reseller who has signed in may send the session's token in its place, in"
+    " `Authorization: Bearer TOKEN`. Amounts are decimals in text, times RFC 3339 in UTC, ids look like `ver_123456`"
+    " (the bare number is taken as well). What can't be done is told as `application/problem+json` with a stable"
+    " `code`."
 )
+
+
+_KEYS: list[Json] = [{"bearer": []}, {"header": []}, {"query": []}]
+_SESSION: list[Json] = [{"session": []}]
+_WHO = {Access.SESSION: "For people who have signed in.", Access.OPERATOR: "For operators who have signed in."}
+_PLACES: Json = {
+    "id": {"type": "string", "pattern": ACTIVATION_ID, "examples": ["ver_123456"]},
+    "user_id": {"type": "string", "pattern": USER_ID, "examples": ["7"]},
+}
+"""What stands in paths, by name."""
 
 
 def document(operations: Sequence[Operation]) -> Json:
@@ -35,14 +49,20 @@ def document(operations: Sequence[Operation]) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "simroute", "version": version("simroute"), "description": _INTRODUCTION},
-        "security": [{"bearer": []}, {"header": []}, {"query": []}],
+        "security": [*_KEYS, *_SESSION],
         "paths": {path: paths[path] for path in sorted(paths, key=lambda path: (not path.startswith("/api/"), path))},
         "components": {
             "schemas": schemas,
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
                 "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
                 "query": {"type": "apiKey", "in": "query", "name": "api_key"},
+                "session": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "The token of a session, from `POST /api/v1/sessions`.",
+                },
             },
         },
     }
@@ -66,8 +86,13 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
         "parameters": _parameters(operation, path),
         "responses": _responses(operation, names),
     }
-    if operation.description:
-        described["description"] = operation.description
+    if operation.is_public:
+        described["security"] = []
+    elif operation.access in _WHO:
+        described["security"] = _SESSION
+    words = ["" if operation.is_public else _WHO.get(operation.access, ""), operation.description]
+    if any(words):
+        described["description"] = " ".join(word for word in words if word)
     if operation.body is not None:
         described["requestBody"] = {
             "required": operation.body is not NoBody,
@@ -79,9 +104,9 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
 
 def _parameters(operation: Operation, path: str) -> list[Json]:
     found: list[Json] = []
-    if "{id}" in path:
-        schema: Json = {"type": "string", "pattern": ACTIVATION_ID, "examples": ["ver_123456"]}
-        found.append({"name": "id", "in": "path", "required": True, "schema": schema})
+    for name, schema in _PLACES.items():
+        if f"{{{name}}}" in path:
+            found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name, member in operation.query.model_json_schema().get("properties", {}).items():
         schema = _without_null(member)
         text = schema.pop("description", None)
@@ -125,6 +150,8 @@ def _responses(operation: Operation, names: dict[type[BaseModel], Json]) -> Json
 
 
 def _success(operation: Operation, names: dict[type[BaseModel], Json]) -> Json:
+    if operation.status == 204:
+        return {"description": operation.summary}
     content = {operation.media_type: {"schema": names[operation.answer]}}
     answer: Json = {"description": operation.summary, "content": content}
     if operation.has_etag:

@@ -18,13 +18,16 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
+from compat._rest_access import Access, require
 from compat._rest_models import Model, NoBody, NoQuery
 from compat._rest_problems import KINDS, MEDIA_TYPE, Refused, problem, wrong_members, wrong_parameters
 from compat._wire import JSON, answer, gone, header
 from gateway.accounts import Caller
 from gateway.errors import CallerError, Internal
 from gateway.front import Front
+from gateway.sessions import BadSession, Session
 
+PREFIX = "/api/v1"
 BODY_BYTES_MAX = 16 * 1024
 PARAMETERS_MAX = 20
 PREFLIGHT_SECONDS = 600
@@ -70,11 +73,15 @@ class Stream:
 
 @dataclass(slots=True)
 class Call:
-    """One request: who, with which query and body, as checked values."""
+    """One request: who, with which query and body, as checked values.
+
+    Whoever is let in has a key or a session; only an operator's session has no `caller_or_none`.
+    """
 
     scope: Scope
     receive: Receive
-    _caller: Caller | None = None
+    caller_or_none: Caller | None = None
+    session_or_none: Session | None = None
     query: Any = None
     body: Any = None
     has_waited: bool = False
@@ -82,9 +89,15 @@ class Call:
 
     @property
     def caller(self) -> Caller:
-        """Whose key it is. Public operations do not ask."""
-        assert self._caller is not None  # noqa: S101 — only they have none
-        return self._caller
+        """Whose account it is. Only operations that need an account ask."""
+        assert self.caller_or_none is not None  # noqa: S101 — `require` has seen to it
+        return self.caller_or_none
+
+    @property
+    def session(self) -> Session:
+        """Whose session it is. Only operations that need a session ask."""
+        assert self.session_or_none is not None  # noqa: S101 — likewise
+        return self.session_or_none
 
     @property
     def is_head(self) -> bool:
@@ -132,6 +145,7 @@ class Operation:
     description: str = ""
     media_type: str = "application/json"
     is_public: bool = False
+    access: Access = Access.ACCOUNT
     has_etag: bool = False
     takes_idempotency_key: bool = False
     takes_last_event_id: bool = False
@@ -139,7 +153,8 @@ class Operation:
     @property
     def codes(self) -> tuple[str, ...]:
         """Every problem it may answer with."""
-        implied = () if self.is_public else ("bad_key", "malformed", "invalid", "unavailable", "internal")
+        known = ("bad_key", "bad_session", self.access.value, "malformed", "invalid", "unavailable", "internal")
+        implied = () if self.is_public else tuple(code for code in known if code)
         of_body = () if self.body is None else ("too_large", "not_json", "too_many_requests")
         return tuple(dict.fromkeys((*implied, *of_body, *self.problems)))
 
@@ -198,12 +213,24 @@ class Resource:
     async def _admit(self, call: Call, operation: Operation) -> None:
         """Key first, so that nobody without one learns what a request has to look like. Raises CallerError, Refused."""
         pairs = _pairs(call.scope)
-        keys = [value for name, value in pairs if name == "api_key"]
         if not operation.is_public:
-            call._caller = await self._front.callers.caller(_key(call, keys))
+            await self._recognise(call, [value for name, value in pairs if name == "api_key"])
+            require(operation.access, call.caller_or_none, call.session_or_none)
         call.query = _query(operation.query, [pair for pair in pairs if pair[0] != "api_key"])
         if operation.body is not None:
             call.body = _body(operation.body, await _read(call), call.header(b"content-type"))
+
+    async def _recognise(self, call: Call, keys: Sequence[str]) -> None:
+        """By session or key. Raises CallerError, Refused."""
+        token = _bearer(call)
+        if "." not in token:
+            call.caller_or_none = await self._front.callers.caller(token or _key(call, keys))
+            return
+        try:
+            call.session_or_none = await self._front.sessions.admit(token)
+        except BadSession:
+            raise Refused("bad_session") from None
+        call.caller_or_none = call.session_or_none.caller
 
     async def _send(self, call: Call, send: Send, reply: Reply | Stream) -> None:
         extra = (*_ALWAYS, *self._cors(call))
@@ -263,8 +290,9 @@ def refusal(error: CallerError | Refused) -> Reply:
     """The problem that an error is."""
     kind = KINDS[error.code]
     headers = list(PRIVATE)
-    if kind.retry_seconds is not None:
-        headers.append((b"retry-after", b"%d" % kind.retry_seconds))
+    retry_seconds = error.retry_seconds if isinstance(error, Refused) else None
+    if retry_seconds or kind.retry_seconds:
+        headers.append((b"retry-after", b"%d" % (retry_seconds or kind.retry_seconds or 0)))
     if kind.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Reply(problem(error).model_dump_json(exclude_none=True).encode(), kind.status, MEDIA_TYPE, headers)
@@ -292,10 +320,13 @@ def _pairs(scope: Scope) -> list[tuple[str, str]]:
         raise Refused("malformed", detail=f"{PARAMETERS_MAX} parameters at most") from None
 
 
-def _key(call: Call, given: Sequence[str]) -> str:
+def _bearer(call: Call) -> str:
+    """A key, or a session's token, which has dots in it; empty where there is neither."""
     scheme, _, token = call.header(b"authorization").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _key(call: Call, given: Sequence[str]) -> str:
     return call.header(b"x-api-key") or (given[-1] if given else "")
 
 

@@ -65,6 +65,16 @@ KINDS = {
     "bad_idempotency_key": Kind(400, "An Idempotency-Key has 1 to 255 visible ASCII characters."),
     "idempotency_key_reused": Kind(422, "This Idempotency-Key came with another request before."),
     "in_progress": Kind(409, "The purchase with this Idempotency-Key is not over yet.", AGAIN_SECONDS),
+    "bad_credentials": Kind(401, "E-mail or password is wrong."),
+    "bad_session": Kind(401, "The session has ended, or this is none: sign in again."),
+    "account_required": Kind(403, "This is done for an account, and an operator has none: use an account's key."),
+    "session_required": Kind(403, "This is for people who have signed in, not for keys."),
+    "operator_required": Kind(403, "This is for operators who have signed in."),
+    "unknown_user": Kind(404, "There is no such user."),
+    "email_taken": Kind(409, "Somebody has that e-mail address already."),
+    "wrong_password": Kind(422, "The current password is another."),
+    "bad_password": Kind(422, "The new password will not do."),
+    "sign_in_not_set_up": Kind(501, "Sign-in is not set up: the operator has to set JWT_SECRET_KEY."),
     "too_many_waiting": Kind(429, "Too many requests of this key wait already.", AGAIN_SECONDS),
 }
 
@@ -72,11 +82,20 @@ KINDS = {
 class Refused(Exception):
     """A request that this dialect itself refuses."""
 
-    def __init__(self, code: str, *, detail: str | None = None, errors: Sequence[Wrong] | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        *,
+        detail: str | None = None,
+        errors: Sequence[Wrong] | None = None,
+        retry_seconds: int | None = None,
+    ) -> None:
         super().__init__(code)
         self.code = code
         self.detail = detail
         self.errors = errors
+        self.retry_seconds = retry_seconds
+        """When to ask again, where it is not the table's word."""
 
 
 def problem(error: CallerError | Refused) -> Problem:
@@ -102,14 +121,15 @@ _MEMBERS: dict[str, tuple[str | None, str | None]] = {
     "bad_webhook_url": ("/url", None),
     "webhook_not_https": ("/url", None),
     "webhook_url_too_long": ("/url", "255 characters at most"),
+    "wrong_password": ("/current_password", None),
     "bad_key": (None, "send it as `Authorization: Bearer …`, as `X-Api-Key`, or as the parameter `api_key`"),
 }
 """The member of the body each of these is about, and what more there is to say."""
 
 
 def _errors(error: CallerError | Refused) -> list[Wrong] | None:
-    if isinstance(error, Refused):
-        return list(error.errors) if error.errors else None
+    if isinstance(error, Refused) and error.errors:
+        return list(error.errors)
     pointer, detail = _MEMBERS.get(error.code, (None, None))
     return [Wrong(pointer=pointer, detail=detail or KINDS[error.code].title)] if pointer else None
 

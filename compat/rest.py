@@ -17,8 +17,9 @@ from decimal import ROUND_FLOOR
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
+from compat import _rest_people
 from compat._rest_document import Json, document
-from compat._rest_http import REVALIDATED, Call, Nowhere, Operation, Reply, Resource, Stream, show, unless_known
+from compat._rest_http import PREFIX, REVALIDATED, Call, Nowhere, Operation, Reply, Resource, Stream, show, unless_known
 from compat._rest_lists import Lists, Sheet, sheet_of
 from compat._rest_models import (
     ACTIVATION_ID,
@@ -58,7 +59,6 @@ from gateway.model import Order
 from gateway.money import Money, round_down_to_step, to_micros
 from gateway.webhooks import check_url
 
-PREFIX = "/api/v1"
 DOCUMENT_PATH = "/openapi.json"
 ID_MAX = 2**63 - 1
 PING_SECONDS = 15.0
@@ -79,7 +79,7 @@ def routes(
     `origins` are the sites whose pages may call from a browser (`https://app.example.com`, or `*`). Once `is_stopping`
     says so, whoever waits gets what is known, and streams end.
     """
-    operations = _operations(_Rest(front, is_stopping))
+    operations = (*_operations(_Rest(front, is_stopping)), *_rest_people.operations(front))
     by_path: dict[str, list[Operation]] = {}
     for operation in (*operations, *_pages(document(operations))):
         for path in operation.paths:

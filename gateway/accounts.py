@@ -85,7 +85,8 @@ def overview(tx: Tx) -> Sequence[Row]:
     """Every account with its balance and its working keys, by name."""
     return tx.all(
         "select a.id, a.name, a.currency, a.is_demo, a.barred_until, a.created_at, b.available, b.held, b.open_count,"
-        " (select count(*) from api_keys k where k.account_id = a.id and k.revoked_at is null) as keys,"
+        " (select count(*) from api_keys k where k.account_id = a.id and k.revoked_at is null and k.hint <> '')"
+        " as keys,"
         " (select p.name from accounts p where p.id = a.parent_id) as parent"
         " from accounts a join balances b on b.account_id = a.id order by a.name"
     )
@@ -136,7 +137,7 @@ def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
         find(tx, name)
     return tx.all(
         "select k.id, a.name as account, k.hint, k.dialect, k.created_at, k.revoked_at from api_keys k"
-        " join accounts a on a.id = k.account_id where a.name = :name or :name = '' order by k.id",
+        " join accounts a on a.id = k.account_id where (a.name = :name or :name = '') and k.hint <> '' order by k.id",
         name=name or "",
     )
 
@@ -144,11 +145,26 @@ def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
 def revoke_key(tx: Tx, key_id: int, at: float) -> None:
     """Ends a key; repeating it is harmless. Raises AccountError where there is no such key."""
     found = key_id <= ID_MAX and tx.execute(
-        "update api_keys set revoked_at = coalesce(revoked_at, :at) where id = :id", at=at, id=key_id
+        "update api_keys set revoked_at = coalesce(revoked_at, :at) where id = :id and hint <> ''", at=at, id=key_id
     )
     if not found:
         raise AccountError(f"there is no key {key_id}")
     bump(tx)
+
+
+def add_person(tx: Tx, user_id: int, account_id: int, at: float) -> None:
+    """The key that what a person does for an account is put down to. Nobody can send it, and no list shows it."""
+    tx.execute(
+        "insert into api_keys (account_id, digest, hint, created_at) values (:account, :digest, '', :at)",
+        account=account_id,
+        digest=_person_digest(user_id),
+        at=at,
+    )
+
+
+def _person_digest(user_id: int) -> str:
+    """No key's: a key's begins with the number of a salt."""
+    return f"user:{user_id}"
 
 
 def _by_digest(tx: Tx, digests: Sequence[str]) -> Row | None:
@@ -195,6 +211,12 @@ class Callers:
         digests = self._vault.key_digests(key)
         caller = self._known.get(digests[0])
         return caller if caller is not None else await self._look_up(digests)
+
+    async def person(self, user_id: int) -> Caller:
+        """The caller that a signed-in reseller is. Raises BadKey, or Unavailable."""
+        digest = _person_digest(user_id)
+        caller = self._known.get(digest)
+        return caller if caller is not None else await self._look_up([digest])
 
     async def _look_up(self, digests: Sequence[str]) -> Caller:
         if digests[0] in self._unknown:

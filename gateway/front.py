@@ -10,6 +10,7 @@ from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.limits import Limits
 from gateway.purchases import Purchases
+from gateway.sessions import Sessions
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,4 @@ class Front:
     purchases: Purchases
     limits: Limits
     inbox: Inbox
+    sessions: Sessions

@@ -26,12 +26,15 @@ _SECRET = re.compile(
     r"(?P<name>(?:api_?key|token|secret|password|authorization|bearer)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;}]+",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_HASH = re.compile(r"\$argon2\w+\$[^\s\"']+")
 _KEY = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{32}(?![A-Za-z0-9])")
 _NUMBER = re.compile(r"(?<![\w.:-])\+?\d{10,15}(?![\w.:-])")
 
 
 def redact(line: str) -> str:
-    """The line with API keys, tokens and phone numbers blotted out."""
+    """The line with API keys, tokens, passwords' hashes and phone numbers blotted out."""
+    line = _HASH.sub("[hash]", _TOKEN.sub("[token]", line))
     return _NUMBER.sub("[number]", _KEY.sub("[key]", _SECRET.sub(r"\g<name>[secret]", line)))
 
 

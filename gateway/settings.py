@@ -33,6 +33,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticUndefined
 
 from gateway.catalog import COUNTRIES_FILE, SERVICES_FILE, Catalog, CatalogError, load_catalog
+from gateway.vault import listed
 
 GATEWAY_FILE = "gateway.toml"
 UPSTREAMS_FILE = "upstreams.toml"
@@ -322,6 +323,10 @@ class WebhooksSettings(Section):
     )
 
 
+class SessionsSettings(Section):
+    life_seconds: Seconds = Field(default=43200, description="How long a person stays signed in.")
+
+
 class GatewaySettings(Section):
     """`gateway.toml`."""
 
@@ -330,6 +335,7 @@ class GatewaySettings(Section):
     activations: ActivationsSettings = ActivationsSettings()
     health: HealthSettings = HealthSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
+    sessions: SessionsSettings = SessionsSettings()
 
 
 # --- upstreams.toml --------------------------------------------------------------------------------------------------
@@ -518,7 +524,9 @@ class Environment:
     index_key: str | None = _variable("Key of the digests that numbers are looked up by.")
     webhook_secret: str | None = _variable("Signs webhooks; at least 32 characters.")
     webhook_url: str | None = _variable("Our public HTTPS address, for pushes from upstreams.", is_shown=True)
-    jwt_secret_key: str | None = _variable("Signs user sessions; at least 32 characters.")
+    jwt_secret_key: str | None = _variable(
+        "Signs user sessions; at least 32 characters. Newest first, separated by commas; absent, nobody can sign in."
+    )
     notify_urls: str | None = _variable(
         "Where alerts and waiting tasks are told: Apprise addresses, separated by white space."
     )
@@ -538,7 +546,7 @@ def _environment(environment: Mapping[str, str]) -> tuple[Environment, list[str]
     problems = [
         f"environment: {name.upper()} is shorter than {SECRET_LENGTH_MIN} characters"
         for name in ("webhook_secret", "jwt_secret_key")
-        if values[name] and len(values[name]) < SECRET_LENGTH_MIN
+        if values[name] and any(len(part) < SECRET_LENGTH_MIN for part in _secrets(name, values[name]))
     ]
     port = values["port"]
     if port and not (re.fullmatch(r"\d{1,5}", port) and 1 <= int(port) <= 65535):
@@ -546,6 +554,10 @@ def _environment(environment: Mapping[str, str]) -> tuple[Environment, list[str]
         port = None
     values["port"] = int(port) if port else None
     return Environment(**values), problems
+
+
+def _secrets(name: str, value: str) -> Sequence[str]:
+    return listed(value) if name == "jwt_secret_key" else [value]
 
 
 def _present(environment: Mapping[str, str], variable: str) -> str | None:

@@ -17,6 +17,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 KEY_LENGTH = 32
 KEY_ALPHABET = string.ascii_letters + string.digits
 SECRET_NAMES = ("API_KEY_SALT", "DATA_ENCRYPTION_KEYS", "INDEX_KEY", "JWT_SECRET_KEY", "WEBHOOK_SECRET")
+SESSION_SECRET_NAME = "JWT_SECRET_KEY"  # noqa: S105 — the name of one
 SECRET_LENGTH_MIN = 32
 
 
@@ -30,7 +31,8 @@ class Secrets:
 
     `api_key_salt` may be a list, `2:newer,1:older`: the first makes digests, all are tried in look-ups. `index_key` may
     carry a version, `1:key`; it is one key for good, since what it digested can't be read back and digested again.
-    `data_encryption_keys` is a list too, newest first; old ones still open what they sealed.
+    `data_encryption_keys` is a list too, newest first; old ones still open what they sealed. So is `jwt_secret_key`,
+    which may be empty: then nobody can sign in.
     """
 
     api_key_salt: str = field(repr=False)
@@ -42,10 +44,22 @@ class Secrets:
 
 def read_secrets(environment: Mapping[str, str]) -> Secrets:
     """The secrets of an environment. Raises SecretsError naming each that is absent or too short."""
-    problems = [name for name in SECRET_NAMES if len(environment.get(name, "").strip()) < SECRET_LENGTH_MIN]
+    values = {name: environment.get(name, "").strip() for name in SECRET_NAMES}
+    problems = [name for name, value in values.items() if _is_short(name, value)]
     if problems:
         raise SecretsError(f"{', '.join(problems)}: missing, or shorter than {SECRET_LENGTH_MIN} characters")
-    return Secrets(**{name.lower(): environment[name].strip() for name in SECRET_NAMES})
+    return Secrets(**{name.lower(): value for name, value in values.items()})
+
+
+def _is_short(name: str, value: str) -> bool:
+    if name == SESSION_SECRET_NAME:
+        return any(len(part) < SECRET_LENGTH_MIN for part in listed(value))
+    return len(value) < SECRET_LENGTH_MIN
+
+
+def listed(text: str) -> Sequence[str]:
+    """The parts of a list of secrets, newest first."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def create_secrets(path: Path) -> None:
@@ -103,10 +117,9 @@ class Vault:
     def __init__(self, values: Secrets) -> None:
         self._salts = _versions(values.api_key_salt)
         self._index = _versions(values.index_key)[0]
-        self._ring = MultiFernet(
-            [_fernet(key.strip()) for key in values.data_encryption_keys.split(",") if key.strip()]
-        )
+        self._ring = MultiFernet([_fernet(key) for key in listed(values.data_encryption_keys)])
         self.webhook_secret = values.webhook_secret.encode()
+        self.session_secrets = [secret.encode() for secret in listed(values.jwt_secret_key)]
 
     def __repr__(self) -> str:
         return "Vault(…)"

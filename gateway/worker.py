@@ -18,6 +18,7 @@ from gateway.poller import Poller
 from gateway.purchases import Purchases
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
+from gateway.sessions import Sessions
 from gateway.store import Row, Tx
 from gateway.upstream import Tidies
 from gateway.webhooks import Courier
@@ -46,6 +47,7 @@ class Worker:
         self,
         house: House,
         callers: Callers,
+        sessions: Sessions,
         activations: Activations,
         purchases: Purchases,
         courier: Courier,
@@ -53,6 +55,7 @@ class Worker:
     ) -> None:
         self._house = house
         self._callers = callers
+        self._sessions = sessions
         self._activations = activations
         self._purchases = purchases
         self._courier = courier
@@ -127,6 +130,7 @@ class Worker:
 
     async def _tick(self) -> float:
         await self._callers.refresh()
+        await self._sessions.refresh()
         await self._overseer.follow_switches()
         await self._activations.expire()
         for live in self._purchases.overdue():

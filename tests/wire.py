@@ -61,6 +61,7 @@ class StillHouse:
         """Moves the clock on, and does everything that falls due until then."""
         self.clock.now += seconds
         await self.gateway.callers.refresh()
+        await self.gateway.sessions.refresh()
         for name in self.gateway.house.upstreams:
             await Poller(self.gateway.house, self.gateway.activations, name).sweep()
         await self.gateway.activations.expire()

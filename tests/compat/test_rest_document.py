@@ -14,15 +14,20 @@ from typing import Any
 
 import pytest
 import uvicorn
+from argon2 import PasswordHasher
 from starlette.routing import Route
 
 from compat import rest
 from compat._rest_http import Resource
 from compat._rest_problems import KINDS, Refused, problem
+from gateway import users
+from gateway.passwords import Passwords
+from gateway.users import Role
 from tests.compat._rest_client import RestHouse, rest_house, soon
 from tests.harness import ROOT, environment
 
 GATEWAY = "[limits]\nchanges_per_minute = 1000000\npolls_per_minute = 1000000\nopen_activations = 1000000\n"
+PASSWORD = "correct horse battery"
 UNDOCUMENTED = {"/openapi.json", "/docs"}
 
 
@@ -125,15 +130,48 @@ async def test_both_may_be_cached(api: RestHouse, path: str) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
+async def signed_in(api: RestHouse, role: Role, account: str | None) -> str:
+    """The token of somebody of that role."""
+    api.house.gateway.sessions.passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    hashed, email = await api.house.gateway.sessions.passwords.hash(PASSWORD), f"{role.value}@example.com"
+    await api.house.database.store.run(users.add, email, hashed, role, account, api.house.clock())
+    response = await api.ask("POST", "/api/v1/sessions", {"email": email, "password": PASSWORD}, who="")
+    return str(response.json()["token"])
+
+
+async def test_the_document_says_who_may_call_what(api: RestHouse) -> None:
+    document = await described(api)
+    assert document["components"]["securitySchemes"]["session"]["bearerFormat"] == "JWT"
+    assert [next(iter(way)) for way in document["security"]] == ["bearer", "header", "query", "session"]
+    said = {
+        (path, method): operation.get("security", "any")
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert said["/api/v1/sessions", "post"] == []
+    assert said["/api/v1/users", "get"] == said["/api/v1/sessions/current", "delete"] == [{"session": []}]
+    assert said["/balance", "get"] == said["/api/v1/me", "get"] == "any"
+    page = (await api.ask("GET", "/docs", who="")).text
+    assert "For operators who have signed in." in page
+
+
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("who", ["key", "reseller", "operator"])
 @pytest.mark.skipif(importlib.util.find_spec("schemathesis") is None, reason="schemathesis is not installed")
-async def test_generated_requests_find_nothing_that_the_document_does_not_say(api: RestHouse, tmp_path: Path) -> None:
+async def test_generated_requests_find_nothing_that_the_document_does_not_say(
+    api: RestHouse, tmp_path: Path, who: str
+) -> None:
     """Schemathesis, run against a server: statuses, media types, schemas, methods, keys and wrong data.
 
     Left out: `positive_data_acceptance`, since a service may be well-formed and not in the catalogue. Who waits is not
-    made to wait here.
+    made to wait here. Sessions do not sign out, or all that follows would be refused; and where a session differs from
+    a key in nothing, the key is enough.
     """
     api.stop.is_on = True
+    token = api.house.keys["alice"]
+    if who != "key":
+        token = await signed_in(api, Role(who), "alice" if who == "reseller" else None)
+    chosen = () if who == "key" else ("--include-path-regex", "/(me|me/password|users.*|accounts|balance|purchase)$")
     await api.buy("tg")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -143,7 +181,7 @@ async def test_generated_requests_find_nothing_that_the_document_does_not_say(ap
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "schemathesis.cli", "run",
             f"http://127.0.0.1:{listener.getsockname()[1]}/openapi.json",
-            "--header", f"Authorization: Bearer {api.house.keys['alice']}",
+            "--header", f"Authorization: Bearer {token}", *chosen,
             "--phases", "examples,coverage", "--exclude-checks", "positive_data_acceptance",
             "--continue-on-failure", "--seed", "1", "--warnings", "off", "--no-color",
             cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

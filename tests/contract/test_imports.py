@@ -30,20 +30,19 @@ LAYERS = (
     # The words everybody uses
     "errors", "model", "settings",
     # The seam, the database, and what is kept in memory
-    "inhouse", "upstream", "store", "live", "health",
+    "inhouse", "upstream", "store", "live", "health", "passwords",
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "ledger", "seals", "statements", "audit",
-    "drift", "accounts", "numbers", "roster", "desk",
-    "switches", "alerts",
+    "database", "revisions", "records", "history", "journal", "ledger", "seals", "statements", "audit", "drift",
+    "accounts", "users", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
-    "house", "attempts",
+    "house", "sessions", "attempts",
     "purchases", "activations", "inbox", "webhooks", "poller", "overseer", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli",
+    "front", "app", "terminal", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli_users", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 

@@ -92,6 +92,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "upstreams topup": ("sandbox", "25.00"),
     "catalog coverage": (),
     "desk list": (),
+    "user list": (),
     "numbers add": ("447700900123", "--country", "GB"),
     "numbers list": (),
     "numbers messages": (),
@@ -99,9 +100,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 
 ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
-    "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "audit export",
+    "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
+    "user enable", "user password", "audit export",
 }  # fmt: skip
-"""A server, a program of its own, what needs a desk or a number, and what prints lines: tested where those are."""
+"""A server, a program of its own, what needs a desk, a number or a person, and what prints lines: tested there."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:

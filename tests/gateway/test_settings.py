@@ -378,6 +378,12 @@ def test_short_secret_is_refused_without_being_repeated(variable: str) -> None:
     assert caught.value.problems == (f"environment: {variable} is shorter than 32 characters",)
 
 
+def test_a_list_of_session_secrets_is_as_long_as_its_shortest() -> None:
+    assert read_environment({"JWT_SECRET_KEY": f"{SECRET}, {SECRET}"}).jwt_secret_key == f"{SECRET}, {SECRET}"
+    with pytest.raises(SettingsError, match="JWT_SECRET_KEY is shorter"):
+        read_environment({"JWT_SECRET_KEY": f"{SECRET},too-short"})
+
+
 # --- The reference ---------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from gateway.database import DatabaseError, open_database
 from gateway.vault import (
     KEY_LENGTH,
     SECRET_NAMES,
+    SESSION_SECRET_NAME,
     SecretsError,
     Vault,
     create_secrets,
@@ -88,11 +89,18 @@ def test_nothing_shows_a_secret() -> None:
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
 def test_a_missing_or_short_secret_is_named_without_its_value(name: str) -> None:
-    for value in ("", "short-but-telling"):
+    # Without the secret of sessions nobody can sign in, and everything else works.
+    for value in (LONG + ",short-but-telling",) if name == SESSION_SECRET_NAME else ("", "short-but-telling"):
         with pytest.raises(SecretsError) as refusal:
             read_secrets({**fresh_secrets(), name: value})
         assert name in str(refusal.value)
         assert "telling" not in str(refusal.value)
+
+
+def test_the_secret_of_sessions_may_be_absent_or_several_newest_first() -> None:
+    assert vault(JWT_SECRET_KEY="").session_secrets == []
+    newer, older = "n" * 32, "o" * 32
+    assert vault(JWT_SECRET_KEY=f"{newer}, {older},").session_secrets == [newer.encode(), older.encode()]
 
 
 def test_created_secrets_are_complete_private_and_never_replaced(tmp_path: Path) -> None:

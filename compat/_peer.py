@@ -1,0 +1,30 @@
+"""Who sent a request, as far as proxies in front of us are trusted to tell."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from starlette.types import Scope
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def peer(scope: Scope, trusted_proxies: Iterable[str]) -> str:
+    """The last address in the chain that is no trusted proxy's. Empty where nobody can tell."""
+    networks = [ipaddress.ip_network(network) for network in trusted_proxies]
+    told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    chain = [part.strip() for value in told for part in value.split(",")]
+    address = str(scope["client"][0]) if scope.get("client") else ""
+    while chain and _is_among(address, networks):
+        address = chain.pop()
+    return address
+
+
+def _is_among(address: str, networks: Sequence[Network]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return any((mapped or found) in network for network in networks)
