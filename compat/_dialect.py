@@ -92,7 +92,8 @@ class Dialect(PastActivations, PriceLists):
         return text(f"ACCESS_BALANCE:{plain(await self.available(call))}")
 
     async def available(self, call: Call) -> int:
-        """What the caller can spend, in micro-units. Raises Unavailable."""
+        """What the caller can spend, in micro-units. Raises TooManyRequests, Unavailable."""
+        self.count_look(call)
         balance = await self.front.house.store.read(ledger.balance, call.caller.account_id)
         return balance.available.micros
 
@@ -107,6 +108,7 @@ class Dialect(PastActivations, PriceLists):
         return text("ACCESS_WEBHOOK_SET")
 
     async def get_webhook(self, call: Call) -> Reply:
+        self.count_look(call)
         house = self.front.house
         url = await house.store.read(accounts.webhook, house.vault, call.caller.account_id)
         return text(f"ACCESS_WEBHOOK:{url}" if url else "NO_WEBHOOK_SET")

@@ -31,7 +31,7 @@ class Buying:
         self._catalogue = catalogue
 
     async def buy(self, call: Call, caller: Caller) -> Reply:
-        await self._common.change(caller)
+        await self._common.front.count_change(caller)
         purchases = self._common.front.purchases
         purchases.require_free(caller)
         hung_up = asyncio.ensure_future(gone(call.receive))

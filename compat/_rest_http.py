@@ -6,6 +6,7 @@ Raw ASGI, as the reference dialect: a poll builds no request and no response obj
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,9 @@ from compat._rest_models import Model, NoBody, NoQuery
 from compat._rest_problems import KINDS, MEDIA_TYPE, Refused, problem, wrong_members, wrong_parameters
 from compat._wire import JSON, answer, gone, header
 from gateway.accounts import Caller
-from gateway.errors import CallerError, Internal
+from gateway.errors import CallerError, Internal, TooManyRequests
 from gateway.front import Front
+from gateway.limits import hold_back
 
 BODY_BYTES_MAX = 16 * 1024
 PARAMETERS_MAX = 20
@@ -70,7 +72,7 @@ class Stream:
 
 @dataclass(slots=True)
 class Call:
-    """One request: who, with which query and body, as checked values."""
+    """One request: who, with which query and body, as checked values. `is_within`: its key's limit of requests."""
 
     scope: Scope
     receive: Receive
@@ -78,6 +80,7 @@ class Call:
     query: Any = None
     body: Any = None
     has_waited: bool = False
+    is_within: bool = True
     _hung_up: asyncio.Future[None] | None = field(default=None, repr=False)
 
     @property
@@ -201,6 +204,10 @@ class Resource:
         keys = [value for name, value in pairs if name == "api_key"]
         if not operation.is_public:
             call._caller = await self._front.callers.caller(_key(call, keys))
+            late_seconds = self._front.late_seconds(call.caller)
+            if late_seconds:
+                call.has_waited = True
+                call.is_within = await hold_back(late_seconds)
         call.query = _query(operation.query, [pair for pair in pairs if pair[0] != "api_key"])
         if operation.body is not None:
             call.body = _body(operation.body, await _read(call), call.header(b"content-type"))
@@ -263,8 +270,9 @@ def refusal(error: CallerError | Refused) -> Reply:
     """The problem that an error is."""
     kind = KINDS[error.code]
     headers = list(PRIVATE)
-    if kind.retry_seconds is not None:
-        headers.append((b"retry-after", b"%d" % kind.retry_seconds))
+    retry_seconds = error.retry_seconds if isinstance(error, TooManyRequests) else kind.retry_seconds
+    if retry_seconds is not None:
+        headers.append((b"retry-after", b"%d" % math.ceil(retry_seconds)))
     if kind.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Reply(problem(error).model_dump_json(exclude_none=True).encode(), kind.status, MEDIA_TYPE, headers)

@@ -114,7 +114,7 @@ class Gateway:
         self._courier = Courier(self.house)
         self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, self._notifier.send))
         self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier, self._overseer)
-        self.limits = Limits(settings.environment.redis_url)
+        self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
         self.front = Front(self.house, self.callers, self.activations, self.purchases, self.limits, self.inbox)
         self.is_stopping: Callable[[], bool] = lambda: False

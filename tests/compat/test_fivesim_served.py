@@ -25,6 +25,7 @@ from compat._fivesim_orders import AGAIN_SECONDS
 from compat._fivesim_words import HOSTING, slug, words_of
 from compat.fivesim import PREFIX, STATUSES, WORDS, FiveSim
 from gateway import accounts
+from gateway import limits as gateway_limits
 from gateway.catalog import Catalog, Country, load_catalog
 from gateway.errors import CallerError, NotAllowed, SoldOut, Unwell
 from gateway.fivesim_words import COUNTRIES, PRODUCTS
@@ -422,7 +423,10 @@ async def test_a_check_reads_memory_only(client: Client) -> None:
     assert client.house.gateway.house.status_calls == calls
 
 
-async def test_over_the_limit_is_said_in_its_own_words(tmp_path: Path, sqlite_url: str) -> None:
+async def test_over_the_limit_is_said_in_its_own_words(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_limits, "HELD_SECONDS_MAX", 0.05)
     limits = "[limits]\nchanges_per_minute = 2\npolls_per_minute = 3\n"
     async with served(config_directory(tmp_path, SANDBOX, gateway=limits), sqlite_url) as client:
         await client.house.open_account("alice", "10.00")

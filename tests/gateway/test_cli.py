@@ -78,6 +78,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "deposit": ("alice", "1.50", "--note", "a gift"),
     "key issue": ("alice",),
     "key dialect": ("1", "daisy"),
+    "key limits": ("1", "--changes-per-minute", "500"),
     "key list": (),
     "key revoke": ("1",),
     "ledger verify": (),
