@@ -127,7 +127,7 @@ class _Rest:
         await self._change(call)
         house, url = self._front.house, call.body.url
         check_url(url, house.settings.gateway.webhooks)
-        await house.store.run(accounts.set_webhook, house.vault, call.caller.account_id, url)
+        await house.store.run(accounts.set_webhook, house.vault, call.caller.account_id, url, "native")
         return show(Webhook(url=url))
 
     async def webhook(self, call: Call) -> Reply:

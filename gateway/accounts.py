@@ -193,11 +193,16 @@ def _by_digest(tx: Tx, digests: Sequence[str]) -> Row | None:
     return None
 
 
-def set_webhook(tx: Tx, vault: Vault, account_id: int, url: str) -> None:
-    """Where the account's notices go; sealed, since such addresses tend to carry secrets of their own."""
+def set_webhook(tx: Tx, vault: Vault, account_id: int, url: str, body_format: str = "sms_activate") -> None:
+    """Where the account's notices go, and in which form; sealed, since such addresses tend to carry secrets."""
     if not url or len(url) > URL_LENGTH_MAX:
         raise BadWebhookUrl
-    tx.execute("update accounts set webhook_url_sealed = :url where id = :id", url=vault.seal(url), id=account_id)
+    tx.execute(
+        "update accounts set webhook_url_sealed = :url, webhook_format = :form where id = :id",
+        url=vault.seal(url),
+        form=body_format,
+        id=account_id,
+    )
 
 
 def webhook(tx: Tx, vault: Vault, account_id: int) -> str:

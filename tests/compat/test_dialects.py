@@ -14,10 +14,10 @@ import pytest
 
 from compat import DIALECTS, Dialects
 from compat._reply import in_header
-from compat.dssmshub import service_words
 from gateway import accounts, limits
 from gateway.accounts import AccountError
 from gateway.catalog import load_catalog
+from gateway.ds_words import service_words
 from gateway.model import Sms
 from gateway.store import Tx
 from tests.harness import ROOT, config_directory, environment, run_cli
@@ -345,3 +345,28 @@ async def test_a_path_goes_to_its_dialect_then_to_the_longest_prefix_then_to_the
         await dialects({"type": "http", "path": path}, None, None)  # type: ignore[arg-type] # nothing is read
     await dialects({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert reached == ["v1", "user", "rest", "rest", "rest", "rest"]
+
+
+# Webhooks
+
+
+async def test_the_form_of_notices_follows_from_how_their_address_was_set(tmp_path: Path, sqlite_url: str) -> None:
+    async with asked(config_directory(tmp_path), sqlite_url) as (house, port):
+        forms = {}
+        for dialect in DIALECTS:
+            url = "https://example.com/hook"
+            assert await said(house, port, dialect, action="setWebhook", webhook_url=url) == "ACCESS_WEBHOOK_SET"
+            forms[dialect] = await _webhook_format(house)
+        assert forms == dict.fromkeys(DIALECTS, "sms_activate") | {"ds": "ds"}
+        body = b'{"url":"https://example.com/hook"}'
+        head = f"POST /webhook HTTP/1.1\r\nHost: gateway\r\nX-Api-Key: {house.keys['alice']}\r\nConnection: close\r\n"
+        answer = await exchange(port, head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert (answer.status, await _webhook_format(house)) == (200, "native")
+
+
+async def _webhook_format(house: StillHouse) -> str:
+    row = await house.database.store.read(
+        lambda tx: tx.one("select webhook_format as form from accounts where name = 'alice'")
+    )
+    assert row is not None
+    return str(row["form"])
