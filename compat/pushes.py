@@ -11,7 +11,6 @@ import hmac
 import ipaddress
 from collections.abc import Iterable, Sequence
 
-import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,8 +24,6 @@ BODY_BYTES_MAX = 262_144
 RETRY_HEADERS = {"retry-after": "5"}
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-log = structlog.get_logger()
 
 
 class TooLarge(Exception):
@@ -73,10 +70,8 @@ async def _answer(front: Front, request: Request) -> Response:
 
 def _refusal(error: Exception) -> Response:
     if isinstance(error, PushRefused):
-        log.warning("push.refused", reason=str(error))
         return Response("not proven to come from whom it says", 401)
     if isinstance(error, PushUnreadable):
-        log.warning("push.unreadable", reason=str(error))
         return Response("makes no sense", 400)
     return Response("not now", 503, headers=RETRY_HEADERS)
 

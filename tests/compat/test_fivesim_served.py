@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -542,6 +542,9 @@ class Stall:
     messages: list[Sms] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     is_well: bool = True
+    slow_seconds: float = 0.0
+    given_seconds: list[float] = field(default_factory=list)
+    passes: Callable[[float], None] = lambda _: None
 
     @property
     def table(self) -> OfferTable:
@@ -551,6 +554,8 @@ class Stall:
         return self.table
 
     async def buy(self, order: BuyOrder) -> Lease:
+        self.given_seconds.append(order.timeout_seconds)
+        self.passes(self.slow_seconds)
         if order.country in self.sold_out:
             raise SoldOut("none")
         self.sold.append(order)
@@ -688,6 +693,27 @@ async def test_any_country_means_the_cheapest_and_then_the_next(market: Market) 
     bought = await market.json(f"{any_country}/any/telegram")
     assert (bought["country"], bought["price"]) == ("england", Decimal("0.15"))
     assert await market.said(f"{any_country}/any/telegram?maxPrice=0.12") == (200, "no free phones")
+
+
+async def test_all_countries_that_any_may_mean_share_one_deadline(market: Market) -> None:
+    """The clock runs while the upstream thinks: an attempt is given what those before it have left of nine seconds."""
+    clock, stall = market.house.clock, market.stall
+
+    def passes(seconds: float) -> None:
+        clock.now += seconds
+
+    stall.passes, stall.slow_seconds = passes, 3.0
+    stall.sold_out |= {187, 16, 6}
+    began = clock.now
+    assert await market.said("/v1/user/buy/activation/any/any/telegram") == (200, "no free phones")
+    first, *others = stall.given_seconds
+    assert others == pytest.approx([first - 3.0])
+    assert clock.now - began <= 9.0
+    # One that takes nearly all of its time leaves none for another.
+    stall.given_seconds.clear()
+    stall.slow_seconds = 7.9
+    assert await market.said("/v1/user/buy/activation/any/any/telegram") == (200, "no free phones")
+    assert len(stall.given_seconds) == 1
 
 
 async def test_an_upstream_that_is_unwell_is_asked_for_another_message_later(market: Market) -> None:

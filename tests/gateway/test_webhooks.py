@@ -198,7 +198,8 @@ def _delivered(tx: Tx, vault: Vault, account: str, url: str, text: str, code: st
     activation_id = tx.insert(
         "insert into activations (account_id, key_id, service, country, operator, status, price, currency, opened_at,"
         " fingerprint, config_version, number_sealed)"
-        " values (:account, (select id from api_keys where account_id = :account), 'go', 2, 'any', 'received', 100000, 'USD', :at, '', '', :number) returning id",
+        " values (:account, (select id from api_keys where account_id = :account), 'go', 2, 'any', 'received', 100000,"
+        " 'USD', :at, '', '', :number) returning id",
         account=account_id,
         number=vault.seal("12025550123"),
         at=at,
