@@ -261,7 +261,7 @@ def beside(client: Polling, path: str, server: stage.Gateway) -> dict[str, Any]:
 
 def _ratio(rounds: Sequence[Mapping[str, Any]], name: str, kind: str) -> float:
     """The median of how many times as long an answer took as alone, in the same round."""
-    return statistics.median(seen[name][kind] / seen["alone"][kind] for seen in rounds)
+    return float(statistics.median(seen[name][kind] / seen["alone"][kind] for seen in rounds))
 
 
 def machine() -> dict[str, Any]:

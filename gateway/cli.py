@@ -358,7 +358,7 @@ def deposit(context: Context, name: str, amount: str, note: str) -> None:
 PER_MINUTE = click.IntRange(1, PER_MINUTE_MAX)
 
 
-class _Limit(click.ParamType):
+class _Limit(click.ParamType[int]):
     """A number a minute; 0 stands for the word `default`."""
 
     name = "number"
