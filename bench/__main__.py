@@ -335,7 +335,7 @@ def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
 
 def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m bench", description="Measures the gateway against floors.")
-    flags.add_argument("--quick", action="store_true", help="under a minute, and less exact")
+    flags.add_argument("--quick", action="store_true", help="a minute or two, and less exact")
     plan = QUICK if flags.parse_args().quick else FULL
     # A polite kill unwinds the stack as Ctrl-C does, so that no server outlives the bench.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -6,6 +6,7 @@ Redis may die: then changes are counted per process until it is back, and nothin
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from typing import Any
@@ -124,9 +125,15 @@ class Limits:
 
 
 async def hold_back(seconds: float) -> bool:
-    """Waits for a request's turn, but not long; whether it has come."""
-    await asyncio.sleep(min(seconds, HELD_SECONDS_MAX))
-    return seconds <= HELD_SECONDS_MAX
+    """Waits for a request's turn, but not long; whether it has come.
+
+    Those whose turn is too far away do not wait equally long: a thousand that came together would go on together.
+    """
+    if seconds <= HELD_SECONDS_MAX:
+        await asyncio.sleep(seconds)
+        return True
+    await asyncio.sleep(HELD_SECONDS_MAX * random.uniform(0.5, 1.0))
+    return False
 
 
 def _pool(url: str) -> ConnectionPool:
