@@ -229,7 +229,7 @@ class HandlerApi:
     async def _check_price(self, order: BuyOrder, goods: Mapping[str, str], time_left: Countdown) -> None:
         """Raises SoldOut where the cheapest costs more than allowed, NothingTaken where the price is not told."""
         params, seconds = self._params(self._brand.price_action, **goods), time_left.left_seconds()
-        question = self._http.buy(self._brand.base_url, self._price_table, params=params, seconds=seconds)
+        question = self._http.buy(self._brand.base_url, self._price_table, params=params, seconds=seconds, verb="price")
         offers = (await before_buying(question)).at(order.service, order.country)
         if not offers or offers[0].cost.micros > order.cost_max.micros:
             raise SoldOut("none at this price")

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ OPEN = 500
 POLL_CONNECTIONS = 50
 PUSH_PATIENCE_SECONDS = 10.0
 
+FAIR_OPEN = 300
+"""What a client polls once a second each, while another one floods."""
+
+FLOOD_CONNECTIONS = 64
+FLOOD_LEAD_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -55,10 +62,12 @@ class Plan:
     delivery_seconds: float
     deliveries: int
     pushes: int
+    fair_rounds: int
+    fair_seconds: float
 
 
-FULL = Plan(7, 20_000, 600, 2_000, 3.0, 40.0, 30.0, 60, 200)
-QUICK = Plan(3, 5_000, 200, 600, 1.5, 12.5, 10.0, 30, 50)
+FULL = Plan(7, 20_000, 600, 2_000, 3.0, 40.0, 30.0, 60, 200, 5, 6.0)
+QUICK = Plan(3, 5_000, 200, 600, 1.5, 12.5, 10.0, 30, 50, 3, 3.0)
 
 
 @dataclass(frozen=True)
@@ -203,6 +212,58 @@ def push_delay(
     return time.monotonic() - started
 
 
+def measure_fairness(plan: Plan, directory: Path) -> Part:
+    """One client's polls alone, beside another's that polls as fast as it can, and beside one that buys so.
+
+    The floods have the limits every key has that was given none. They begin before the client is looked at and end
+    after it: what is measured is neither the calm before nor after.
+    """
+    with stage.upstream(directory) as behind, stage.gateway(directory, behind) as server:
+        paths = status_paths(server, buy(server, FAIR_OPEN))
+        client = Polling(server.port, behind.port, paths, plan.fair_seconds, POLL_CONNECTIONS)
+        flooded = submit(Hammer(server.port, [_of_flood(server, "getNumber")], 1, 1, "ACCESS_NUMBER:", keeps=True))
+        activation_id = flooded["answers"][0].split(":")[1]
+        floods = {
+            "polls": _of_flood(server, "getStatus", id=activation_id),
+            "purchases": _of_flood(server, "getNumber"),
+        }
+        submit(client)
+        rounds = [
+            {"alone": submit(client), **{name: beside(client, path, server) for name, path in floods.items()}}
+            for _ in range(plan.fair_rounds)
+        ]
+    figures = [
+        Figure(f"beside_{name}_{kind}_ratio", _ratio(rounds, name, f"{kind}_ms"), floor, True)
+        for name in floods
+        for kind, floor in (("p50", 2), ("p99", 3))
+    ]
+    details = {name: median_of([seen[name] for seen in rounds]) for name in ("alone", *floods)}
+    for name in floods:
+        details[name]["flood_per_second"] = statistics.median(seen[name]["flood"]["per_second"] for seen in rounds)
+    return Part(figures, {"fairness": details})
+
+
+def _of_flood(server: stage.Gateway, action: str, **values: object) -> str:
+    place = {"service": stage.SERVICE, "country": stage.COUNTRY} if action == "getNumber" else {}
+    return server.path(action, server.flood_key, **place, **values)
+
+
+def beside(client: Polling, path: str, server: stage.Gateway) -> dict[str, Any]:
+    """What the client sees while this path is asked for over many connections, and what the flood saw."""
+    seconds = client.seconds + 2 * FLOOD_LEAD_SECONDS + 1.0  # a process takes a while to start
+    flood = Hammer(server.port, [path], stage.PLENTY, FLOOD_CONNECTIONS, "", seconds)
+    with ThreadPoolExecutor(1) as other:
+        flooding = other.submit(submit, flood)
+        time.sleep(FLOOD_LEAD_SECONDS)
+        seen = submit(client)
+        return {**seen, "flood": flooding.result()}
+
+
+def _ratio(rounds: Sequence[Mapping[str, Any]], name: str, kind: str) -> float:
+    """The median of how many times as long an answer took as alone, in the same round."""
+    return float(statistics.median(seen[name][kind] / seen["alone"][kind] for seen in rounds))
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
@@ -230,6 +291,9 @@ def table(report: Mapping[str, Any], figures: Sequence[Figure]) -> str:
         _speed_line("getNumber, gateway", details["get_number"]["gateway"]),
         _speed_line("getNumber, bare pass-through", details["get_number"]["bare"]),
         _speed_line(f"{OPEN} activations polled", details["polling"]),
+        _speed_line(f"{FAIR_OPEN} polled, alone", details["fairness"]["alone"]),
+        _speed_line(f"{FAIR_OPEN} polled, flood of polls", details["fairness"]["polls"]),
+        _speed_line(f"{FAIR_OPEN} polled, of purchases", details["fairness"]["purchases"]),
         "",
         "{upstream_calls} upstream calls for {polls} polls;".format_map(details["polling"])
         + " {count} SMS, delay p90 {p90_seconds:.2f} s, max {max_seconds:.2f} s".format_map(details["sms_delay"]),
@@ -252,7 +316,7 @@ def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
     started, facts = time.monotonic(), machine()
     figures: list[Figure] = []
     details: dict[str, Any] = {}
-    for measure in (measure_status, measure_number, measure_polling, measure_push):
+    for measure in (measure_status, measure_number, measure_polling, measure_push, measure_fairness):
         print(f"… {measure.__name__.removeprefix('measure_')}", file=sys.stderr)
         part = measure(plan, directory)
         figures += part.figures
@@ -271,7 +335,7 @@ def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
 
 def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m bench", description="Measures the gateway against floors.")
-    flags.add_argument("--quick", action="store_true", help="under a minute, and less exact")
+    flags.add_argument("--quick", action="store_true", help="a minute or two, and less exact")
     plan = QUICK if flags.parse_args().quick else FULL
     # A polite kill unwinds the stack as Ctrl-C does, so that no server outlives the bench.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from gateway.inbox import push_secret
+from gateway.settings import LimitsSettings
 from gateway.vault import Vault, read_secrets
 from tests import harness
 from tests.simulators.handler_api import DEFAULT_KEY
@@ -65,10 +66,12 @@ class Gateway(Process):
 
     key: str
     push_path: str
+    flood_key: str
+    """Another account's, limited as a deployment is unless told otherwise."""
 
-    def path(self, action: str, **values: object) -> str:
-        """A request line's target."""
-        query = {"api_key": self.key, "action": action, **values}
+    def path(self, action: str, key: str = "", **values: object) -> str:
+        """A request line's target, with the key of the well-behaved account unless another is given."""
+        query = {"api_key": key or self.key, "action": action, **values}
         return f"{harness.PATH}?" + "&".join(f"{name}={value}" for name, value in query.items())
 
     @property
@@ -139,17 +142,20 @@ def gateway(directory: Path, behind: Process, *, poll_seconds: float = 1.0) -> I
     config = harness.config_directory(directory, upstreams=stanza, gateway=GATEWAY)
     database = directory / f"{config.name}.db"
     values = harness.environment(f"sqlite:///{database}", BENCH_API_KEY=DEFAULT_KEY)
-    key = _funded(values, config)
+    key = _funded(values, config, ACCOUNT)
+    usual = LimitsSettings()
+    flags = ("--changes-per-minute", usual.changes_per_minute, "--polls-per-minute", usual.polls_per_minute)
+    flood_key = _funded(values, config, "flood", *map(str, flags))
     with harness.server(config, values, directory / "gateway.log") as server:
         secret = push_secret(Vault(read_secrets(values)), "bench")
-        ready = Gateway(server.base, key, f"/webhooks/sms/bench/{secret}")
+        ready = Gateway(server.base, key, f"/webhooks/sms/bench/{secret}", flood_key)
         _wait_for_prices(ready)
         yield ready
 
 
-def _funded(values: Mapping[str, str], config: Path) -> str:
-    _cli(values, config, "account", "create", ACCOUNT, "--balance", BALANCE, "--no-demo")
-    issued = json.loads(_cli(values, config, "--json", "key", "issue", ACCOUNT))
+def _funded(values: Mapping[str, str], config: Path, account: str, *flags: str) -> str:
+    _cli(values, config, "account", "create", account, "--balance", BALANCE, "--no-demo")
+    issued = json.loads(_cli(values, config, "--json", "key", "issue", account, *flags))
     return str(issued["key"])
 
 

@@ -179,26 +179,20 @@ class Core:
         activation_id = int(given) if len(given) <= 20 else ID_MAX + 1
         if activation_id > ID_MAX:
             raise UnknownActivation
-        front, caller = self.front, call.caller
-        is_within = front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute)
-        live = front.activations.peek(caller.account_id, activation_id)
+        live = self.front.activations.peek(call.caller.account_id, activation_id)
         if live is not None:
             return live
         # Over the limit a poll still gets what is known in memory, but costs no look-up.
-        if not is_within:
-            raise TooManyRequests
-        return await front.activations.get(caller, activation_id)
+        self.count_look(call)
+        return await self.front.activations.get(call.caller, activation_id)
 
     # Limits
 
     async def count_change(self, call: Call) -> None:
         """Raises TooManyRequests."""
-        per_minute = self.front.house.settings.gateway.limits.changes_per_minute
-        if not await self.front.limits.change(call.caller.key_id, per_minute):
-            raise TooManyRequests
+        await self.front.count_change(call.caller)
 
     def count_look(self, call: Call) -> None:
-        """For what has to be looked up in the database. Raises TooManyRequests."""
-        limits = self.front.house.settings.gateway.limits
-        if not self.front.limits.poll(call.caller.key_id, limits.polls_per_minute):
+        """For what has to be looked up in the database: not over the limit. Raises TooManyRequests."""
+        if not call.is_within:
             raise TooManyRequests

@@ -42,6 +42,9 @@ class Dialect(PastActivations, PriceLists):
     lacks: ClassVar[frozenset[str]] = frozenset()
     """Actions of the reference that this dialect does not have."""
 
+    webhook_format: ClassVar[str] = "sms_activate"
+    """The form of notices to an address that was set in this dialect (`gateway.webhooks`)."""
+
     def __init__(self, front: Front, lists: Lists) -> None:
         super().__init__(front, lists)
         served = {**self.common_actions(), **self.own_actions()}
@@ -92,7 +95,8 @@ class Dialect(PastActivations, PriceLists):
         return text(f"ACCESS_BALANCE:{plain(await self.available(call))}")
 
     async def available(self, call: Call) -> int:
-        """What the caller can spend, in micro-units. Raises Unavailable."""
+        """What the caller can spend, in micro-units. Raises TooManyRequests, Unavailable."""
+        self.count_look(call)
         balance = await self.front.house.store.read(ledger.balance, call.caller.account_id)
         return balance.available.micros
 
@@ -103,10 +107,12 @@ class Dialect(PastActivations, PriceLists):
         house = self.front.house
         url = first(call.values, "webhook_url", "url")
         check_url(url, house.settings.gateway.webhooks)
-        await house.store.run(accounts.set_webhook, house.vault, call.caller.account_id, url)
+        account_id = call.caller.account_id
+        await house.store.run(accounts.set_webhook, house.vault, account_id, url, self.webhook_format)
         return text("ACCESS_WEBHOOK_SET")
 
     async def get_webhook(self, call: Call) -> Reply:
+        self.count_look(call)
         house = self.front.house
         url = await house.store.read(accounts.webhook, house.vault, call.caller.account_id)
         return text(f"ACCESS_WEBHOOK:{url}" if url else "NO_WEBHOOK_SET")

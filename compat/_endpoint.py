@@ -17,6 +17,7 @@ from compat._reply import Call, Refusal, Reply
 from compat._wire import TEXT, answer, form_body, header, parameters
 from gateway.errors import BadAction, CallerError, Internal
 from gateway.front import Front
+from gateway.limits import hold_back
 from gateway.settings import Settings
 
 log = structlog.get_logger()
@@ -48,15 +49,20 @@ class Endpoint:
         body = await form_body(scope, receive) if method == "POST" else b""
         values = parameters(scope["query_string"], body) if body else parameters(scope["query_string"])
         action = values.get("action", "")
-        reply, outcome = await self._reply(scope, action, values, receive)
+        reply, outcome, held_seconds = await self._reply(scope, action, values, receive)
         await self._send(scope, send, reply)
-        self._observe(action if action in self._known else "other", outcome, time.perf_counter() - started)
+        seconds = time.perf_counter() - started - held_seconds
+        self._observe(action if action in self._known else "other", outcome, seconds)
 
-    async def _reply(self, scope: Scope, action: str, values: Mapping[str, str], receive: Receive) -> tuple[Reply, str]:
+    async def _reply(
+        self, scope: Scope, action: str, values: Mapping[str, str], receive: Receive
+    ) -> tuple[Reply, str, float]:
+        """The answer, what came of it, and how long the request was held back."""
+        held_seconds = 0.0
         dialect = self._dialect()
         try:
             if not dialect.takes_post and scope["method"] == "POST":
-                return dialect.post_refused, "refused"
+                return dialect.post_refused, "refused", 0.0
             if action not in self._known:
                 raise BadAction
             caller = await self._front.callers.caller(values.get("api_key") or _key_in_header(dialect, scope))
@@ -65,14 +71,20 @@ class Endpoint:
             handler = dialect.actions.get(action)
             if handler is None:
                 raise BadAction
-            return await handler(Call(caller, values, action, receive)), "ok"
+            call = Call(caller, values, action, receive)
+            late_seconds = self._front.late_seconds(caller)
+            if late_seconds:
+                asked_at = time.perf_counter()
+                call.is_within = await hold_back(late_seconds)
+                held_seconds = time.perf_counter() - asked_at
+            return await handler(call), "ok", held_seconds
         except CallerError as error:
-            return dialect.refusal(error, action, values), error.code
+            return dialect.refusal(error, action, values), error.code, held_seconds
         except Refusal as refusal:
-            return refusal.reply, "refused"
+            return refusal.reply, "refused", held_seconds
         except Exception:
             log.exception("request.failed", action=action if action in self._known else "other")
-            return dialect.refusal(Internal(), action, values), Internal.code
+            return dialect.refusal(Internal(), action, values), Internal.code, held_seconds
 
     def _dialect(self) -> Dialect:
         """That of the path, or of the deployment as it is now."""

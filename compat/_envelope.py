@@ -5,11 +5,12 @@ Facts: `protocol/upstreams/handler_api_family.md` §3.1 (HeroSMS), §4 (Tiger SM
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
 from compat._reply import Reply, amount, as_json
-from gateway.errors import Barred, CallerError, PriceTooLow
+from gateway.errors import Barred, CallerError, PriceTooLow, TooManyRequests
 
 STATUSES = {
     "WRONG_MAX_PRICE": 400,
@@ -57,8 +58,6 @@ FIELDS = {
 }
 """The parameter that is to blame."""
 
-RETRY_SECONDS = 1
-
 
 def envelope(title: str, error: CallerError, *, early_seconds: float, now: float, open_max: int) -> Reply:
     """The title with its status, and whatever the error tells beyond its name."""
@@ -67,8 +66,9 @@ def envelope(title: str, error: CallerError, *, early_seconds: float, now: float
     if info:
         body["info"] = info
     reply = as_json(body, STATUSES[title])
-    if title == "RATE_LIMIT":
-        return Reply(reply.body, reply.content_type, ((b"retry-after", b"%d" % RETRY_SECONDS),), status=reply.status)
+    if isinstance(error, TooManyRequests):
+        after = (b"retry-after", b"%d" % math.ceil(error.retry_seconds))
+        return Reply(reply.body, reply.content_type, (after,), status=reply.status)
     return reply
 
 

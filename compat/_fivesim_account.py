@@ -20,8 +20,8 @@ class Account:
         self._common = common
         self._orders = orders
 
-    async def profile(self, _call: Call, caller: Caller) -> Reply:
-        if not self._common.poll(caller):
+    async def profile(self, call: Call, caller: Caller) -> Reply:
+        if not call.is_within:
             raise TooManyRequests
         house, words = self._common.house, self._common.words
         balance = await house.store.read(ledger.balance, caller.account_id)
@@ -33,7 +33,7 @@ class Account:
 
     async def orders(self, call: Call, caller: Caller) -> Reply:
         """Sorted by id whatever `order` says: ids and times run alike. Counted as a change: it walks all orders."""
-        await self._common.change(caller)
+        await self._common.front.count_change(caller)
         category = call.values.get("category")
         if category == "hosting":
             return Reply(render.orders([], 0).encode())
@@ -57,7 +57,7 @@ class Account:
 
     async def payments(self, call: Call, caller: Caller) -> Reply:
         # Counted as a change, because it reads the whole ledger.
-        await self._common.change(caller)
+        await self._common.front.count_change(caller)
         offset, limit, newest_first = page(call.values)
         rows = await self._common.house.store.read(history.deposits, ledger.available(caller.account_id))
         return Reply(render.payments(rows, offset, limit, newest_first=newest_first).encode())
@@ -66,7 +66,7 @@ class Account:
         """No account-wide limits are kept, and none may seem to be: each order has a cap of its own."""
         if call.scope["method"] == "GET":
             return Reply(b"[]")
-        await self._common.change(caller)
+        await self._common.front.count_change(caller)
         product = await product_name(call.receive)
         if not product:
             raise Said("product_name is empty")

@@ -31,7 +31,7 @@ class Buying:
         self._catalogue = catalogue
 
     async def buy(self, call: Call, caller: Caller) -> Reply:
-        await self._common.change(caller)
+        await self._common.front.count_change(caller)
         purchases = self._common.front.purchases
         purchases.require_free(caller)
         hung_up = asyncio.ensure_future(gone(call.receive))
@@ -67,6 +67,8 @@ class Buying:
         if is_on(values, "forwarding"):
             raise NoNumbers  # none that forwards
         cap = values.get("maxPrice")
+        # Other countries may follow, and all of them share the one deadline.
+        now = self._common.house.clock()
         pairs = [country, operator, product, *sorted(values.items())]
         return Order(
             service=service,
@@ -74,6 +76,7 @@ class Buying:
             operator="" if operator == ANY else operator,
             price_max=Money(cap_micros(cap), caller.currency) if cap else None,
             fingerprint=self._common.house.vault.index_digest("request", f"{caller.key_id}:5sim:{json.dumps(pairs)}"),
+            started_at=now,
         )
 
     def _place(self, parts: Sequence[str]) -> tuple[str, str, str]:
@@ -96,7 +99,7 @@ class Buying:
                 raise Said("bad operator")
             return await purchases.open(caller, self._at_operator(caller, order), is_gone)
         patience = self._common.house.settings.gateway.activations.order_deadline_seconds / 2
-        until = clock() + patience
+        until = (order.started_at or clock()) + patience
         for place in (await self._places(caller, order))[:COUNTRIES_TRIED_MAX]:
             try:
                 return await purchases.open(caller, self._at_operator(caller, place), is_gone)

@@ -12,9 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from compat._fivesim_words import Words, words_of
 from compat._wire import BODY_BYTES_MAX, JSON, answer, header, parameters
-from gateway.accounts import Caller
 from gateway.catalog import Catalog
-from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.money import MoneyError, round_down_to_step, to_micros
 
@@ -52,12 +50,14 @@ class Reply:
 
 @dataclass(slots=True)
 class Call:
-    """One request. `parts` is what the path has behind the verb."""
+    """One request. `parts` is what the path has behind the verb. Not `is_within` the limit, memory is all it gets."""
 
     scope: Scope
     receive: Receive
     verb: str
     parts: tuple[str, ...]
+    is_within: bool = True
+    held_seconds: float = 0.0
     _values: Mapping[str, str] | None = None
 
     @property
@@ -68,7 +68,7 @@ class Call:
 
 
 class Common:
-    """What the parts of the dialect share: the use-cases, the words of the catalogue in force, and the limits."""
+    """What the parts of the dialect share: the use-cases, the words of the catalogue in force."""
 
     def __init__(self, front: Front) -> None:
         self.front = front
@@ -83,16 +83,6 @@ class Common:
         if self._words is None or catalog is not self._catalog:
             self._catalog, self._words = catalog, words_of(catalog)
         return self._words
-
-    async def change(self, caller: Caller) -> None:
-        """Counts a purchase or a change. Raises TooManyRequests."""
-        per_minute = self.house.settings.gateway.limits.changes_per_minute
-        if not await self.front.limits.change(caller.key_id, per_minute):
-            raise TooManyRequests
-
-    def poll(self, caller: Caller) -> bool:
-        """Counts a read; whether it is within the limit."""
-        return self.front.limits.poll(caller.key_id, self.house.settings.gateway.limits.polls_per_minute)
 
 
 async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:

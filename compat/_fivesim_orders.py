@@ -59,7 +59,7 @@ class Orders:
 
     async def finish(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
-        await self._common.change(caller)
+        await self._common.front.count_change(caller)
         if live.status is not Status.FINISHED:
             try:
                 await self._common.front.activations.finish(caller, live.id)
@@ -70,7 +70,7 @@ class Orders:
     async def give_back(self, call: Call, caller: Caller) -> Reply:
         """Cancel and ban are one to us: what is wrong with a number is its upstream's to find out."""
         live = await self.find(call, caller)
-        await self._common.change(caller)
+        await self._common.front.count_change(caller)
         is_ban = call.verb == "ban"
         if live.status is Status.CANCELLED and self._is_banned(live) is is_ban:
             return self._reply(live)
@@ -132,11 +132,10 @@ class Orders:
         activation_id = int(given) if len(given) <= 20 else ID_MAX + 1
         if activation_id > ID_MAX:
             raise UnknownActivation
-        is_within = self._common.poll(caller)
         live = self._common.front.activations.peek(caller.account_id, activation_id)
         if live is None:
             # Over the limit a poll still gets what is known in memory, but costs no look-up.
-            if not is_within:
+            if not call.is_within:
                 raise TooManyRequests
             live = await self._common.front.activations.get(caller, activation_id)
         if live.status is Status.FAILED:

@@ -41,12 +41,13 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Call:
-    """One request: who, and with which parameters."""
+    """One request: who, and with which parameters. One that is not `is_within` the limit gets what memory knows."""
 
     caller: Caller
     values: Mapping[str, str]
     action: str
     receive: Receive
+    is_within: bool = True
 
 
 def text(body: str, status: int = 200) -> Reply:

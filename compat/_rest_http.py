@@ -6,6 +6,7 @@ Raw ASGI, as the reference dialect: a poll builds no request and no response obj
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from compat._rest_models import Model, NoBody, NoQuery
 from compat._rest_problems import KINDS, MEDIA_TYPE, Refused, problem, wrong_members, wrong_parameters
 from compat._wire import JSON, answer, gone, header
 from gateway.accounts import Caller
-from gateway.errors import CallerError, Internal
+from gateway.errors import CallerError, Internal, TooManyRequests
 from gateway.front import Front
+from gateway.limits import hold_back
 from gateway.sessions import BadSession, Session
 
 PREFIX = "/api/v1"
@@ -73,7 +75,7 @@ class Stream:
 
 @dataclass(slots=True)
 class Call:
-    """One request: who, with which query and body, as checked values.
+    """One request: who, with which query and body, as checked values. `is_within`: its limit of requests.
 
     Whoever is let in has a key or a session; only an operator's session has no `caller_or_none`.
     """
@@ -85,6 +87,7 @@ class Call:
     query: Any = None
     body: Any = None
     has_waited: bool = False
+    is_within: bool = True
     _hung_up: asyncio.Future[None] | None = field(default=None, repr=False)
 
     @property
@@ -216,9 +219,18 @@ class Resource:
         if not operation.is_public:
             await self._recognise(call, [value for name, value in pairs if name == "api_key"])
             require(operation.access, call.caller_or_none, call.session_or_none)
+            late_seconds = self._late_seconds(call)
+            if late_seconds:
+                call.has_waited = True
+                call.is_within = await hold_back(late_seconds)
         call.query = _query(operation.query, [pair for pair in pairs if pair[0] != "api_key"])
         if operation.body is not None:
             call.body = _body(operation.body, await _read(call), call.header(b"content-type"))
+
+    def _late_seconds(self, call: Call) -> float:
+        if call.caller_or_none is not None:
+            return self._front.late_seconds(call.caller_or_none)
+        return self._front.operator_late_seconds(call.session.person.id)
 
     async def _recognise(self, call: Call, keys: Sequence[str]) -> None:
         """By session or key. Raises CallerError, Refused."""
@@ -290,9 +302,10 @@ def refusal(error: CallerError | Refused) -> Reply:
     """The problem that an error is."""
     kind = KINDS[error.code]
     headers = list(PRIVATE)
-    retry_seconds = error.retry_seconds if isinstance(error, Refused) else None
-    if retry_seconds or kind.retry_seconds:
-        headers.append((b"retry-after", b"%d" % (retry_seconds or kind.retry_seconds or 0)))
+    own_seconds = error.retry_seconds if isinstance(error, Refused | TooManyRequests) else None
+    retry_seconds = kind.retry_seconds if own_seconds is None else own_seconds
+    if retry_seconds is not None:
+        headers.append((b"retry-after", b"%d" % math.ceil(retry_seconds)))
     if kind.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Reply(problem(error).model_dump_json(exclude_none=True).encode(), kind.status, MEDIA_TYPE, headers)

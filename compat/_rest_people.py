@@ -48,14 +48,16 @@ class People:
         self._front = front
 
     def _read(self, call: Call) -> None:
-        """Counts a read. Raises TooManyRequests."""
-        if not self._front.limits.poll(_counted_as(call), self._front.house.settings.gateway.limits.polls_per_minute):
-            raise TooManyRequests
+        """Raises TooManyRequests where the request came too far ahead of its turn."""
+        if not call.is_within:
+            raise TooManyRequests(self._front.limits.window_seconds_left())
 
     async def _change(self, call: Call) -> None:
-        per_minute = self._front.house.settings.gateway.limits.changes_per_minute
-        if not await self._front.limits.change(_counted_as(call), per_minute):
-            raise TooManyRequests
+        """Counts a change. Raises TooManyRequests."""
+        if call.caller_or_none is not None:
+            await self._front.count_change(call.caller_or_none)
+        else:
+            await self._front.count_operator_change(call.session.person.id)
 
     def _address(self, call: Call) -> str:
         return peer(call.scope, self._front.house.settings.gateway.server.trusted_proxies)
@@ -167,12 +169,6 @@ def _refusals(password_at: str = "", not_proven: str = "bad_credentials") -> Ite
         raise Refused("unknown_user") from None
     except AccountError as error:
         raise Refused("invalid", detail=str(error)) from None
-
-
-def _counted_as(call: Call) -> int:
-    """Whom a request is counted against: a key or, as a negative number that no key has, an operator."""
-    caller = call.caller_or_none
-    return caller.key_id if caller is not None else -call.session.person.id
 
 
 def operations(front: Front) -> Sequence[Operation]:

@@ -15,8 +15,6 @@ from gateway.logs import redact
 MEDIA_TYPE = b"application/problem+json"
 DOCS_PATH = "/docs"
 AGAIN_SECONDS = 1
-WINDOW_SECONDS = 60
-"""Limits are counted by the minute."""
 
 NAME_LENGTH_MAX = 64
 
@@ -52,7 +50,7 @@ KINDS = {
     "bad_webhook_url": Kind(422, "This is no address that notices can be sent to."),
     "webhook_not_https": Kind(422, "Notices are sent to https:// addresses only."),
     "webhook_url_too_long": Kind(422, "The address is too long."),
-    "too_many_requests": Kind(429, "Too many requests.", WINDOW_SECONDS),
+    "too_many_requests": Kind(429, "Too many requests.", AGAIN_SECONDS),
     "unavailable": Kind(503, "Not now: nothing was done, ask again.", AGAIN_SECONDS),
     "internal": Kind(500, "Something is broken here."),
     # What this dialect says of its own

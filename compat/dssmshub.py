@@ -6,8 +6,6 @@ words under its status for a user's error. Amounts are in the account's currency
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -15,9 +13,8 @@ from compat._core import WORDS, Handler
 from compat._dialect import Dialect
 from compat._lists import Lists
 from compat._reply import Call, Reply, in_header, text
-from gateway.catalog import Catalog
+from gateway.ds_words import service_words
 from gateway.errors import BadCountry, BadService, UnknownActivation
-from gateway.fivesim_words import PRODUCTS
 from gateway.front import Front
 from gateway.live import Live
 from gateway.model import Status
@@ -34,13 +31,12 @@ ACTIONS = frozenset(
     }
 )  # fmt: skip
 
-_NOT_IN_WORD = re.compile(r"[^a-z0-9]+")
-
 
 class DsSmsHub(Dialect):
     """As the brief states it."""
 
     name = "ds"
+    webhook_format = "ds"
     words: ClassVar[Mapping[str, str]] = {
         **WORDS,
         "barred": "USER_NOT_FOUND",
@@ -132,12 +128,3 @@ class DsSmsHub(Dialect):
 
     def price_leaf(self, row: Row) -> str:
         return f'{{"price":{plain(row.price.micros)}}}'
-
-
-def service_words(catalog: Catalog) -> Mapping[str, str]:
-    """Code to word: a product's usual name, else the catalogue's in plain lower case; the code where that is taken."""
-    usual = {code: word for code, word in PRODUCTS.items() if code in catalog.services}
-    simple = {code: _NOT_IN_WORD.sub("", name.lower()) for code, name in catalog.services.items() if code not in usual}
-    times = Counter([*usual.values(), *simple.values(), *catalog.services])
-    named = {code: word for code, word in simple.items() if word and times[word] == 1}
-    return {code: usual.get(code) or named.get(code, code) for code in catalog.services}

@@ -25,6 +25,7 @@ from compat._fivesim_orders import Orders
 from gateway.accounts import Caller
 from gateway.errors import BadAction, CallerError, Internal, UnknownActivation
 from gateway.front import Front
+from gateway.limits import hold_back
 
 PREFIX = "/v1/"
 TEXT = b"text/plain"
@@ -140,7 +141,7 @@ class FiveSim:
         reply, outcome = await self._reply(route, call)
         await send_reply(scope, send, reply)
         self._front.house.metrics.requests.labels(f"5sim {route.verb}", outcome).inc()
-        self._latency[route.verb].observe(time.perf_counter() - started)
+        self._latency[route.verb].observe(time.perf_counter() - started - call.held_seconds)
 
     def _route(self, scope: Scope) -> tuple[Route, tuple[str, ...]]:
         parts = tuple(scope["path"].removeprefix(PREFIX).removesuffix("/").split("/"))
@@ -155,6 +156,11 @@ class FiveSim:
         try:
             if route.for_caller is not None:
                 caller = await self._front.callers.caller(bearer(call.scope))
+                late_seconds = self._front.late_seconds(caller)
+                if late_seconds:
+                    asked_at = time.perf_counter()
+                    call.is_within = await hold_back(late_seconds)
+                    call.held_seconds = time.perf_counter() - asked_at
                 return await route.for_caller(call, caller), "ok"
             if route.for_anyone is not None:
                 return await route.for_anyone(call), "ok"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 
-import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,8 +21,6 @@ from gateway.upstream import PushRequest
 PATH = "/webhooks/sms"
 BODY_BYTES_MAX = 262_144
 RETRY_HEADERS = {"retry-after": "5"}
-
-log = structlog.get_logger()
 
 
 class TooLarge(Exception):
@@ -70,10 +67,8 @@ async def _answer(front: Front, request: Request) -> Response:
 
 def _refusal(error: Exception) -> Response:
     if isinstance(error, PushRefused):
-        log.warning("push.refused", reason=str(error))
         return Response("not proven to come from whom it says", 401)
     if isinstance(error, PushUnreadable):
-        log.warning("push.unreadable", reason=str(error))
         return Response("makes no sense", 400)
     return Response("not now", 503, headers=RETRY_HEADERS)
 

@@ -105,20 +105,14 @@ class _Rest:
         self._lists = Lists(front)
         self.waiting = Waiting(front.activations.peek, is_stopping)
 
-    def _is_within(self, call: Call) -> bool:
-        """Counts a read. Over the limit, what memory knows is still told."""
-        per_minute = self._front.house.settings.gateway.limits.polls_per_minute
-        return self._front.limits.poll(call.caller.key_id, per_minute)
-
     def _read(self, call: Call) -> None:
-        """Counts a read that costs a look-up. Raises TooManyRequests."""
-        if not self._is_within(call):
+        """For what costs a look-up: over the limit, only what memory knows is told. Raises TooManyRequests."""
+        if not call.is_within:
             raise TooManyRequests
 
     async def _change(self, call: Call) -> None:
-        per_minute = self._front.house.settings.gateway.limits.changes_per_minute
-        if not await self._front.limits.change(call.caller.key_id, per_minute):
-            raise TooManyRequests
+        """Counts a purchase or a change. Raises TooManyRequests."""
+        await self._front.count_change(call.caller)
 
     # The account
 
@@ -133,7 +127,7 @@ class _Rest:
         await self._change(call)
         house, url = self._front.house, call.body.url
         check_url(url, house.settings.gateway.webhooks)
-        await house.store.run(accounts.set_webhook, house.vault, call.caller.account_id, url)
+        await house.store.run(accounts.set_webhook, house.vault, call.caller.account_id, url, "native")
         return show(Webhook(url=url))
 
     async def webhook(self, call: Call) -> Reply:
@@ -151,7 +145,6 @@ class _Rest:
         return _sheet(call, self._lists.countries())
 
     async def prices(self, call: Call) -> Reply:
-        is_within = self._is_within(call)
         service, word = call.query.service, call.query.country
         if service is not None and service not in self._front.house.settings.catalog.services:
             raise _no_such(BadService.code, "service")
@@ -159,7 +152,7 @@ class _Rest:
             country = None if word is None else self._country(word)
         except BadCountry:
             raise _no_such(BadCountry.code, "country") from None
-        return _sheet(call, await self._lists.prices(call.caller, service, country, may_build=is_within))
+        return _sheet(call, await self._lists.prices(call.caller, service, country, may_build=call.is_within))
 
     def _country(self, word: str) -> int:
         """Raises BadCountry. Of several ids with the same letters the last is meant: `US` is 187, 12 are virtual."""
@@ -226,12 +219,10 @@ class _Rest:
         activation_id = int(call.path_id.removeprefix("ver_"))
         if activation_id > ID_MAX:
             raise UnknownActivation
-        is_within = self._is_within(call)
         live = self._front.activations.peek(call.caller.account_id, activation_id)
         if live is not None:
             return live
-        if not is_within:
-            raise TooManyRequests
+        self._read(call)
         return await self._front.activations.get(call.caller, activation_id)
 
     async def _awaited(self, call: Call) -> Live:
@@ -262,7 +253,6 @@ class _Rest:
         query: ListQuery = call.query
         before = _before(query.cursor)
         if query.state == "open":
-            self._is_within(call)
             found = [live for live in reversed(self._front.activations.open_of(call.caller)) if live.id < before]
         else:
             self._read(call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cachetools import LRUCache, TTLCache
@@ -22,6 +22,12 @@ REVISION = "accounts"
 CACHED_MAX = 50_000
 CACHED_SECONDS = 30.0
 UNKNOWN_SECONDS = 2.0
+KEY_LIMITS = ("changes_per_minute", "polls_per_minute")
+
+_KEYS = (
+    "select k.id, a.name as account, k.hint, k.dialect, k.changes_per_minute, k.polls_per_minute, k.created_at,"
+    " k.revoked_at from api_keys k join accounts a on a.id = k.account_id"
+)
 
 
 class AccountError(Exception):
@@ -40,6 +46,10 @@ class Caller:
     barred_until: float | None
     dialect: str = ""
     """The dialect the key is answered in where the path names none; empty for the deployment's."""
+
+    changes_per_minute: int | None = None
+    polls_per_minute: int | None = None
+    """The key's own limits; None for the deployment's."""
 
 
 def bump(tx: Tx) -> None:
@@ -98,20 +108,30 @@ def bar(tx: Tx, name: str, until: float | None) -> None:
     bump(tx)
 
 
-def issue_key(tx: Tx, vault: Vault, name: str, at: float, dialect: str | None = None) -> str:
+def issue_key(
+    tx: Tx,
+    vault: Vault,
+    name: str,
+    at: float,
+    dialect: str | None = None,
+    changes_per_minute: int | None = None,
+    polls_per_minute: int | None = None,
+) -> str:
     """A new key of an account, in plain: only its digest is kept, so this is the one time it can be shown.
 
-    Raises AccountError on an unknown account or dialect.
+    Limits left out are the deployment's. Raises AccountError on an unknown account or dialect.
     """
     key = new_api_key()
     tx.execute(
-        "insert into api_keys (account_id, digest, hint, created_at, dialect)"
-        " values (:account, :digest, :hint, :at, :dialect)",
+        "insert into api_keys (account_id, digest, hint, created_at, dialect, changes_per_minute, polls_per_minute)"
+        " values (:account, :digest, :hint, :at, :dialect, :changes, :polls)",
         account=find(tx, name)["id"],
         digest=vault.key_digests(key)[0],
         hint=key[:4],
         at=at,
         dialect=_known_dialect(dialect),
+        changes=changes_per_minute,
+        polls=polls_per_minute,
     )
     return key
 
@@ -125,6 +145,18 @@ def set_dialect(tx: Tx, key_id: int, dialect: str | None) -> None:
     bump(tx)
 
 
+def set_limits(tx: Tx, key_id: int, limits: Mapping[str, int | None]) -> Row:
+    """Sets some of a key's limits, by column; None for the deployment's. The key's row. Raises AccountError."""
+    row = tx.one(_KEYS + " where k.id = :id", id=key_id) if key_id <= ID_MAX else None
+    if row is None:
+        raise AccountError(f"there is no key {key_id}")
+    for column in KEY_LIMITS:
+        if column in limits:
+            tx.execute(f"update api_keys set {column} = :most where id = :id", most=limits[column], id=key_id)  # noqa: S608
+    bump(tx)
+    return {**row, **limits}
+
+
 def _known_dialect(name: str | None) -> str | None:
     if name is not None and name not in DIALECTS:
         raise AccountError(f"there is no dialect {name}: it is one of {', '.join(DIALECTS)}")
@@ -136,8 +168,7 @@ def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
     if name:
         find(tx, name)
     return tx.all(
-        "select k.id, a.name as account, k.hint, k.dialect, k.created_at, k.revoked_at from api_keys k"
-        " join accounts a on a.id = k.account_id where (a.name = :name or :name = '') and k.hint <> '' order by k.id",
+        _KEYS + " where (a.name = :name or :name = '') and k.hint <> '' order by k.id",
         name=name or "",
     )
 
@@ -170,7 +201,8 @@ def _person_digest(user_id: int) -> str:
 def _by_digest(tx: Tx, digests: Sequence[str]) -> Row | None:
     for digest in digests:
         row = tx.one(
-            "select k.id as key_id, k.dialect, a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until"
+            "select k.id as key_id, k.dialect, k.changes_per_minute, k.polls_per_minute,"
+            " a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until"
             " from api_keys k join accounts a on a.id = k.account_id"
             " where k.digest = :digest and k.revoked_at is null",
             digest=digest,
@@ -180,11 +212,16 @@ def _by_digest(tx: Tx, digests: Sequence[str]) -> Row | None:
     return None
 
 
-def set_webhook(tx: Tx, vault: Vault, account_id: int, url: str) -> None:
-    """Where the account's notices go; sealed, since such addresses tend to carry secrets of their own."""
+def set_webhook(tx: Tx, vault: Vault, account_id: int, url: str, body_format: str = "sms_activate") -> None:
+    """Where the account's notices go, and in which form; sealed, since such addresses tend to carry secrets."""
     if not url or len(url) > URL_LENGTH_MAX:
         raise BadWebhookUrl
-    tx.execute("update accounts set webhook_url_sealed = :url where id = :id", url=vault.seal(url), id=account_id)
+    tx.execute(
+        "update accounts set webhook_url_sealed = :url, webhook_format = :form where id = :id",
+        url=vault.seal(url),
+        form=body_format,
+        id=account_id,
+    )
 
 
 def webhook(tx: Tx, vault: Vault, account_id: int) -> str:
@@ -240,6 +277,8 @@ class Callers:
             is_demo=bool(row["is_demo"]),
             barred_until=row["barred_until"],
             dialect=row["dialect"] or "",
+            changes_per_minute=row["changes_per_minute"],
+            polls_per_minute=row["polls_per_minute"],
         )
         self._known[digests[0]] = self._last_known[digests[0]] = caller
         return caller

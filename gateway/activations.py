@@ -424,10 +424,13 @@ def _insert(tx: Tx, vault: Vault, activation_id: int, new: _New, *, is_shown: bo
 
 
 def _queue_notice(tx: Tx, account_id: int, activation_id: int, message_id: int, at: float) -> None:
-    """The outgoing notice, in the transaction of the delivery it tells of; nothing where no webhook is set."""
+    """The outgoing notice, in the transaction of the delivery it tells of; nothing where no webhook is set.
+
+    Its form goes with the address, so what is written here holds only until it is sent.
+    """
     tx.execute(
         "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at)"
-        " select id, :activation, :message, 'sms_activate', 'pending', :at, :at from accounts"
+        " select id, :activation, :message, coalesce(webhook_format, 'sms_activate'), 'pending', :at, :at from accounts"
         " where id = :account and webhook_url_sealed is not null",
         activation=activation_id,
         message=message_id,

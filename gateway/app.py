@@ -118,7 +118,7 @@ class Gateway:
         self.worker = Worker(
             self.house, self.callers, self.sessions, self.activations, self.purchases, self._courier, self._overseer
         )
-        self.limits = Limits(settings.environment.redis_url)
+        self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
         self.front = Front(
             self.house, self.callers, self.activations, self.purchases, self.limits, self.inbox, self.sessions

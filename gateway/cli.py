@@ -46,6 +46,8 @@ GUARD_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 """How long a client waits for a database that answers nothing before it is told to come again."""
 
+PER_MINUTE_MAX = 1_000_000_000
+
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
@@ -355,6 +357,18 @@ def deposit(context: Context, name: str, amount: str, note: str) -> None:
     tell(context, {"account": name, "available": plain(available.micros)}, f"{name} now has {available}")
 
 
+PER_MINUTE = click.IntRange(1, PER_MINUTE_MAX)
+
+
+class _Limit(click.ParamType[int]):
+    """A number a minute; 0 stands for the word `default`."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return 0 if value == "default" else int(PER_MINUTE.convert(value, param, ctx))
+
+
 @main.group()
 def key() -> None:
     """What clients sign in with."""
@@ -363,13 +377,16 @@ def key() -> None:
 @key.command("issue")
 @click.argument("name", metavar="ACCOUNT")
 @click.option("--dialect", help="What it is answered in where the path names no dialect; unset, `server.dialect`.")
+@click.option("--changes-per-minute", type=PER_MINUTE, help="Unset, `limits.changes_per_minute`.")
+@click.option("--polls-per-minute", type=PER_MINUTE, help="Unset, `limits.polls_per_minute`.")
 @common
 @click.pass_obj
-def key_issue(context: Context, name: str, dialect: str | None) -> None:
+def key_issue(
+    context: Context, name: str, dialect: str | None, changes_per_minute: int | None, polls_per_minute: int | None
+) -> None:
     """A new key. It is shown this once: only its digest is kept."""
-    made = with_database(
-        context, lambda database: database.store.run(accounts.issue_key, database.vault, name, time.time(), dialect)
-    )
+    given = (name, time.time(), dialect, changes_per_minute, polls_per_minute)
+    made = with_database(context, lambda database: database.store.run(accounts.issue_key, database.vault, *given))
     tell(context, {"key": made}, made)
 
 
@@ -385,6 +402,23 @@ def key_dialect(context: Context, key_id: int, dialect: str) -> None:
     tell(context, {"id": key_id, "dialect": chosen}, f"key {key_id} is answered in {chosen or 'the default dialect'}")
 
 
+@key.command("limits")
+@click.argument("key_id", metavar="ID", type=int)
+@click.option("--changes-per-minute", "changes", type=_Limit(), help="Purchases and changes; or `default`.")
+@click.option("--polls-per-minute", "polls", type=_Limit(), help="Requests of every kind; or `default`.")
+@common
+@click.pass_obj
+def key_limits(context: Context, key_id: int, changes: int | None, polls: int | None) -> None:
+    """A key's own limits, by its id: sets those that are given. A server follows within a second."""
+    given = {"changes_per_minute": changes, "polls_per_minute": polls}
+    wanted = {name: most or None for name, most in given.items() if most is not None}
+    row = with_database(context, lambda database: database.store.run(accounts.set_limits, key_id, wanted))
+    facts = {"id": key_id, **{name: row[name] for name in given}}
+    shown = {name: facts[name] or "default" for name in given}
+    words = f"{shown['changes_per_minute']} changes and {shown['polls_per_minute']} polls a minute"
+    tell(context, facts, f"key {key_id}: {words}")
+
+
 @key.command("list")
 @click.argument("name", metavar="[ACCOUNT]", required=False)
 @common
@@ -398,12 +432,14 @@ def key_list(context: Context, name: str | None) -> None:
             "account": row["account"],
             "key": row["hint"] + "…",
             "dialect": row["dialect"],
+            "changes": row["changes_per_minute"],
+            "polls": row["polls_per_minute"],
             "created": moment(row["created_at"]),
             "revoked": moment(row["revoked_at"]),
         }
         for row in found
     ]
-    show(context, rows, ("id", "account", "key", "dialect", "created", "revoked"))
+    show(context, rows, ("id", "account", "key", "dialect", "changes", "polls", "created", "revoked"))
 
 
 @key.command("revoke")

@@ -24,7 +24,7 @@ from gateway.errors import UpstreamError
 from gateway.inbox import push_secret
 from gateway.money import Money
 from gateway.overseer import HEARTBEAT_SECONDS
-from gateway.pricing import Pricing
+from gateway.pricing import Pricing, rates_trouble_seconds
 from gateway.settings import Settings, Stanza
 from gateway.store import Row, Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database, with_gateway
@@ -185,9 +185,12 @@ def _state(stanza: Stanza, report: Mapping[str, Any], *, is_drained: bool, is_fr
 
 
 def _trouble_with_rates(settings: Settings, stanza: Stanza, now: float) -> str:
-    as_of, exchange = settings.rates.as_of_seconds, settings.pricing.exchange
-    is_exchanged = stanza.enabled and stanza.currency != settings.pricing.currency and as_of is not None
-    return "resting: rates too old" if is_exchanged and now - (as_of or now) > exchange.max_hours * 3600 else ""
+    is_exchanged = stanza.enabled and stanza.currency != settings.pricing.currency
+    most_seconds = settings.pricing.exchange.max_hours * 3600
+    age_seconds = rates_trouble_seconds(settings.rates.as_of_seconds, most_seconds, now) if is_exchanged else None
+    if age_seconds is None:
+        return ""
+    return "resting: rates from the future" if age_seconds < 0 else "resting: rates too old"
 
 
 def _money(report: Mapping[str, Any]) -> Money | None:

@@ -126,7 +126,13 @@ class WebhookUrlTooLong(CallerError):
 
 
 class TooManyRequests(CallerError):
+    """Over a limit; asking again can help in `retry_seconds`."""
+
     code = "too_many_requests"
+
+    def __init__(self, retry_seconds: float = 1.0) -> None:
+        super().__init__()
+        self.retry_seconds = retry_seconds
 
 
 class Unavailable(CallerError):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.accounts import Callers
+from gateway.accounts import Caller, Callers
 from gateway.activations import Activations
+from gateway.errors import TooManyRequests
 from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.limits import Limits
@@ -24,3 +25,26 @@ class Front:
     limits: Limits
     inbox: Inbox
     sessions: Sessions
+
+    def late_seconds(self, caller: Caller) -> float:
+        """Counts a request of the key, whatever it asks for; how far it is ahead of its turn, 0 within the limit.
+
+        One that is late is to be held back (`limits.hold_back`) before anything is done for it.
+        """
+        default = self.house.settings.gateway.limits.polls_per_minute
+        return self.limits.turn_seconds(caller.key_id, caller.polls_per_minute or default)
+
+    async def count_change(self, caller: Caller) -> None:
+        """Counts a purchase or a change of the key. Raises TooManyRequests."""
+        default = self.house.settings.gateway.limits.changes_per_minute
+        if not await self.limits.change(caller.key_id, caller.changes_per_minute or default):
+            raise TooManyRequests(self.limits.window_seconds_left())
+
+    def operator_late_seconds(self, person_id: int) -> float:
+        """As `late_seconds`, for an operator's session: counted under a number that no key has."""
+        return self.limits.turn_seconds(-person_id, self.house.settings.gateway.limits.polls_per_minute)
+
+    async def count_operator_change(self, person_id: int) -> None:
+        """As `count_change`, for an operator's session."""
+        if not await self.limits.change(-person_id, self.house.settings.gateway.limits.changes_per_minute):
+            raise TooManyRequests(self.limits.window_seconds_left())

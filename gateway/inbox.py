@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -37,7 +38,18 @@ LOOK_PAUSE_SECONDS = 1.0
 LOOKS_MAX = 200
 """Leases looked at at once: a flood of hints must not become a flood of calls."""
 
+TALLY_SECONDS = 60.0
+"""Between two lines of the log about pushes turned away for the same reason."""
+
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Pushes of one kind that were turned away since the log last said so."""
+
+    unlogged: int = 0
+    logged_at: float = float("-inf")
 
 
 class Inbox:
@@ -49,6 +61,7 @@ class Inbox:
         self._purchases = purchases
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
+        self._tallies: dict[tuple[str, str], _Tally] = {}
 
     def secret(self, upstream: str) -> str:
         """The part of the path that only the upstream of that name is told."""
@@ -62,12 +75,13 @@ class Inbox:
         """
         there = self._house.upstreams.get(upstream)
         if not isinstance(there, Pushes):
-            self._count("", "refused")
-            raise PushRefused("no upstream of that name takes pushes")
+            error = PushRefused("no upstream of that name takes pushes")
+            self._refused("", error)
+            raise error
         try:
             taken = await there.take_push(request)
         except UpstreamError as error:
-            self._count(upstream, _OUTCOMES.get(type(error), "unwell"))
+            self._refused(upstream, error)
             raise
         for pushed in taken.pushed:
             await self._bring_in(upstream, pushed)
@@ -85,7 +99,7 @@ class Inbox:
             live, sms = await self._native(request)
             await self._activations.deliver(live, live.round, [sms])
         except UpstreamError as error:
-            self._count("", _OUTCOMES[type(error)])
+            self._refused("", error)
             raise
         await self._note("", request, 1)
         self._count("", "taken")
@@ -190,6 +204,21 @@ class Inbox:
         await self._house.store.run(
             _note, upstream, request.source, _digest(request.body), signature[:500], leases, self._house.clock()
         )
+
+    def _refused(self, upstream: str, error: UpstreamError) -> None:
+        """Counts every one. The log has the first at once and then a line a minute at most, or anybody could fill it.
+
+        `upstream` is one of ours or empty, never what a stranger called it: so there are only so many tallies.
+        """
+        outcome = _OUTCOMES.get(type(error), "unwell")
+        self._count(upstream, outcome)
+        if type(error) not in _OUTCOMES:
+            return
+        now, tally = self._house.clock(), self._tallies.setdefault((upstream, outcome), _Tally())
+        tally.unlogged += 1
+        if now - tally.logged_at >= TALLY_SECONDS:
+            log.warning(f"push.{outcome}", upstream=upstream, reason=str(error), times=tally.unlogged)
+            tally.unlogged, tally.logged_at = 0, now
 
     def _count(self, upstream: str, outcome: str) -> None:
         self._house.metrics.pushes.labels(upstream, outcome).inc()

@@ -1,11 +1,14 @@
-"""How much one key may ask for. Polls are counted in this process; changes in Redis where there is one.
+"""How much one key may ask for. Requests are counted in this process; changes in Redis as well where there is one.
 
 Redis may die: then changes are counted per process until it is back, and nothing else is different.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -20,49 +23,86 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+WINDOW_SECONDS = 60
+
 REST_SECONDS = 5.0
 """How long Redis is left alone after it did not answer: nobody waits for it twice in a row."""
 
 ANSWER_SECONDS = 0.25
 
+HELD_SECONDS_MAX = 1.0
+"""A request above the limit waits no longer than this: its client is to be slowed, not to time out."""
+
+DEBT_SECONDS_MAX = 2.0
+"""How far a key can run ahead of its pace: whoever stops flooding is served as ever this much later."""
+
+AT_ONCE_MIN = 60
+"""Of its minute a key may use a tenth at once; of a small limit so many, as far as it goes."""
+
+PACED_MAX = 10_000
+"""Keys whose pace is remembered before those at rest are forgotten."""
+
 log = structlog.get_logger()
 
 
 class Limits:
-    """Fixed windows of a minute, by kind and key."""
+    """A pace for requests, and windows of a minute for changes, by key."""
 
-    def __init__(self, redis_url: str | None = None) -> None:
+    def __init__(
+        self,
+        redis_url: str | None = None,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` says which minute it is, the same for all processes; `ticks` paces requests in this one."""
+        self._clock = clock
+        self._ticks = ticks
         self._own = FixedWindowRateLimiter(MemoryStorage())
-        self._polls: dict[int, int] = {}
-        self._polls_until = 0.0
+        self._due: dict[int, float] = {}
         self._pool = _pool(redis_url) if redis_url else None
         self._shared = SharedLimiter(_storage(redis_url, self._pool)) if redis_url and self._pool else None
         self._rest_until = 0.0
         self._items: dict[int, RateLimitItemPerMinute] = {}
 
-    def poll(self, key_id: int, per_minute: int) -> bool:
-        """Counts a poll; whether it is within the limit. Never waits.
+    def turn_seconds(self, key_id: int, per_minute: int) -> float:
+        """Counts a request; how long it would have to wait to keep to the key's pace, 0 within the limit.
 
-        A dictionary emptied every minute, not the library: its storage starts threads to forget old windows, which
-        costs a poll 20 of its 75 µs (docs/decisions.md).
+        One number per key: the moment up to which its requests so far would have lasted at that pace. Not the library
+        that counts changes: its storage starts threads to forget, which costs 20 µs (docs/decisions.md).
         """
-        now = time.monotonic()
-        if now >= self._polls_until:
-            self._polls.clear()
-            self._polls_until = now + 60.0
-        count = self._polls[key_id] = self._polls.get(key_id, 0) + 1
-        return count <= per_minute
+        now = self._ticks()
+        pause = WINDOW_SECONDS / per_minute
+        ahead = (min(per_minute, max(AT_ONCE_MIN, per_minute // 10)) - 1) * pause
+        due = self._due.get(key_id)
+        if due is None:
+            self._make_room(now)
+        if due is None or due < now:
+            due = now
+        self._due[key_id] = min(due + pause, now + ahead + pause + DEBT_SECONDS_MAX)
+        # Sums of fractions: a request that is in time to a microsecond is in time.
+        late = due - now - ahead
+        return late if late > 1e-6 else 0.0
 
     async def change(self, key_id: int, per_minute: int) -> bool:
-        """Counts a purchase or a change; whether it is within the limit."""
-        item = self._item(per_minute)
+        """Counts a purchase or a change; whether it is within the limit.
+
+        The window is part of the name that is counted under, so that every process and Redis begin the next one at
+        the same moment. This process counts in any case: when Redis goes away, nobody starts afresh.
+        """
+        item, names = self._item(per_minute), ("change", str(key_id), str(int(self._clock() // WINDOW_SECONDS)))
+        if not self._own.hit(item, *names):
+            return False
         if self._shared is not None and time.monotonic() >= self._rest_until:
             try:
-                return await self._shared.hit(item, "change", str(key_id))
+                return await self._shared.hit(item, *names)
             except (RedisError, StorageError, OSError) as error:
                 self._rest_until = time.monotonic() + REST_SECONDS
                 log.warning("limits.redis_away", error=type(error).__name__)
-        return self._own.hit(item, "change", str(key_id))
+        return True
+
+    def window_seconds_left(self) -> float:
+        """How long the present minute of changes lasts."""
+        return WINDOW_SECONDS - self._clock() % WINDOW_SECONDS
 
     @property
     def is_redis_away(self) -> bool:
@@ -78,6 +118,22 @@ class Limits:
         if item is None:
             item = self._items[per_minute] = RateLimitItemPerMinute(per_minute)
         return item
+
+    def _make_room(self, now: float) -> None:
+        if len(self._due) >= PACED_MAX:
+            self._due = {key_id: due for key_id, due in self._due.items() if due > now}
+
+
+async def hold_back(seconds: float) -> bool:
+    """Waits for a request's turn, but not long; whether it has come.
+
+    Those whose turn is too far away do not wait equally long: a thousand that came together would go on together.
+    """
+    if seconds <= HELD_SECONDS_MAX:
+        await asyncio.sleep(seconds)
+        return True
+    await asyncio.sleep(HELD_SECONDS_MAX * random.uniform(0.5, 1.0))
+    return False
 
 
 def _pool(url: str) -> ConnectionPool:

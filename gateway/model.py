@@ -73,6 +73,7 @@ class Order:
 
     `fingerprint` is the same for two identical requests of one key; `reference` is the caller's own order id.
     `life_seconds` and `open_max` are what the caller's dialect promises; None leaves both to the settings.
+    `started_at` is when the caller began to wait: several orders in a row share one deadline by it. None is now.
     """
 
     service: str
@@ -84,6 +85,7 @@ class Order:
     fingerprint: str = ""
     life_seconds: float | None = None
     open_max: int | None = None
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from gateway.health import Health
 from gateway.model import Clock, Offer, Order
 from gateway.money import Money
-from gateway.pricing import Pricing
+from gateway.pricing import Pricing, rates_trouble_seconds
 from gateway.routing import (
     Candidate,
     Facts,
@@ -40,9 +40,6 @@ SLICE_SECONDS = 0.002
 
 ROWS_BETWEEN_LOOKS = 16
 """How many rows are made between two looks at the watch."""
-
-CLOCK_SKEW_SECONDS = 86_400.0
-"""Rates may be dated at the end of the day they are of."""
 
 PAIRS_REMEMBERED = 20_000
 """How many (service, country) of one price list are kept unpacked."""
@@ -102,10 +99,7 @@ class View:
 
     def rates_stale_seconds(self, now: float) -> float | None:
         """The age of the exchange rates where they are too old to sell by, or from the future; else None."""
-        if self.rates_from is None:
-            return None
-        age = now - self.rates_from
-        return None if -CLOCK_SKEW_SECONDS <= age <= self.rates_max_seconds else age
+        return rates_trouble_seconds(self.rates_from, self.rates_max_seconds, now)
 
 
 def view_of(settings: Settings, upstreams: Mapping[str, Upstream]) -> View:

@@ -19,7 +19,7 @@ from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
 from gateway.house import House
 from gateway.money import MICROS, Money
-from gateway.offers import CLOCK_SKEW_SECONDS
+from gateway.pricing import rates_trouble_seconds
 from gateway.settings import Stanza
 from gateway.store import Tx
 from gateway.upstream import HasUnmapped, KeptByUs, Upstream
@@ -157,13 +157,12 @@ class Overseer:
 
     def _rates(self, now: float) -> str:
         rates, exchange = self._house.settings.rates, self._house.settings.pricing.exchange
-        if rates.as_of_seconds is None:
+        age_seconds = rates_trouble_seconds(rates.as_of_seconds, exchange.alert_hours * 3600, now)
+        if age_seconds is None:
             return ""
-        hours = (now - rates.as_of_seconds) / 3600
-        if hours < -CLOCK_SKEW_SECONDS / 3600:
+        if age_seconds < 0:
             return "as_of in rates.toml lies in the future: nothing is sold by these rates"
-        if hours <= exchange.alert_hours:
-            return ""
+        hours = age_seconds / 3600
         return (
             f"the rates in rates.toml are {hours:.0f} h old; from {exchange.max_hours:.0f} h on nothing is sold by them"
         )

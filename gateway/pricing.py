@@ -25,6 +25,9 @@ from gateway.settings import PriceRule, PriceTerms, PricingSettings
 REMEMBERED = 65_536
 """Entries a lookup keeps before it starts afresh."""
 
+CLOCK_SKEW_SECONDS = 86_400.0
+"""Rates may be dated at the end of the day they are of."""
+
 NO_RATES: Mapping[str, Decimal] = MappingProxyType({})
 
 R = TypeVar("R")
@@ -185,6 +188,17 @@ class Pricing:
             return Fraction(1)
         source_rate, target_rate = self._rates.get(source), self._rates.get(target)
         return None if source_rate is None or target_rate is None else source_rate / target_rate
+
+
+def rates_trouble_seconds(as_of_seconds: float | None, age_seconds_max: float, now: float) -> float | None:
+    """The age of exchange rates that are older than allowed, or from the future (negative); None where they are good.
+
+    Rates without a date are those of a deployment that needs none.
+    """
+    if as_of_seconds is None:
+        return None
+    age_seconds = now - as_of_seconds
+    return None if -CLOCK_SKEW_SECONDS <= age_seconds <= age_seconds_max else age_seconds
 
 
 def _selector(rule: PriceRule) -> Selector:

@@ -226,7 +226,8 @@ class Purchases:
 
     async def _try_each(self, caller: Caller, order: Order, intent: Intent, started: float) -> Live:
         house = self._house
-        deadline = started + house.settings.gateway.activations.order_deadline_seconds
+        began = started if order.started_at is None else order.started_at
+        deadline = began + house.settings.gateway.activations.order_deadline_seconds
         failure = _Failure()
         for place, ranked in enumerate(intent.quotes):
             left = deadline - house.clock() - FIND_SECONDS

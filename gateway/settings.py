@@ -258,9 +258,11 @@ class ServerSettings(Section):
 
 
 class LimitsSettings(Section):
-    changes_per_minute: int = Field(default=600, ge=1, description="Purchases and state changes one key may ask for.")
+    changes_per_minute: int = Field(default=100, ge=1, description="Purchases and state changes one key may ask for.")
     polls_per_minute: int = Field(
-        default=6000, ge=1, description="Reads one key may ask for; above it, the last known state."
+        default=6000,
+        ge=1,
+        description="Requests of every kind by one key; above it they wait, and get the last known state.",
     )
     open_activations: int = Field(default=1000, ge=1, description="Activations one account may have open at once.")
 

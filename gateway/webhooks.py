@@ -19,7 +19,7 @@ import json
 import re
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,8 +32,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from standardwebhooks.webhooks import Webhook
 
 from gateway.accounts import URL_LENGTH_MAX
+from gateway.catalog import Catalog
+from gateway.ds_words import service_words
 from gateway.errors import BadWebhookUrl, CallerError, Unavailable, WebhookNotHttps, WebhookUrlTooLong
 from gateway.house import House
+from gateway.inbox import native_signature
 from gateway.settings import WebhooksSettings
 from gateway.store import Row, Tx
 from gateway.vault import Vault
@@ -176,16 +179,77 @@ def _embedded(address: ipaddress.IPv6Address) -> Sequence[ipaddress.IPv4Address]
 # What is sent
 
 
-def _body(vault: Vault, row: Row) -> str:
-    """The original's push: its members in its order, no spaces. Raises SecretsError."""
-    content = {
-        "activationId": row["activation_id"],
-        "service": row["service"],
-        "text": vault.open(row["text_sealed"]),
-        "code": vault.open(row["code_sealed"]),
-        "country": row["country"],
-        "receivedAt": datetime.fromtimestamp(row["received_at"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
+@dataclass(frozen=True, slots=True, repr=False)
+class Told:
+    """What a notice tells. `service_word` is DS SMS HUB's name for the service; `received_at` is in UTC."""
+
+    activation_id: int
+    number: str
+    service: str
+    service_word: str
+    country: int
+    text: str
+    code: str
+    received_at: datetime
+
+
+def sms_activate_body(told: Told, _secret: bytes) -> Mapping[str, object]:
+    """The original's push."""
+    return {
+        "activationId": told.activation_id,
+        "service": told.service,
+        "text": told.text,
+        "code": told.code,
+        "country": told.country,
+        "receivedAt": told.received_at.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def ds_body(told: Told, _secret: bytes) -> Mapping[str, object]:
+    """DS SMS HUB's."""
+    return {
+        "rental_id": str(told.activation_id),
+        "number": f"+{told.number}",
+        "service": told.service_word,
+        "text": told.text,
+        "received_at": told.received_at.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def native_body(told: Told, secret: bytes) -> Mapping[str, object]:
+    """The brief's own: signed inside, over its other members, beside the signatures of the whole in the headers."""
+    content = {
+        "event": "sms_received",
+        "verification_id": f"ver_{told.activation_id}",
+        "phone_number": f"+{told.number}",
+        "message": told.text,
+        "timestamp": told.received_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return {**content, "signature": native_signature(content, secret)}
+
+
+BODIES: Mapping[str, Callable[[Told, bytes], Mapping[str, object]]] = {
+    "sms_activate": sms_activate_body,
+    "ds": ds_body,
+    "native": native_body,
+}
+"""By an account's `webhook_format`, which follows from how its address was set."""
+
+
+def _body(vault: Vault, catalog: Catalog, row: Row) -> str:
+    """The members in the form's order, no spaces. Raises SecretsError."""
+    is_ds = row["format"] == "ds"
+    told = Told(
+        activation_id=row["activation_id"],
+        number=vault.open(row["number_sealed"]) if row["number_sealed"] else "",
+        service=row["service"],
+        service_word=service_words(catalog).get(row["service"], row["service"]) if is_ds else "",
+        country=row["country"],
+        text=vault.open(row["text_sealed"]),
+        code=vault.open(row["code_sealed"]),
+        received_at=datetime.fromtimestamp(row["received_at"], UTC),
+    )
+    content = BODIES[row["format"]](told, vault.webhook_secret)
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -397,7 +461,7 @@ class Courier:
         try:
             url = house.vault.open(row["webhook_url_sealed"])
             _parsed(url, house.settings.gateway.webhooks)  # the command line may set what a dialect would refuse
-            body = _body(house.vault, row)
+            body = _body(house.vault, house.settings.catalog, row)
             digest = house.vault.index_digest("notice", body)
             headers = _headers(house.vault, row["id"], body, house.clock())
             return _answered(await self._wire.post(url, headers, body.encode()), digest)
@@ -459,7 +523,9 @@ def _claim(tx: Tx, chosen: Sequence[Row], until: float) -> list[Row]:
 
 def _claim_one(tx: Tx, seen: Row, until: float) -> Row | None:
     is_ours = tx.execute(
-        "update notices set next_at = :until where id = :id and state = 'pending' and next_at = :seen",
+        "update notices set next_at = :until, format = coalesce("
+        "(select webhook_format from accounts where accounts.id = notices.account_id), 'sms_activate')"
+        " where id = :id and state = 'pending' and next_at = :seen",
         until=until,
         id=seen["id"],
         seen=seen["next_at"],
@@ -469,7 +535,8 @@ def _claim_one(tx: Tx, seen: Row, until: float) -> Row | None:
 
 def _whole(tx: Tx, notice_id: int) -> Row | None:
     return tx.one(
-        "select n.id, n.account_id, n.activation_id, n.tries, n.next_at, v.service, v.country,"
+        "select n.id, n.account_id, n.activation_id, n.tries, n.next_at, n.format, v.service, v.country,"
+        " v.number_sealed,"
         " m.text_sealed, m.code_sealed, m.received_at, a.webhook_url_sealed"
         " from notices n join messages m on m.id = n.message_id join activations v on v.id = n.activation_id"
         " join accounts a on a.id = n.account_id where n.id = :id",

@@ -27,7 +27,7 @@ from gateway.errors import (
 from gateway.model import Lease, LeaseState, Outcome, Progress, Sms, Watched
 from gateway.money import Money
 from gateway.upstream import AsksAgain, Finds, OfferTable, Pushes, ReadsMany
-from tests.adapters._context import SECRET, Script, context, order, watched
+from tests.adapters._context import SECRET, Observed, Script, context, order, watched
 from tests.adapters._handler_answers import Answers, by_action, envelope, reply
 
 NUMBER = "447700900123"
@@ -401,6 +401,14 @@ async def test_asking_the_price_first_is_a_setting(name: str, price_first: bool,
     async with brand(name, answers, price_first=price_first) as (there, script):
         assert (await there.buy(order())).cost is None
     assert [request.url.params["action"] for request in script.requests] == actions
+
+
+async def test_the_question_of_the_price_is_reported_as_such() -> None:
+    observed = Observed()
+    answers = {"getPrices": PRICES, "getNumber": f"ACCESS_NUMBER:77:{NUMBER}"}
+    async with brand("vaksms_stub", answers, {"observe": observed}) as (there, _):
+        await there.buy(order())
+    assert observed.calls == [("price", "ok"), ("buy", "ok")]
 
 
 async def test_purchase_after_the_price_is_still_in_doubt_when_lost() -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from compat import DIALECTS, Dialects
 from compat._reply import in_header
-from compat.dssmshub import service_words
-from gateway import accounts
+from gateway import accounts, limits
 from gateway.accounts import AccountError
 from gateway.catalog import load_catalog
+from gateway.ds_words import service_words
 from gateway.model import Sms
 from gateway.store import Tx
 from tests.harness import ROOT, config_directory, environment, run_cli
@@ -150,6 +150,90 @@ def test_the_command_line_gives_a_key_its_dialect(tmp_path: Path, sqlite_url: st
     assert listed() == [None, "hero"]
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_more_changes_than_a_key_may_make_are_refused_in_the_dialect_s_word_and_polls_go_on(
+    tmp_path: Path, sqlite_url: str, dialect: str
+) -> None:
+    directory = config_directory(tmp_path, gateway="[limits]\nchanges_per_minute = 1\n")
+    async with asked(directory, sqlite_url) as (house, port):
+        wanted = {"action": "getNumber", "service": "xmute", "country": "US" if dialect == "ds" else "187"}
+        activation_id = (await said(house, port, dialect, **wanted)).split(":")[1]
+        for change in (wanted, {"action": "setStatus", "id": activation_id, "status": "8"}):
+            refused = await ask(house, port, dialect, **change)
+            assert (refused.status, refused.body.decode()) == OVER_THE_LIMIT.get(dialect, (200, "ERROR_SQL"))
+            after = refused.headers.get("retry-after")
+            assert after == ("60" if dialect == "hero" else None)  # the clock stands still at noon
+        waiting = "WAITING" if dialect == "ds" else "STATUS_WAIT_CODE"
+        assert await said(house, port, dialect, action="getStatus", id=activation_id) == waiting
+
+
+OVER_THE_LIMIT = {
+    "hero": (429, '{"title":"RATE_LIMIT","details":"Too many requests."}'),
+    "tiger": (429, "Too Many Requests"),
+    "ds": (500, "BACKEND_ERROR"),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_poll_above_the_limit_gets_the_state_known_last(
+    tmp_path: Path, sqlite_url: str, dialect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far above it, also once the number is over; and nobody else waits for it."""
+    monkeypatch.setattr(limits, "HELD_SECONDS_MAX", 0.05)
+    directory = config_directory(tmp_path, gateway="[limits]\npolls_per_minute = 2\n")
+    async with asked(directory, sqlite_url) as (house, port):
+        wanted = {"action": "getNumber", "service": "tg", "country": "US" if dialect == "ds" else "187"}
+        activation_id = (await said(house, port, dialect, **wanted)).split(":")[1]
+        poll = {"action": "getStatus", "id": activation_id}
+        waiting = "WAITING" if dialect == "ds" else "STATUS_WAIT_CODE"
+        assert [await said(house, port, dialect, **poll) for _ in range(4)] == [waiting] * 4
+        await house.passes(1.5)
+        code = await said(house, port, dialect, **poll)
+        assert code.startswith("ACCESS_SMS:" if dialect == "ds" else "STATUS_OK:")
+        assert (await said(house, port, dialect, "bob", action="getBalance")).startswith("ACCESS_BALANCE:")
+
+
+async def test_a_key_s_own_limits_go_before_the_deployment_s(tmp_path: Path, sqlite_url: str) -> None:
+    directory = config_directory(tmp_path, gateway="[limits]\nchanges_per_minute = 1\n")
+    async with asked(directory, sqlite_url) as (house, port):
+        wanted = {"action": "getNumber", "service": "xmute", "country": "6"}
+        store = house.database.store
+        row = await store.run(accounts.set_limits, 1, {"changes_per_minute": 3})
+        assert (row["changes_per_minute"], row["polls_per_minute"]) == (3, None)
+        await house.gateway.callers.refresh()
+        for who, most in (("alice", 3), ("bob", 1)):
+            answers = [(await said(house, port, "", who, **wanted, n=str(n)))[:9] for n in range(5)]
+            assert answers == ["ACCESS_NU"] * most + ["ERROR_SQL"] * (5 - most)
+        with pytest.raises(AccountError, match="there is no key 77"):
+            await store.run(accounts.set_limits, 77, {"changes_per_minute": 3})
+
+
+def test_the_command_line_gives_a_key_its_limits(tmp_path: Path, sqlite_url: str) -> None:
+    values, directory = environment(sqlite_url), config_directory(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = run_cli(values, directory, *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    def listed() -> list[tuple[int | None, int | None]]:
+        return [(row["changes"], row["polls"]) for row in json.loads(run("key", "list", "--json")[1])]
+
+    assert run("account", "create", "alice")[0] == 0
+    assert run("key", "issue", "alice", "--changes-per-minute", "300")[0] == 0
+    assert run("key", "issue", "alice", "--polls-per-minute", "60000")[0] == 0
+    assert listed() == [(300, None), (None, 60000)]
+    assert run("key", "limits", "1", "--polls-per-minute", "7") == (0, "key 1: 300 changes and 7 polls a minute\n")
+    assert run("key", "limits", "1", "--changes-per-minute", "default") == (
+        0, "key 1: default changes and 7 polls a minute\n",
+    )  # fmt: skip
+    assert run("key", "limits", "2") == (0, "key 2: default changes and 60000 polls a minute\n")
+    assert listed() == [(None, 7), (None, 60000)]
+    for wrong in ("0", "-1", "1.5", "many"):
+        assert run("key", "limits", "1", "--changes-per-minute", wrong)[0] != 0
+    assert run("key", "limits", "77", "--changes-per-minute", "5")[0] == 1
+    assert listed() == [(None, 7), (None, 60000)]
+
+
 # Headers
 
 
@@ -261,3 +345,28 @@ async def test_a_path_goes_to_its_dialect_then_to_the_longest_prefix_then_to_the
         await dialects({"type": "http", "path": path}, None, None)  # type: ignore[arg-type] # nothing is read
     await dialects({"type": "lifespan"}, None, None)  # type: ignore[arg-type]
     assert reached == ["v1", "user", "rest", "rest", "rest", "rest"]
+
+
+# Webhooks
+
+
+async def test_the_form_of_notices_follows_from_how_their_address_was_set(tmp_path: Path, sqlite_url: str) -> None:
+    async with asked(config_directory(tmp_path), sqlite_url) as (house, port):
+        forms = {}
+        for dialect in DIALECTS:
+            url = "https://example.com/hook"
+            assert await said(house, port, dialect, action="setWebhook", webhook_url=url) == "ACCESS_WEBHOOK_SET"
+            forms[dialect] = await _webhook_format(house)
+        assert forms == dict.fromkeys(DIALECTS, "sms_activate") | {"ds": "ds"}
+        body = b'{"url":"https://example.com/hook"}'
+        head = f"POST /webhook HTTP/1.1\r\nHost: gateway\r\nX-Api-Key: {house.keys['alice']}\r\nConnection: close\r\n"
+        answer = await exchange(port, head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert (answer.status, await _webhook_format(house)) == (200, "native")
+
+
+async def _webhook_format(house: StillHouse) -> str:
+    row = await house.database.store.read(
+        lambda tx: tx.one("select webhook_format as form from accounts where name = 'alice'")
+    )
+    assert row is not None
+    return str(row["form"])

@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -25,6 +25,7 @@ from compat._fivesim_orders import AGAIN_SECONDS
 from compat._fivesim_words import HOSTING, slug, words_of
 from compat.fivesim import PREFIX, STATUSES, WORDS, FiveSim
 from gateway import accounts
+from gateway import limits as gateway_limits
 from gateway.catalog import Catalog, Country, load_catalog
 from gateway.errors import CallerError, NotAllowed, SoldOut, Unwell
 from gateway.fivesim_words import COUNTRIES, PRODUCTS
@@ -422,7 +423,10 @@ async def test_a_check_reads_memory_only(client: Client) -> None:
     assert client.house.gateway.house.status_calls == calls
 
 
-async def test_over_the_limit_is_said_in_its_own_words(tmp_path: Path, sqlite_url: str) -> None:
+async def test_over_the_limit_is_said_in_its_own_words(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_limits, "HELD_SECONDS_MAX", 0.05)
     limits = "[limits]\nchanges_per_minute = 2\npolls_per_minute = 3\n"
     async with served(config_directory(tmp_path, SANDBOX, gateway=limits), sqlite_url) as client:
         await client.house.open_account("alice", "10.00")
@@ -538,6 +542,9 @@ class Stall:
     messages: list[Sms] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     is_well: bool = True
+    slow_seconds: float = 0.0
+    given_seconds: list[float] = field(default_factory=list)
+    passes: Callable[[float], None] = lambda _: None
 
     @property
     def table(self) -> OfferTable:
@@ -547,6 +554,8 @@ class Stall:
         return self.table
 
     async def buy(self, order: BuyOrder) -> Lease:
+        self.given_seconds.append(order.timeout_seconds)
+        self.passes(self.slow_seconds)
         if order.country in self.sold_out:
             raise SoldOut("none")
         self.sold.append(order)
@@ -684,6 +693,27 @@ async def test_any_country_means_the_cheapest_and_then_the_next(market: Market) 
     bought = await market.json(f"{any_country}/any/telegram")
     assert (bought["country"], bought["price"]) == ("england", Decimal("0.15"))
     assert await market.said(f"{any_country}/any/telegram?maxPrice=0.12") == (200, "no free phones")
+
+
+async def test_all_countries_that_any_may_mean_share_one_deadline(market: Market) -> None:
+    """The clock runs while the upstream thinks: an attempt is given what those before it have left of nine seconds."""
+    clock, stall = market.house.clock, market.stall
+
+    def passes(seconds: float) -> None:
+        clock.now += seconds
+
+    stall.passes, stall.slow_seconds = passes, 3.0
+    stall.sold_out |= {187, 16, 6}
+    began = clock.now
+    assert await market.said("/v1/user/buy/activation/any/any/telegram") == (200, "no free phones")
+    first, *others = stall.given_seconds
+    assert others == pytest.approx([first - 3.0])
+    assert clock.now - began <= 9.0
+    # One that takes nearly all of its time leaves none for another.
+    stall.given_seconds.clear()
+    stall.slow_seconds = 7.9
+    assert await market.said("/v1/user/buy/activation/any/any/telegram") == (200, "no free phones")
+    assert len(stall.given_seconds) == 1
 
 
 async def test_an_upstream_that_is_unwell_is_asked_for_another_message_later(market: Market) -> None:

@@ -163,12 +163,11 @@ async def test_an_order_that_got_no_number_is_in_no_history(house: StillHouse) -
     assert len(json.loads(reply.body)) == 1
 
 
-async def test_a_key_s_limit_of_reads_holds_for_what_the_database_is_asked(tmp_path: Path, sqlite_url: str) -> None:
-    directory = config_directory(tmp_path, gateway="[limits]\npolls_per_minute = 2\n")
-    async with still_house(directory, environment(sqlite_url)) as house:
-        await house.open_account("alice", "1.00")
-        alice, dialect = await caller(house, "alice"), SmsActivate(house.gateway.front, Lists())
-        for _ in range(2):
-            await dialect.actions["getHistory"](call(alice, "getHistory"))
-        with pytest.raises(TooManyRequests):
-            await dialect.actions["getHistory"](call(alice, "getHistory"))
+@pytest.mark.parametrize("action", ["getHistory", "getBalance", "getWebhook"])
+async def test_a_key_s_limit_of_reads_holds_for_what_the_database_is_asked(house: StillHouse, action: str) -> None:
+    alice, dialect = await caller(house, "alice"), SmsActivate(house.gateway.front, Lists())
+    asked = call(alice, action)
+    await dialect.actions[action](asked)
+    asked.is_within = False
+    with pytest.raises(TooManyRequests):
+        await dialect.actions[action](asked)

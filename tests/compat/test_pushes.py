@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.errors import PushRefused, PushUnreadable, Unwell
 from gateway.inbox import native_signature
@@ -134,6 +135,33 @@ async def test_a_flood_of_hints_is_few_reads_and_the_last_one_is_heeded(world: t
     await push(made, {"ref": "one-1"})
     await made.until(activation, "STATUS_OK:", 2.0)
     assert there.reads <= 32
+
+
+async def test_a_stranger_can_not_fill_the_log(world: tuple[House, Pushing]) -> None:
+    """The first of a kind is logged at once, then one line a minute says how many there were; all are counted."""
+    made, _ = world
+    now = made.gateway.house.clock()
+    with capture_logs() as logs:
+        for seconds in (0.0, 0.0, 59.0, 60.0, 61.0, 119.0, 500.0):
+            made.gateway.house.clock = lambda at=now + seconds: at  # type: ignore[misc]
+            for path in ("one", "nobody", "somebody"):
+                assert (await push(made, {"ref": "one-1"}, path, {})).status_code == 401
+            assert (await push(made, b"{", "one")).status_code == 400
+    told = [line for line in logs if line["event"].startswith("push.")]
+    assert {line["log_level"] for line in told} == {"warning"}
+    times = {
+        (event, upstream): [line["times"] for line in told if (line["event"], line["upstream"]) == (event, upstream)]
+        for event, upstream in (("push.refused", "one"), ("push.refused", ""), ("push.unreadable", "one"))
+    }
+    assert times == {
+        ("push.refused", "one"): [1, 3, 3],
+        ("push.refused", ""): [1, 6, 6],  # of any name that is not one of ours
+        ("push.unreadable", "one"): [1, 3, 3],
+    }
+    assert len(told) == 9
+    assert counted(made, "refused") == 7
+    assert counted(made, "refused", "") == 14
+    assert counted(made, "unreadable") == 7
 
 
 @pytest.mark.parametrize(

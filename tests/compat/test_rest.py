@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from compat import rest
 from compat._rest_models import Prices
 from compat._rest_problems import KINDS
-from gateway import accounts, errors
+from gateway import accounts, errors, limits
 from gateway.model import Sms, Status
 from gateway.store import Tx
 from tests.compat._rest_client import ONE, RestHouse, rest_house
@@ -502,7 +502,10 @@ async def test_a_status_is_read_from_memory(api: RestHouse) -> None:
     assert response.headers["retry-after"] == "1"
 
 
-async def test_over_the_limit_what_is_known_is_still_told(tmp_path: Path, sqlite_url: str) -> None:
+async def test_over_the_limit_what_is_known_is_still_told(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "HELD_SECONDS_MAX", 0.05)
     async with rest_house(tmp_path, environment(sqlite_url), gateway="[limits]\npolls_per_minute = 3\n") as api:
         bought = await api.buy("xmute")
         for _ in range(5):
@@ -522,8 +525,11 @@ async def test_changes_are_limited(tmp_path: Path, sqlite_url: str) -> None:
             await api.ask("POST", "/purchase", {"service": "tg", "country": 6}),
             await api.ask("POST", "/webhook", {"url": "https://example.com"}),
         ):
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.status_code == 429
             assert code_of(response) == "too_many_requests"
-            assert response.headers["retry-after"]
+            assert response.headers["retry-after"] == "60"  # the clock stands still at noon
+        assert (await api.get(ONE.format(bought[0])))["status"] == "waiting"
 
 
 async def test_a_defect_is_logged_and_told_to_nobody(api: RestHouse) -> None:

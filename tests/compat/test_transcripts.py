@@ -29,7 +29,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import accounts
+from gateway import accounts, limits
 from gateway.money import to_micros
 from tests.harness import ROOT, SANDBOX, config_directory, environment
 from tests.wire import Answer, StillHouse, exchange, on_a_socket, still_house
@@ -176,7 +176,8 @@ def configured(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in TRANSCRIPTS.glob("*.txt")))
-async def test_transcript(name: str, tmp_path: Path, database_url: str) -> None:
+async def test_transcript(name: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HELD_SECONDS_MAX", 0.05)
     text = (TRANSCRIPTS / f"{name}.txt").read_text(encoding="utf-8")
     upstreams = SANDBOX + "slow_seconds = 0\n"
     directory = config_directory(tmp_path, upstreams, gateway=configured(text), pricing=PRICING)
@@ -250,7 +251,7 @@ class Asker:
 
 @pytest.fixture
 async def asker(tmp_path: Path, sqlite_url: str) -> AsyncIterator[Asker]:
-    directory = config_directory(tmp_path)
+    directory = config_directory(tmp_path, gateway="[limits]\nchanges_per_minute = 10000\n")
     async with still_house(directory, environment(sqlite_url)) as house, on_a_socket(house.gateway) as port:
         await house.open_account("alice", "100.00")
         yield Asker(house, port)

@@ -27,6 +27,7 @@ WIRING = {"app", "cli"}
 LAYERS = (
     # Values and small tools that know nothing of the rest
     "money", "codes", "vault", "metrics", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words",
+    "ds_words",
     # The words everybody uses
     "errors", "model", "settings",
     # The seam, the database, and what is kept in memory

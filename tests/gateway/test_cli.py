@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 import shutil
 import signal
@@ -13,50 +12,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
 import pytest
-import structlog
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from gateway.activations import Activations
 from gateway.cli import main
 from gateway.vault import SECRET_NAMES
 from tests.harness import PATH, SANDBOX, Server, config_directory, environment, run_cli, server
+from tests.shell import Shell
 
 HEROSMS = '[herosms]\nbase_url = "http://127.0.0.1:9/stubs/handler_api.php"\n'
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """Commands set logging up to write to the standard error they were run with."""
-    before = logging.getLogger().handlers[:]
-    yield
-    structlog.reset_defaults()
-    logging.getLogger().handlers[:] = before
-
-
-@dataclass
-class Shell:
-    """Runs commands in this process, on a configuration and a database."""
-
-    directory: Path
-    values: Mapping[str, str]
-
-    def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(main, ["--config", str(self.directory), *arguments], env=dict(self.values))
-
-    def ok(self, *arguments: str) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == 0, (arguments, result.output, result.exception)
-        return result.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.ok(*arguments, "--json"))
 
 
 @pytest.fixture
@@ -78,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "deposit": ("alice", "1.50", "--note", "a gift"),
     "key issue": ("alice",),
     "key dialect": ("1", "daisy"),
+    "key limits": ("1", "--changes-per-minute", "500"),
     "key list": (),
     "key revoke": ("1",),
     "ledger verify": (),

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
-from click.testing import CliRunner, Result
 
-from gateway.cli import main
 from tests.harness import House, config_directory, environment, house
+from tests.shell import Shell
 
 NUMBER, OTHER_NUMBER = "447700900001", "447700900002"
 KEY = "key-of-this-desk"
@@ -25,39 +21,10 @@ TWO_DESKS = DESK + '\n[night]\nadapter = "manual_entry"\nservices = ["wa"]\npric
 ONE_TO_ONE = "[[rule]]\npercent = 0\n"
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """Commands set logging up to write to the standard error they were run with."""
-    before = logging.getLogger().handlers[:]
-    yield
-    structlog.reset_defaults()
-    logging.getLogger().handlers[:] = before
+class DeskShell(Shell):
+    """Runs `simroute desk …`."""
 
-
-@dataclass
-class Shell:
-    """Runs `simroute desk …` on a configuration and a database."""
-
-    directory: Path
-    values: Mapping[str, str]
-
-    def run(self, *arguments: str) -> Result:
-        command = ["--config", str(self.directory), "desk", *arguments]
-        return CliRunner().invoke(main, command, env=dict(self.values))
-
-    def ok(self, *arguments: str) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == 0, (arguments, result.output, result.exception)
-        return result.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.ok(*arguments, "--json"))
-
-    def refused(self, *arguments: str) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == 1, (arguments, result.output, result.exception)
-        assert result.stdout == ""
-        return result.stderr
+    group = ("desk",)
 
     async def elsewhere(self, *arguments: str) -> Any:
         """Runs a command on a thread with a loop of its own; its JSON."""
@@ -73,20 +40,20 @@ class Shell:
         raise AssertionError(f"no {wants} was wanted")
 
 
-def shell_of(tmp_path: Path, url: str, upstreams: str = DESK) -> Shell:
+def shell_of(tmp_path: Path, url: str, upstreams: str = DESK) -> DeskShell:
     directory = config_directory(tmp_path, upstreams, pricing=ONE_TO_ONE)
-    return Shell(directory, environment(url, MANUAL_ENTRY_API_KEY=KEY, NIGHT_API_KEY=KEY))
+    return DeskShell(directory, environment(url, MANUAL_ENTRY_API_KEY=KEY, NIGHT_API_KEY=KEY))
 
 
 @pytest.fixture
-def shell(tmp_path: Path, sqlite_url: str) -> Shell:
+def shell(tmp_path: Path, sqlite_url: str) -> DeskShell:
     return shell_of(tmp_path, sqlite_url)
 
 
 # Alone
 
 
-def test_list_is_a_table_for_people_and_rows_for_programs(shell: Shell) -> None:
+def test_list_is_a_table_for_people_and_rows_for_programs(shell: DeskShell) -> None:
     assert shell.ok("list").split()[:3] == ["UPSTREAM", "TASK", "WANTS"]
     shell.ok("offer", "tg", "16", "+44 7700 900001")
     (row,) = shell.json("list")
@@ -96,7 +63,7 @@ def test_list_is_a_table_for_people_and_rows_for_programs(shell: Shell) -> None:
     assert line.split()[:2] == ["manual_entry", row["task"]]
 
 
-def test_every_command_tells_people_a_sentence_and_programs_the_task(shell: Shell) -> None:
+def test_every_command_tells_people_a_sentence_and_programs_the_task(shell: DeskShell) -> None:
     said = shell.ok("offer", "tg", "16", NUMBER)
     assert re.fullmatch(r"task 1: ready for tg in country 16 until [\d :-]+ UTC\n", said)
     assert shell.json("offer", "tg", "16", OTHER_NUMBER)["state"] == "ready"
@@ -122,7 +89,7 @@ def test_every_command_tells_people_a_sentence_and_programs_the_task(shell: Shel
         (("offer", "tg", "16", OTHER_NUMBER, "--upstream", "nosuch"), "--upstream: manual_entry"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence(shell: Shell, arguments: tuple[str, ...], words: str) -> None:
+def test_what_cannot_be_done_is_one_sentence(shell: DeskShell, arguments: tuple[str, ...], words: str) -> None:
     shell.ok("offer", "tg", "16", NUMBER)
     said = shell.refused(*arguments)
     assert said.startswith("Error: ")
@@ -141,7 +108,7 @@ def test_of_several_desks_an_offer_names_one_and_a_task_finds_its_own(tmp_path: 
 
 def test_without_a_desk_the_list_is_empty_and_an_offer_says_why(tmp_path: Path, sqlite_url: str) -> None:
     directory = config_directory(tmp_path)
-    shell = Shell(directory, environment(sqlite_url))
+    shell = DeskShell(directory, environment(sqlite_url))
     assert shell.json("list") == []
     assert "worked by a person" in shell.refused("offer", "tg", "16", NUMBER)
     assert "no such task" in shell.refused("fail", "1")
@@ -155,7 +122,7 @@ class Office:
     """A gateway with a desk, and a shell in another process's place."""
 
     house: House
-    shell: Shell
+    shell: DeskShell
 
     async def buy(self) -> str:
         answer = await self.house.call("getNumber", service="tg", country=16)

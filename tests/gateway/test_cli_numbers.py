@@ -5,61 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
-from click.testing import CliRunner, Result
 
-from gateway.cli_numbers import masked, numbers_group
+from gateway.cli_numbers import masked
 from gateway.database import open_database
 from gateway.inhouse import PoolMessage, PoolTerms, Recorded
 from gateway.model import BuyOrder, Lease, Outcome
 from gateway.money import Money
 from gateway.numbers import Numbers
-from gateway.terminal import Context, Group
 from tests.harness import SANDBOX, config_directory, environment
+from tests.shell import Shell
 
 POOL = SANDBOX + "[receive_sms]\n"
 FIRST, SECOND = "447700900101", "447700900102"
 TERMS = PoolTerms(Money(0, "USD"), lambda leases, _: leases[0], 1200, 3600, 1800, 60, 20, 1, 60, 2, 86_400, 10)
 
 
-@click.group(cls=Group)
-@click.pass_context
-def main(ctx: click.Context) -> None:
-    """As in `simroute`, which has this group among others."""
+class NumbersShell(Shell):
+    """Runs `simroute numbers …`, and does to the pool what a gateway would."""
 
-
-main.add_command(numbers_group)
-
-
-@dataclass
-class Shell:
-    """Runs commands in this process, on a configuration and a database."""
-
-    directory: Path
-    values: Mapping[str, str]
-
-    def run(self, *arguments: str) -> Result:
-        context = Context(self.directory, self.values, False)
-        return CliRunner().invoke(main, ["numbers", *arguments], obj=context)
-
-    def ok(self, *arguments: str) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == 0, (arguments, result.output, result.exception)
-        return result.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.ok(*arguments, "--json"))
-
-    def refused(self, *arguments: str) -> str:
-        result = self.run(*arguments)
-        assert result.exit_code == 1
-        return result.output
+    group = ("numbers",)
 
     def lease(self, service: str = "tg") -> Lease | None:
         order = BuyOrder(service, 16, "", Money(0, "USD"), 5.0)
@@ -86,8 +54,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path, sqlite_url: str) -> Shell:
-    return Shell(config_directory(tmp_path, POOL), environment(sqlite_url))
+def shell(tmp_path: Path, sqlite_url: str) -> NumbersShell:
+    return NumbersShell(config_directory(tmp_path, POOL), environment(sqlite_url))
 
 
 def written(tmp_path: Path, name: str, text: str) -> str:
@@ -99,7 +67,7 @@ def written(tmp_path: Path, name: str, text: str) -> str:
 # Adding
 
 
-def test_number_is_added_shown_and_changed(shell: Shell) -> None:
+def test_number_is_added_shown_and_changed(shell: NumbersShell) -> None:
     added = shell.ok("add", "+44 7700 900101", "--country", "GB", "--carrier", "Example Cell", "--services", "wa,tg")
     assert added == "receive_sms: 1 added, 0 changed, 0 as they were\n"
     (row,) = shell.json("list", "--full")
@@ -125,14 +93,16 @@ def test_number_is_added_shown_and_changed(shell: Shell) -> None:
         ((FIRST, "--country", "16", "--upstream", "sandbox"), "no upstream sandbox with the adapter receive_sms"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_reason(shell: Shell, arguments: tuple[str, ...], reason: str) -> None:
+def test_what_makes_no_sense_is_refused_with_the_reason(
+    shell: NumbersShell, arguments: tuple[str, ...], reason: str
+) -> None:
     assert reason in shell.refused("add", *arguments)
     assert shell.json("list") == []
 
 
 def test_pool_has_to_be_named_where_there_are_several(tmp_path: Path, sqlite_url: str) -> None:
     text = POOL + '[farm]\nadapter = "receive_sms"\n'
-    shell = Shell(config_directory(tmp_path, text), environment(sqlite_url))
+    shell = NumbersShell(config_directory(tmp_path, text), environment(sqlite_url))
     assert "say --upstream and one of receive_sms, farm" in shell.refused("add", FIRST, "--country", "16")
     shell.ok("add", FIRST, "--country", "16", "--upstream", "farm")
     assert "the number is in the pool of farm" in shell.refused(
@@ -141,7 +111,7 @@ def test_pool_has_to_be_named_where_there_are_several(tmp_path: Path, sqlite_url
 
 
 def test_pool_may_be_filled_before_anybody_sells_it(tmp_path: Path, sqlite_url: str) -> None:
-    shell = Shell(config_directory(tmp_path), environment(sqlite_url))
+    shell = NumbersShell(config_directory(tmp_path), environment(sqlite_url))
     result = shell.run("add", FIRST, "--country", "16")
     assert result.exit_code == 0
     assert "no upstream sells these numbers yet" in result.stderr
@@ -151,7 +121,7 @@ def test_pool_may_be_filled_before_anybody_sells_it(tmp_path: Path, sqlite_url: 
 # Files
 
 
-def test_csv_is_imported_and_a_repeat_updates(shell: Shell, tmp_path: Path) -> None:
+def test_csv_is_imported_and_a_repeat_updates(shell: NumbersShell, tmp_path: Path) -> None:
     text = "number,country,carrier,source,services,device,daily_cap,enabled\n"
     text += f"+{FIRST},16,cell,twilio,tg wa,,5,yes\n# a remark\n\n{SECOND},GB,,,!fb,dev1:1,,no\n"
     assert shell.json("import", written(tmp_path, "a.csv", text))["added"] == 2
@@ -167,14 +137,14 @@ def test_csv_is_imported_and_a_repeat_updates(shell: Shell, tmp_path: Path) -> N
     assert (second["state"], second["device"]) == ("free", "dev1:1")
 
 
-def test_toml_is_imported(shell: Shell, tmp_path: Path) -> None:
+def test_toml_is_imported(shell: NumbersShell, tmp_path: Path) -> None:
     text = f'[[number]]\nnumber = "{FIRST}"\ncountry = 16\nservices = ["tg", "wa"]\n\n'
     text += f"[[number]]\nnumber = {SECOND}\ncountry = 16\nenabled = false\ndaily_cap = 2\n"
     assert shell.json("import", written(tmp_path, "a.toml", text))["added"] == 2
     assert [(row["services"], row["state"]) for row in shell.json("list")] == [("tg,wa", "free"), (None, "disabled")]
 
 
-def test_every_line_that_is_wrong_is_named_and_nothing_is_imported(shell: Shell, tmp_path: Path) -> None:
+def test_every_line_that_is_wrong_is_named_and_nothing_is_imported(shell: NumbersShell, tmp_path: Path) -> None:
     lines = ["number,country,services", f"{FIRST},16,tg", "nonsense,16,", f"{SECOND},16,zzzzz", f"{FIRST},6,"]
     said = shell.refused("import", written(tmp_path, "a.csv", "\n".join(lines)))
     assert [line.split(":")[0] for line in said.splitlines()[:3]] == ["Error", "line 4", "line 5"]
@@ -198,11 +168,13 @@ def test_every_line_that_is_wrong_is_named_and_nothing_is_imported(shell: Shell,
         ("a.toml", "[[number]\n", "a.toml"),
     ],
 )
-def test_file_of_another_shape_is_refused(shell: Shell, tmp_path: Path, name: str, text: str, reason: str) -> None:
+def test_file_of_another_shape_is_refused(
+    shell: NumbersShell, tmp_path: Path, name: str, text: str, reason: str
+) -> None:
     assert reason in shell.refused("import", written(tmp_path, name, text))
 
 
-def test_refusal_shows_no_number(shell: Shell, tmp_path: Path) -> None:
+def test_refusal_shows_no_number(shell: NumbersShell, tmp_path: Path) -> None:
     text = f"number,country\n{FIRST},6\n"
     assert FIRST not in shell.refused("import", written(tmp_path, "a.csv", text))
 
@@ -210,7 +182,7 @@ def test_refusal_shows_no_number(shell: Shell, tmp_path: Path) -> None:
 # What is shown
 
 
-def test_numbers_are_shown_without_their_middle(shell: Shell) -> None:
+def test_numbers_are_shown_without_their_middle(shell: NumbersShell) -> None:
     shell.ok("add", FIRST, "--country", "16")
     shell.send(FIRST, "Telegram code 12345", sender="+12025550111")
     for command in (("list",), ("show", "1"), ("messages",)):
@@ -221,7 +193,7 @@ def test_numbers_are_shown_without_their_middle(shell: Shell) -> None:
         assert "12345" not in said.replace("12025550111", "")
 
 
-def test_texts_are_shown_on_request_and_unmatched_messages_apart(shell: Shell) -> None:
+def test_texts_are_shown_on_request_and_unmatched_messages_apart(shell: NumbersShell) -> None:
     shell.ok("add", FIRST, "--country", "16")
     shell.send(FIRST, "before")
     lease = shell.lease()
@@ -236,7 +208,7 @@ def test_texts_are_shown_on_request_and_unmatched_messages_apart(shell: Shell) -
     assert "text" not in shell.json("messages")[0]
 
 
-def test_one_number_is_shown_with_its_leases(shell: Shell) -> None:
+def test_one_number_is_shown_with_its_leases(shell: NumbersShell) -> None:
     shell.ok("add", FIRST, "--country", "16")
     lease = shell.lease()
     assert lease is not None
@@ -257,7 +229,7 @@ def test_short_numbers_and_names_are_not_masked() -> None:
 # Switches
 
 
-def test_switches_take_numbers_out_and_back_in(shell: Shell) -> None:
+def test_switches_take_numbers_out_and_back_in(shell: NumbersShell) -> None:
     shell.ok("add", FIRST, SECOND, "--country", "16")
     assert shell.ok("disable", "1", SECOND) == "2 disabled\n"
     assert shell.lease() is None

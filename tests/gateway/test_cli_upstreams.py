@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,20 @@ def test_push_addresses_are_ready_to_be_copied(sqlite_url: str, tmp_path: Path) 
     assert urls == {f"hero/{hero}", f"own/{own}/generic", f"own/{own}/twilio"}
 
 
-async def test_an_upstream_that_rests_for_want_of_rates_says_so(sqlite_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("as_of", "state"),
+    [
+        ("2020-01-01T00:00:00Z", "resting: rates too old"),
+        ("2999-01-01T00:00:00Z", "resting: rates from the future"),
+        (time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600)), "no server"),
+    ],
+    ids=["old", "future", "end of the day"],
+)
+async def test_an_upstream_that_rests_for_want_of_rates_says_so(
+    sqlite_url: str, tmp_path: Path, as_of: str, state: str
+) -> None:
     stanza = '[own]\nadapter = "receive_sms"\ncurrency = "EUR"\n'
     values = environment(sqlite_url)
-    directory = config_directory(tmp_path, stanza, rates='as_of = 2020-01-01T00:00:00Z\n[rates]\nEUR = "1.1"\n')
+    directory = config_directory(tmp_path, stanza, rates=f'as_of = {as_of}\n[rates]\nEUR = "1.1"\n')
     told = await asyncio.to_thread(run_cli, values, directory, "upstreams", "--json")
-    assert [row["state"] for row in json.loads(told.stdout)] == ["resting: rates too old"]
+    assert [row["state"] for row in json.loads(told.stdout)] == [state]

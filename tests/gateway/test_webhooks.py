@@ -184,20 +184,24 @@ def courier(couriers: Callable[[], Courier]) -> Courier:
 async def queue(house: House) -> Callable[..., Awaitable[int]]:
     """Queues a notice as a delivery would; its id."""
 
-    async def _queue(url: str, *, account: str = "reseller", text: str = TEXT, code: str = "12345") -> int:
-        return await house.store.run(_delivered, house.vault, account, url, text, code, house.clock())
+    async def _queue(
+        url: str, *, account: str = "reseller", text: str = TEXT, code: str = "12345", form: str = "sms_activate"
+    ) -> int:
+        return await house.store.run(_delivered, house.vault, account, url, text, code, house.clock(), form)
 
     return _queue
 
 
-def _delivered(tx: Tx, vault: Vault, account: str, url: str, text: str, code: str, at: float) -> int:
+def _delivered(tx: Tx, vault: Vault, account: str, url: str, text: str, code: str, at: float, form: str) -> int:
     account_id = _account(tx, vault, account, at)
-    accounts.set_webhook(tx, vault, account_id, url)
+    accounts.set_webhook(tx, vault, account_id, url, form)
     activation_id = tx.insert(
         "insert into activations (account_id, key_id, service, country, operator, status, price, currency, opened_at,"
-        " fingerprint, config_version) values (:account, (select id from api_keys where account_id = :account), 'go',"
-        " 2, 'any', 'received', 100000, 'USD', :at, '', '') returning id",
+        " fingerprint, config_version, number_sealed)"
+        " values (:account, (select id from api_keys where account_id = :account), 'go', 2, 'any', 'received', 100000,"
+        " 'USD', :at, '', '', :number) returning id",
         account=account_id,
+        number=vault.seal("12025550123"),
         at=at,
     )
     message_id = tx.insert(
@@ -259,6 +263,62 @@ async def test_the_body_is_the_reference_body(
     assert (row["state"], row["tries"], row["last_result"]) == ("sent", 1, "http 200")
     assert row["ended_at"] == house.clock()
     assert counted(house, "sent") == 1
+
+
+DS_BODY = (
+    '{"rental_id":"100000001","number":"+12025550123","service":"google",'
+    '"text":"Your code is 12345","received_at":"2023-01-01 12:00:00"}'
+)
+SIGNED = (
+    '{"event":"sms_received","verification_id":"ver_100000001","phone_number":"+12025550123",'
+    '"message":"Your code is 12345","timestamp":"2023-01-01T12:00:00Z"'
+)
+
+
+def native_notice() -> bytes:
+    """The brief's payload: the member signs everything before it."""
+    inside = hmac.new(WEBHOOK_SECRET.encode(), (SIGNED + "}").encode(), hashlib.sha256).hexdigest()
+    return f'{SIGNED},"signature":"sha256={inside}"}}'.encode()
+
+
+@on_both_databases
+@pytest.mark.parametrize(
+    ("form", "body"), [("sms_activate", BODY.encode()), ("ds", DS_BODY.encode()), ("native", native_notice())]
+)
+async def test_the_body_has_the_form_the_address_was_set_in(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]], form: str, body: bytes
+) -> None:
+    notice_id = await queue(receiver.url("/hook"), form=form)
+    await courier.round()
+
+    (one,) = receiver.received
+    assert one.body == body
+    over_all = hmac.new(WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
+    assert one.headers["X-Signature"] == f"sha256={over_all}"
+    assert (await notice(house, notice_id))["format"] == form
+
+
+async def test_a_notice_that_waits_takes_the_form_of_the_address_set_meanwhile(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    await queue(receiver.url("/500"))
+    await courier.round()
+    await house.store.run(accounts.set_webhook, house.vault, 1, receiver.url("/new"), "ds")
+    advance(house, 10)
+    await courier.round()
+
+    assert receiver.received[-1].path == "/new"
+    assert receiver.received[-1].body == DS_BODY.encode()
+
+
+async def test_an_address_set_before_there_were_forms_gets_the_original_s(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    await queue(receiver.url("/hook"), form="ds")
+    await tell(house, "update accounts set webhook_format = null")
+    await courier.round()
+
+    assert receiver.received[0].body == BODY.encode()
 
 
 async def test_other_scripts_and_awkward_characters_arrive_as_they_were(
