@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from gateway import rules, tree
-from gateway.errors import CallerError, NoBalance, TooManyOpen
+from gateway.errors import NoBalance, TooManyOpen
 from gateway.levels import Level
 from gateway.money import plain
 from gateway.rules import NO_RULES, SPEND_CAPS, RuleError, Rules
@@ -98,7 +98,7 @@ def take(tx: Tx, levels: Sequence[Level], micros: int, at: float) -> None:
         if not _add(tx, level.subject, period, start, step, cap):
             for subject, earlier, begun, back in taken:
                 _move(tx, subject, earlier, begun, -back)
-            raise _over(period)
+            raise TooManyOpen if period == OPEN or _is_full(tx, levels) else NoBalance
         taken.append((level.subject, period, start, step))
 
 
@@ -115,8 +115,11 @@ def _caps(levels: Sequence[Level]) -> Iterable[tuple[Level, str, int]]:
             yield level, OPEN, level.rules.open_max
 
 
-def _over(period: str) -> CallerError:
-    return TooManyOpen() if period == OPEN else NoBalance()
+def _is_full(tx: Tx, levels: Sequence[Level]) -> bool:
+    """Whether there is no place left anyway: that is said first, as where only an account's own places count."""
+    return any(
+        period == OPEN and (_amount(tx, level.subject, OPEN, 0) or 0) >= cap for level, period, cap in _caps(levels)
+    )
 
 
 def _add(tx: Tx, subject: str, period: str, start: int, step: int, cap: int) -> bool:
