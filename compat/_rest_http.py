@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
+from compat._admission import require_way_in
 from compat._rest_access import Access, require
 from compat._rest_models import Model, NoBody, NoQuery
 from compat._rest_problems import KINDS, MEDIA_TYPE, Refused, problem, wrong_members, wrong_parameters
@@ -219,6 +220,8 @@ class Resource:
         if not operation.is_public:
             await self._recognise(call, [value for name, value in pairs if name == "api_key"])
             require(operation.access, call.caller_or_none, call.session_or_none)
+            if call.caller_or_none is not None:
+                require_way_in(self._front, call.caller_or_none, call.scope, "rest")
             late_seconds = self._late_seconds(call)
             if late_seconds:
                 call.has_waited = True

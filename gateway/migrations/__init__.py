@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0008"
+LATEST = "0009"
 
 
 def sqlalchemy_url(url: str) -> str:

@@ -29,21 +29,22 @@ LAYERS = (
     "money", "codes", "vault", "metrics", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words",
     "ds_words",
     # The words everybody uses
-    "errors", "model", "settings",
+    "errors", "model", "settings", "rules",
     # The seam, the database, and what is kept in memory
     "inhouse", "upstream", "store", "live", "health", "passwords",
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "ledger", "seals", "statements", "audit", "drift",
-    "accounts", "users", "guesses", "numbers", "roster", "desk", "switches", "alerts",
+    "database", "revisions", "records", "history", "journal", "tree", "levels", "caps", "ledger", "seals",
+    "statements", "audit", "drift", "accounts", "users", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts",
     "purchases", "activations", "inbox", "webhooks", "poller", "overseer", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli_users", "cli",
+    "front", "app", "terminal", "cli_accounts", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli_users",
+    "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 
