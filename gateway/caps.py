@@ -271,7 +271,7 @@ _HOLDS = {
     ),
     "key": (
         " from api_keys k join holds h on h.account_id = k.account_id join activations v on v.id = h.activation_id"
-        " and v.key_id = k.id where coalesce(k.origin_id, k.id) = :id"
+        " and v.key_id = k.id where (k.id = :id or k.origin_id = :id)"
     ),
 }
 """Every order of a subject. One that is about to be held has no hold yet."""
