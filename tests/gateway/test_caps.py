@@ -212,6 +212,15 @@ async def test_an_order_that_fails_gives_everything_back(branches: Branches) -> 
     assert set((await branches.counters()).values()) == {0}
 
 
+async def test_a_counter_that_somebody_edited_keeps_no_money_back(branches: Branches) -> None:
+    await branches.rules("leaf", spend_day=200_000, open_max=5)
+    order = await branches.buy("leaf")
+    await branches.run(lambda tx: tx.execute("update counters set amount = 0"))
+    assert len(await branches.problems()) == 2
+    await branches.end(order)
+    assert await branches.balance("leaf") == (10_000_000, 0, 0)
+
+
 # Setting caps
 
 
