@@ -40,6 +40,7 @@ from gateway.numbers import Numbers
 from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
 from gateway.purchases import Purchases
+from gateway.rentals import Rentals
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
 from gateway.store import Tx
 from gateway.upstream import Context, Upstream
@@ -111,12 +112,15 @@ class Gateway:
         self.callers = Callers(database.store, database.vault)
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
+        self.rentals = Rentals()
         self._courier = Courier(self.house)
         self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, self._notifier.send))
         self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier, self._overseer)
         self.limits = Limits(settings.environment.redis_url)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
-        self.front = Front(self.house, self.callers, self.activations, self.purchases, self.limits, self.inbox)
+        self.front = Front(
+            self.house, self.callers, self.activations, self.purchases, self.rentals, self.limits, self.inbox
+        )
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether the server is about to stop: whoever waits for a code is then answered at once."""
         pages = Starlette(

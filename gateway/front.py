@@ -10,6 +10,7 @@ from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.limits import Limits
 from gateway.purchases import Purchases
+from gateway.rentals import Rentals
 
 
 @dataclass(frozen=True)
@@ -20,5 +21,6 @@ class Front:
     callers: Callers
     activations: Activations
     purchases: Purchases
+    rentals: Rentals
     limits: Limits
     inbox: Inbox

@@ -38,7 +38,7 @@ LAYERS = (
     "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "attempts",
-    "purchases", "activations", "inbox", "webhooks", "poller", "overseer", "worker",
+    "purchases", "activations", "rentals", "inbox", "webhooks", "poller", "overseer", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
