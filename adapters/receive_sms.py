@@ -21,6 +21,7 @@ Its ways:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, TypeVar
 
@@ -204,12 +205,15 @@ class ReceiveSms:
         hours = max(hours, RENT_HOURS_MIN)
         if not self._rented or hours > self._options.rent_hours_max:
             return ()
-        kinds = await _asked(self._pool.rentable(country, self._terms))
+        counts: Counter[tuple[str, str]] = Counter()
+        for kind in await _asked(self._pool.rentable(country, self._terms)):
+            for service, count in _countable(kind, self._rented):
+                if not (service == WHOLE and kind.is_except):
+                    counts[service, kind.carrier] += count
         return [
-            RentOffer(self.name, service, country, hours, self._rent_cost(service, hours), count, kind.carrier)
-            for kind in kinds
-            for service, count in _countable(kind, self._rented)
-            if count > 0 and not (service == WHOLE and kind.is_except)
+            RentOffer(self.name, service, country, hours, self._rent_cost(service, hours), count, carrier)
+            for (service, carrier), count in counts.items()
+            if count > 0
         ]
 
     async def rent(self, order: BuyOrder) -> Lease:
