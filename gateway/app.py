@@ -40,6 +40,7 @@ from gateway.numbers import Numbers
 from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
 from gateway.purchases import Purchases
+from gateway.rentals import Rentals
 from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
 from gateway.store import Tx
@@ -112,6 +113,7 @@ class Gateway:
         self.callers = Callers(database.store, database.vault, clock)
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
+        self.rentals = Rentals(self.house, self.activations, self.purchases)
         self._courier = Courier(self.house)
         self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, self._notifier.send))
         self.sessions = Sessions(self.house, self.callers)
@@ -121,7 +123,14 @@ class Gateway:
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
         self.front = Front(
-            self.house, self.callers, self.activations, self.purchases, self.limits, self.inbox, self.sessions
+            self.house,
+            self.callers,
+            self.activations,
+            self.purchases,
+            self.rentals,
+            self.limits,
+            self.inbox,
+            self.sessions,
         )
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether the server is about to stop: whoever waits for a code is then answered at once."""

@@ -11,6 +11,7 @@ from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.limits import Limits
 from gateway.purchases import Purchases
+from gateway.rentals import Rentals
 from gateway.sessions import Sessions
 
 
@@ -22,6 +23,7 @@ class Front:
     callers: Callers
     activations: Activations
     purchases: Purchases
+    rentals: Rentals
     limits: Limits
     inbox: Inbox
     sessions: Sessions

@@ -6,7 +6,7 @@ Times are seconds since the epoch, UTC, as floats. Numbers are digits only, with
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.money import Money
@@ -35,6 +35,29 @@ class Status(StrEnum):
 OPEN = frozenset({Status.OPENING, Status.WAITING, Status.RECEIVED, Status.RETRYING})
 
 
+class Product(StrEnum):
+    """What an activation is of.
+
+    `AGAIN` is a number whose activation is over, taken for another code of the same service; `BESIDE` another service
+    on a number that is in use. Both live like `SMS` once the number is there. A `RENTAL` is a number for a time, with
+    every message that comes; an `EXTENSION` is more time for one, paid for and over at once.
+    """
+
+    SMS = "sms"
+    AGAIN = "again"
+    BESIDE = "beside"
+    RENTAL = "rental"
+    EXTENSION = "extension"
+
+    @property
+    def is_for_codes(self) -> bool:
+        """Whether it is an activation as callers know it: a number for one service, its codes asked for one by one."""
+        return self in _FOR_CODES
+
+
+_FOR_CODES = frozenset({Product.SMS, Product.AGAIN, Product.BESIDE})
+
+
 class Outcome(StrEnum):
     """How a lease ends, told to the upstream."""
 
@@ -47,7 +70,7 @@ class Offer:
     """What an upstream would sell now: `count` numbers at `cost` each.
 
     `operator` is the upstream's own word, empty where it does not tell. `success_rate` is the upstream's own claim
-    (0 to 1), None where it makes none.
+    (0 to 1), None where it makes none. `hours` is how long a rental lasts that is offered; nought for others.
     """
 
     upstream: str
@@ -57,6 +80,20 @@ class Offer:
     count: int
     operator: str = ""
     success_rate: float | None = None
+    hours: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RentOffer:
+    """What an upstream would rent out now: `count` numbers for `hours` hours at `cost` each, the whole time."""
+
+    upstream: str
+    service: str
+    country: int
+    hours: int
+    cost: Money
+    count: int
+    operator: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +111,8 @@ class Order:
     `fingerprint` is the same for two identical requests of one key; `reference` is the caller's own order id.
     `life_seconds` and `open_max` are what the caller's dialect promises; None leaves both to the settings.
     `started_at` is when the caller began to wait: several orders in a row share one deadline by it. None is now.
+    `hours` is how long a rental shall last, or by how much an extension prolongs it; `parent_id` is the activation an
+    order builds upon (its number again, another service beside it, more time for it).
     """
 
     service: str
@@ -86,11 +125,20 @@ class Order:
     life_seconds: float | None = None
     open_max: int | None = None
     started_at: float | None = None
+    product: Product = Product.SMS
+    hours: int = 0
+    parent_id: int | None = None
+    webhook_url: str = field(default="", repr=False)
+    """Where a rental's own messages are told, beside the account's address."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuyOrder:
-    """One purchase, as an adapter sees it: `cost_max` is the most we pay, in the upstream's currency."""
+    """One purchase, as an adapter sees it: `cost_max` is the most we pay, in the upstream's currency.
+
+    `hours` is a rental's or an extension's time. `lease_reference` and `lease_number` are those of the lease an order
+    builds upon: the number used again, the one another service is added to, the rental extended.
+    """
 
     service: str
     country: int
@@ -98,11 +146,17 @@ class BuyOrder:
     cost_max: Money
     timeout_seconds: float
     phone_exceptions: tuple[str, ...] = ()
+    hours: int = 0
+    lease_reference: str = ""
+    lease_number: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A number handed over. `reference` is the upstream's id, kept as text; `cost` None where the reply names none."""
+    """A number handed over. `reference` is the upstream's id, kept as text; `cost` None where the reply names none.
+
+    An adapter that also rents out words its rentals' references so that it knows them from others (`rent:17`).
+    """
 
     reference: str
     number: str
@@ -119,6 +173,7 @@ class Found:
     service: str
     country: int
     created_at: float | None
+    is_rental: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +214,12 @@ class LeaseState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """State of a lease and every SMS the upstream shows for it, oldest first."""
+    """State of a lease and every SMS the upstream shows for it, oldest first.
+
+    `expires_at` is when it ends, where the upstream tells: a rental that was extended ends later than it once did.
+    Messages of a rental carry an `identity`, since two may read alike.
+    """
 
     state: LeaseState
     messages: tuple[Sms, ...] = ()
+    expires_at: float | None = None

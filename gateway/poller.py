@@ -23,6 +23,9 @@ PAGES_PAUSE_SECONDS = 2.4
 
 PACED_SECONDS_MAX = 10.0
 READ_SECONDS = 10.0
+RENTAL_YOUNG_SECONDS = 1200.0
+RENTAL_YOUNG_PAUSE_SECONDS = 5.0
+RENTAL_OLD_PAUSE_SECONDS = 30.0
 YOUNG_SECONDS = 120.0
 YOUNG_PAUSE_SECONDS = 2.0
 OLD_PAUSE_SECONDS = 6.0
@@ -56,7 +59,12 @@ class Poller:
         started, calls_before = house.clock(), house.status_calls[self._name]
         is_bulk = isinstance(upstream, ReadsMany)
         rate = stanza.status_calls_per_second or CALLS_PER_SECOND
-        lives = [live for live in house.live.at_upstream(self._name).values() if not live.is_over_upstream]
+        # A rental may have hundreds of messages, and each reading brings them all: not more often than it is due.
+        lives = [
+            live
+            for live in house.live.at_upstream(self._name).values()
+            if not live.is_over_upstream and (not live.is_rental or _overdue(live, started) >= 1.0)
+        ]
         try:
             if isinstance(upstream, ReadsMany):
                 await self._read_list(cast(_Reads, upstream), lives)
@@ -80,15 +88,19 @@ class Poller:
         for live in lives:
             progress = found.get(live.reference)
             if progress is not None:
+                live.read_at = self._house.clock()
                 await self._activations.take(live, rounds[live.reference], progress)
         missing = [live for live in lives if live.reference not in found]
         await self._read_each(upstream, self._due(missing, SINGLES_AFTER_BULK))
 
     def _due(self, lives: Sequence[Live], most: int) -> list[Live]:
-        """Who waits for a code, the most overdue first: young and recently polled ones are due sooner."""
+        """Who waits for a message, the most overdue first: young and recently polled ones are due sooner.
+
+        A rental waits as long as it lasts.
+        """
         now = self._house.clock()
-        waiting = [live for live in lives if live.status in (Status.WAITING, Status.RETRYING)]
-        scored = [((now - live.read_at) / _pause(live, now), live) for live in waiting]
+        waiting = [live for live in lives if live.is_rental or live.status in (Status.WAITING, Status.RETRYING)]
+        scored = [(_overdue(live, now), live) for live in waiting]
         due = sorted((pair for pair in scored if pair[0] >= 1.0), key=lambda pair: -pair[0])
         return [live for _, live in due[:most]]
 
@@ -118,7 +130,15 @@ class Poller:
             self._trouble = reason
 
 
+def _overdue(live: Live, now: float) -> float:
+    """How long ago it was read, in pauses: from 1 on it is due."""
+    return (now - live.read_at) / _pause(live, now)
+
+
 def _pause(live: Live, now: float) -> float:
+    if live.is_rental:
+        is_young = now - live.opened_at < RENTAL_YOUNG_SECONDS or now - live.polled_at <= ABANDONED_SECONDS
+        return RENTAL_YOUNG_PAUSE_SECONDS if is_young else RENTAL_OLD_PAUSE_SECONDS
     pause = YOUNG_PAUSE_SECONDS if now - live.opened_at < YOUNG_SECONDS else OLD_PAUSE_SECONDS
     last_asked = max(live.polled_at, live.opened_at)
     return pause * ABANDONED_FACTOR if now - last_asked > ABANDONED_SECONDS else pause

@@ -39,6 +39,10 @@ class RuleError(ValueError):
     """A rule can't be so; the message says why, in words for a person."""
 
 
+ANY_SERVICE = "full"
+"""What rentals call a number that receives the messages of every service."""
+
+
 @dataclass(frozen=True, slots=True)
 class Allowed:
     """What may be bought. `price_max` is the highest price of one number, in micro-units of the account's currency."""
@@ -49,10 +53,14 @@ class Allowed:
     price_max: int | None = None
 
     def sells(self, service: str, country: int) -> bool:
-        """Whether such a number may be bought at all, its price aside."""
+        """Whether such a number may be bought at all, its price aside.
+
+        A number for every service is one for the denied services too.
+        """
         return (
             (self.services is None or service in self.services)
             and service not in self.denied_services
+            and not (self.denied_services and service == ANY_SERVICE)
             and (self.countries is None or country in self.countries)
         )
 

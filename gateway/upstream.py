@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import httpx
 
 from gateway.inhouse import Desk, NumberPool
-from gateway.model import BuyOrder, Clock, Found, Lease, Offer, Outcome, Progress, Sms, Watched
+from gateway.model import BuyOrder, Clock, Found, Lease, Offer, Outcome, Progress, RentOffer, Sms, Watched
 from gateway.money import Money
 
 
@@ -67,6 +67,62 @@ class Finds(Protocol):
     """Can list its open orders, so that a purchase whose reply was lost can be found. Raises Unwell."""
 
     async def find(self, since: float) -> Sequence[Found]: ...
+
+
+@runtime_checkable
+class Rents(Protocol):
+    """Rents numbers out for a time. `read`, `close` (finish or cancel) and `find` work on its rentals as on leases."""
+
+    async def rent_countries(self) -> Collection[int]:
+        """Where it rents out anything. Raises Refused, Unwell."""
+        ...
+
+    async def rent_offers(self, country: int, hours: int) -> Sequence[RentOffer]:
+        """What can be rented there now for at least that long; each offer tells for how long it is really.
+
+        Raises Refused, Unwell. Called while a caller waits, so it takes few calls; the house remembers the answer.
+        """
+        ...
+
+    async def rent(self, order: BuyOrder) -> Lease:
+        """One attempt, one request, as `buy`: for `order.hours` hours, ending at the lease's `expires_at`."""
+        ...
+
+    async def extension_cost(self, reference: str, hours: int) -> tuple[Money, int]:
+        """What at least that many hours more would cost, and how many they would be.
+
+        Raises NotAllowed (this rental can't be extended by that), UnknownLease, Unwell.
+        """
+        ...
+
+    async def extend(self, order: BuyOrder) -> float:
+        """One attempt, one request, for the rental `order.lease_reference`: when it ends now (epoch seconds).
+
+        Raises NothingTaken where nothing was paid, InDoubt where perhaps it was: then `read` tells by `expires_at`.
+        """
+        ...
+
+
+@runtime_checkable
+class Reuses(Protocol):
+    """Can hand out a number again whose activation is over, for another code of the same service."""
+
+    async def reuse_cost(self, reference: str, number: str, service: str, country: int) -> Money:
+        """What it would cost now. Raises NotAllowed (not this one, or not any more), UnknownLease, Unwell."""
+        ...
+
+    async def reuse(self, order: BuyOrder) -> Lease:
+        """One attempt, one request, as `buy`, for the number of `order.lease_reference`."""
+        ...
+
+
+@runtime_checkable
+class AddsServices(Protocol):
+    """Can lease a number that is in use for another service beside the first, at that service's own offer."""
+
+    async def add_service(self, order: BuyOrder) -> Lease:
+        """One attempt, one request, as `buy`: `order.service` on the number of `order.lease_reference`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,7 @@ class Worker:
         await self._callers.refresh()
         await self._sessions.refresh()
         await self._overseer.follow_switches()
+        await self._activations.keep_rentals()
         await self._activations.expire()
         for live in self._purchases.overdue():
             try:
