@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adapters import fivesim
+from adapters._fivesim_prices import parse_prices
 from adapters._prices import Sheet
-from adapters.fivesim import FiveSim, parse_prices
+from adapters.fivesim import FiveSim
 from gateway.errors import (
     HasSms,
     NotAllowed,
@@ -72,6 +73,11 @@ def said(text: str, status: int = 400) -> httpx.Response:
 
 def listed(*orders: Any) -> dict[str, Any]:
     return {"Data": list(orders), "ProductNames": [], "Statuses": [], "Total": len(orders)}
+
+
+def by_category(activations: Any, rentals: Any) -> Callable[[httpx.QueryParams], Any]:
+    """For `scripted`: the list of orders there."""
+    return lambda query: rentals if query["category"] == "hosting" else activations
 
 
 @asynccontextmanager
@@ -268,14 +274,16 @@ async def test_find_lists_open_orders_since_the_purchase() -> None:
         bought(id=3, status="RECEIVED", country="atlantis", product="nobodys"),
         bought(id=2, created_at="2026-11-01T09:59:59Z"),
     )
-    async with upstream({"user/orders": rows}) as (there, script):
+    rentals = listed(bought(id=7, product="1day", status="RECEIVED"), bought(id=6, product="1day", status="FINISHED"))
+    async with upstream({"user/orders": by_category(rows, rentals)}) as (there, script):
         found = await there.find(CREATED)
-    assert [(order.lease.reference, order.service, order.country) for order in found] == [
-        ("5", "tg", 16),
-        ("3", "nobodys", -1),
+    assert [(order.lease.reference, order.service, order.country, order.is_rental) for order in found] == [
+        ("5", "tg", 16, False),
+        ("3", "nobodys", -1, False),
+        ("rent:7", "full", 16, True),
     ]
     assert found[0].created_at == pytest.approx(CREATED)
-    assert len(script.requests) == 1
+    assert len(script.requests) == 2
 
 
 @pytest.mark.parametrize("given", [said("", 401), said("<html>", 200), {"Data": "x"}, said("bad category")])
