@@ -128,8 +128,10 @@ def read_orders(reply: Reply) -> tuple[list[Order], int]:
     return list(readable(raw, read_order)), len(raw)
 
 
-def read_inbox(reply: Reply) -> tuple[Message, ...]:
-    """The messages of a rental. Raises Unreadable where one makes no sense, Unwell."""
+def read_inbox(reply: Reply) -> tuple[Message, ...] | None:
+    """The messages of a rental, None where it has no inbox. Raises Unreadable where one makes no sense, Unwell."""
+    if sentence(reply.text) == "hosting order not found":
+        return None
     return tuple(_message(row) for row in _rows(reply))
 
 

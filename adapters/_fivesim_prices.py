@@ -100,18 +100,22 @@ def read_rents(reply: Reply) -> tuple[Rent, ...]:
     if reply.status != 200:
         raise call_error(reply)
     products = mapping(reply.json() or {})
-    return tuple(_rents(products))
-
-
-def _rents(products: Mapping[str, Any]) -> Iterator[Rent]:
+    rents, is_odd = [], False
     for product, hours in long_enough(HOSTING, 0):
-        fields = mapping(products.get(product) or {})
         try:
-            count, category = in_stock(fields.get("Qty")), fields.get("Category")
-            if count and category == "hosting":
-                yield Rent(product, hours, micros(fields.get("Price")), count)
+            rents += _rent(product, hours, mapping(products.get(product) or {}))
         except Unreadable:  # one odd row must not hide the others
-            continue
+            is_odd = True
+    if is_odd and not rents:
+        raise Unreadable("not one price")
+    return tuple(rents)
+
+
+def _rent(product: str, hours: int, fields: Mapping[str, Any]) -> tuple[Rent, ...]:
+    count = in_stock(fields.get("Qty"))
+    if not count or fields.get("Category") != "hosting":
+        return ()
+    return (Rent(product, hours, micros(fields.get("Price")), count),)
 
 
 def shortest(rents: tuple[Rent, ...], hours: int) -> Rent | None:

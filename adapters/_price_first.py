@@ -26,7 +26,7 @@ async def before_buying(question: Awaitable[T]) -> T:
     """The answer to a question asked before a purchase. Raises NothingTaken."""
     try:
         return await question
-    except InDoubt as error:
+    except (InDoubt, Unwell) as error:
         reason = str(error)
     raise Refused(f"could not ask first: {reason}", is_fault=True)
 

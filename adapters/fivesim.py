@@ -16,7 +16,6 @@ Its ways:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence, Set
 from contextlib import aclosing
 from typing import Literal
@@ -119,8 +118,10 @@ class FiveSim(Seller):
         """Those of the stanza, or of the price lists of the rental products; whether these know any is not certain."""
         if self._options.rental_countries:
             return frozenset(self._options.rental_countries)
-        slugs = set().union(*await asyncio.gather(*(self._rent_slugs(product) for product in HOSTING)))
-        return frozenset(self._words.countries.incoming[slug] for slug in slugs & self._words.countries.incoming.keys())
+        known, slugs = self._words.countries.incoming, set()
+        for product in HOSTING:
+            slugs |= await self._rent_slugs(product)
+        return frozenset(known[slug] for slug in slugs & known.keys())
 
     async def _rent_slugs(self, product: str) -> set[str]:
         return await self._http.ask(
@@ -206,13 +207,15 @@ class FiveSim(Seller):
         """A rental's messages, asked for after its state: none that came before its end is missed."""
         if self._options.rental_messages == "order":
             return rental.sms
-        return await self._http.ask(
-            "read", path("user", "sms", "inbox", rental.id), read_inbox, body_bytes=ORDERS_BYTES
-        )
+        target = path("user", "sms", "inbox", rental.id)
+        received = await self._http.ask("read", target, read_inbox, body_bytes=ORDERS_BYTES)
+        if received is None and rental.is_open:
+            raise Unwell("a rental without an inbox")
+        return rental.sms if received is None else received
 
-    async def _check(self, verb: str, lease: str) -> Order | None:
+    async def _check(self, verb: str, ident: str) -> Order | None:
         """The order, or None where there is none. Raises Unwell."""
-        return await self._http.ask(verb, path("user", "check", lease), seen)
+        return await self._http.ask(verb, path("user", "check", ident), seen)
 
     async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]:
         """Pages of the newest orders, down to the oldest that is watched. Rentals with an inbox are read singly."""

@@ -29,8 +29,9 @@ class Rented:
 
     What it can't do is said here: `tells_cost` (of what was rented), `tells_finish` (reading shows that it was
     finished), `tells_goods` (a rental found names its service and country), `tells_end` (reading tells after an
-    extension in doubt whether it took place), `is_extensible`, `cancel_seconds` None (it takes a rental back for as
-    long as no message came).
+    extension in doubt whether it took place), `is_extensible`, `is_returnable` (a rental can be given back at all),
+    `cancel_seconds` None (it takes a rental back for as long as no message came). `service` is what is rented where
+    that is not the pair's.
     """
 
     shelf: Mapping[str, Any]
@@ -44,6 +45,8 @@ class Rented:
     tells_goods: bool = True
     tells_end: bool = True
     is_extensible: bool = True
+    is_returnable: bool = True
+    service: str = ""
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,7 @@ class FiveSim(Simulator):
         life_seconds: float,
         reuse_seconds: float,
         reuses_any: bool,
+        rental_stock: int | None,
         rental_sms_in: Literal["inbox", "order", "both"],
         requests_per_second: int | None,
         clock: Clock,
@@ -172,7 +173,7 @@ class FiveSim(Simulator):
         self.reuse_seconds = reuse_seconds
         self.reuses_any = reuses_any
         self.rental_sms_in = rental_sms_in
-        self.shelves = _shelves(stock)
+        self.shelves = _shelves(stock, stock if rental_stock is None else rental_stock)
         self.orders: list[Order] = []
         self.listed: dict[Category, list[Order]] = {"activation": [], "hosting": []}
         self.open_count = 0
@@ -413,6 +414,20 @@ class FiveSim(Simulator):
         shelf.count = shelf.count if count is None else count
         shelf.rate = shelf.rate if rate is None else rate
 
+    def set_rent_stock(self, *, price: Amount | None = None, count: int | None = None, **shelf: str) -> None:
+        """As `set_stock`, for a rental."""
+        if shelf.get("product") not in HOSTING:
+            raise ValueError("this provider rents out nothing of that kind")
+        self.set_stock(**shelf, price=price, count=count)
+
+    def deliver_rental(self, rental_id: str, text: str) -> None:
+        """As `deliver`."""
+        self.deliver(rental_id, text)
+
+    def rental_views(self) -> list[dict[str, Any]]:
+        """As `order_views`: rentals, oldest first. None is ever extended."""
+        return [{**view, "extensions": 0} for view in self.order_views() if view["category"] == "hosting"]
+
     def drop_product(self, product: str, country: str) -> None:
         """The country no longer sells it: `null` in the price list, not a count of 0."""
         self.shelves[product].pop(country, None)
@@ -444,15 +459,17 @@ class FiveSim(Simulator):
         return bare_text("api limit is 100 requests per second", 429)
 
 
-def _shelves(stock: int) -> dict[str, dict[str, dict[str, Shelf]]]:
+def _shelves(stock: int, rental_stock: int) -> dict[str, dict[str, dict[str, Shelf]]]:
     """Product -> country -> operator; no two operators of a country cost the same."""
+    bases = {product: (base, stock) for product, base in PRODUCTS.items()}
+    bases |= {product: (base, rental_stock) for product, (base, _) in HOSTING.items()}
     return {
         product: {
             slug: {
-                operator: Shelf(Decimal(base) + Decimal(place) / 1000 + Decimal(step) / 100, stock)
+                operator: Shelf(Decimal(base) + Decimal(place) / 1000 + Decimal(step) / 100, count)
                 for step, operator in enumerate(country.operators)
             }
             for place, (slug, country) in enumerate(COUNTRIES.items())
         }
-        for product, base in (PRODUCTS | {name: price for name, (price, _) in HOSTING.items()}).items()
+        for product, (base, count) in bases.items()
     }

@@ -268,8 +268,8 @@ def _performed(sim: FiveSim, request: Request, name: str) -> Response:
 ROUTES = {
     "profile": ("balance", "/v1/user/profile"),
     "buy": ("buy", "/v1/user/buy/activation/{country}/{operator}/{product}"),
-    "rent": ("buy", "/v1/user/buy/hosting/{country}/{operator}/{product}"),
-    "reuse": ("buy", "/v1/user/reuse/{product}/{number}"),
+    "rent": ("rent", "/v1/user/buy/hosting/{country}/{operator}/{product}"),
+    "reuse": ("reuse", "/v1/user/reuse/{product}/{number}"),
     "inbox": ("status", "/v1/user/sms/inbox/{id:int}"),
     "check": ("status", "/v1/user/check/{id:int}"),
     "finish": ("close", "/v1/user/finish/{id:int}"),
@@ -315,6 +315,7 @@ def build(
     life_seconds: float = 900.0,
     reuse_seconds: float = 1200.0,
     reuses_any: bool = True,
+    rental_stock: int | None = None,
     rental_sms_in: Literal["inbox", "order", "both"] = "inbox",
     requests_per_second: int | None = None,
     clock: Clock = time.time,
@@ -324,7 +325,7 @@ def build(
     `sms_delay_seconds` None (or negative) delivers nothing by itself; an order is PENDING for `pending_seconds`, then
     RECEIVED, with or without an SMS; cancels within `cancel_wait_seconds` are told to wait. A
     number is used again for `reuse_seconds` after its end, with `reuses_any` False only one that was bought so; what a
-    rental received is shown where `rental_sms_in` says.
+    rental received is shown where `rental_sms_in` says. `rental_stock` None is `stock`.
     """
     sim = FiveSim(
         keys=keys,
@@ -336,6 +337,7 @@ def build(
         life_seconds=life_seconds,
         reuse_seconds=reuse_seconds,
         reuses_any=reuses_any,
+        rental_stock=rental_stock,
         rental_sms_in=rental_sms_in,
         requests_per_second=requests_per_second,
         clock=clock,
