@@ -326,7 +326,7 @@ class FiveSim(Simulator):
 
     def _end(self, order: Order, status: Status, *, rating: float, refund: bool) -> None:
         order.status = status
-        order.ended_at = self.now()
+        order.ended_at = min(self.now(), order.ends_at)
         order.row = None
         self.open_count -= 1
         self.frozen -= order.price
