@@ -247,7 +247,10 @@ def created(reply: Reply, sold_out: frozenset[str], kind: str = "verifications")
 
 
 def purchase_error(reply: Reply, sold_out: frozenset[str]) -> UpstreamError:
-    """What a purchase raises that was not made. Raises Unreadable where a 400 is none of theirs: it is then in doubt."""
+    """What a purchase raises that was not answered with a link.
+
+    Raises Unreadable where a 400 is none of theirs: it is then in doubt.
+    """
     if reply.status == 400:
         code = error_code(reply)
         return SoldOut(code) if _is_sold_out(code, sold_out) else Refused(code, is_fault=True)

@@ -30,8 +30,8 @@ class Rented:
     What it can't do is said here: `tells_cost` (of what was rented), `tells_finish` (reading shows that it was
     finished), `tells_goods` (a rental found names its service and country), `tells_end` (reading tells after an
     extension in doubt whether it took place), `is_extensible`, `is_returnable` (a rental can be given back at all),
-    `cancel_seconds` None (it takes a rental back for as long as no message came). `service` is what is rented where
-    that is not the pair's.
+    `asks_countries` (where it rents out is not known beforehand), `cancel_seconds` None (it takes a rental back for as
+    long as no message came). `service` is what is rented where that is not the pair's.
     """
 
     shelf: Mapping[str, Any]
@@ -46,6 +46,7 @@ class Rented:
     tells_end: bool = True
     is_extensible: bool = True
     is_returnable: bool = True
+    asks_countries: bool = True
     service: str = ""
 
 

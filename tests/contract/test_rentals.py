@@ -519,13 +519,14 @@ async def test_faults_of_the_account_are_told_when_extending(bench: Renting) -> 
 def verbs(bench: Renting, lease: Lease) -> dict[str, Callable[[], Awaitable[Any]]]:
     there, rented = bench.there, bench.rented
     calls: dict[str, Callable[[], Awaitable[Any]]] = {
-        "rent_countries": there.rent_countries,
         "rent_offers": lambda: there.rent_offers(bench.pair.country, rented.hours),
         "rent": bench.rent,
         "read": lambda: bench.read(lease),
         "cancel": lambda: there.close(lease.reference, Outcome.CANCELLED),
         "finish": lambda: there.close(lease.reference, Outcome.FINISHED),
     }
+    if rented.asks_countries:
+        calls["rent_countries"] = there.rent_countries
     if rented.is_extensible:
         calls["extension_cost"] = lambda: there.extension_cost(lease.reference, rented.extension_hours)
         calls["extend"] = lambda: bench.extend(lease)

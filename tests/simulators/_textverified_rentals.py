@@ -139,12 +139,13 @@ class Rentals:
         is_out = shelf.count <= 0 or sim.faults.take("sold_out") is not None
         if is_out and not wish.takes_back_order:
             raise self._refusal("Unavailable", "No numbers are available.")
+        number = sim.new_number(wish.area_codes)
         sale = self._sell(wish, price)
         if is_out:
             sale.back_order = sim.serial("bo")
         elif not sim.faults.take("sale_fails"):
             shelf.count -= 1
-            sale.rental = self._open(wish, sale)
+            sale.rental = self._open(wish, sale, number)
         if sale.rental is None and not sale.back_order:
             sim.balance += price
         return sale
@@ -157,11 +158,10 @@ class Rentals:
         self.sales[sale.id] = sale
         return sale
 
-    def _open(self, wish: RentWish, sale: Sale) -> Rental:
+    def _open(self, wish: RentWish, sale: Sale, number: str) -> Rental:
         sim, now = self._sim, self._sim.now()
         is_always_on = wish.always_on and not sim.faults.take("no_always_on")
         ends_at = now + DURATIONS[wish.duration][0] * 3600.0
-        number = sim.new_number(wish.area_codes)
         made = Rental(sim.serial("lr"), sale.id, wish.service, number, sale.total, is_always_on, now, ends_at)
         self.rentals[made.id] = made
         self._end_later(made)

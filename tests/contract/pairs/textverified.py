@@ -20,6 +20,7 @@ PAIRS = {
             {"service": "telegram", "duration": "oneDay"},
             unknown_reference="rent:lr_99999",
             tells_finish=False,
+            asks_countries=False,
         ),
         reused=Reused(),
     ),
