@@ -30,7 +30,7 @@ class Rented:
     What it can't do is said here: `tells_cost` (of what was rented), `tells_finish` (reading shows that it was
     finished), `tells_goods` (a rental found names its service and country), `tells_end` (reading tells after an
     extension in doubt whether it took place), `is_extensible`, `cancel_seconds` None (it takes a rental back for as
-    long as no message came).
+    long as no message came). `closes_silently`: it answers a close with no body, so there is none to be broken.
     """
 
     shelf: Mapping[str, Any]
@@ -44,6 +44,7 @@ class Rented:
     tells_goods: bool = True
     tells_end: bool = True
     is_extensible: bool = True
+    closes_silently: bool = False
 
 
 @dataclass(frozen=True)
