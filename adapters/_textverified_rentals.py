@@ -45,8 +45,8 @@ from gateway.upstream import Context
 
 FIND_PAGES_MAX = 100
 SMS_PAGES_MAX = 200
-OFFER_SECONDS = 6.0
-"""For asking prices while a caller waits."""
+OFFER_SECONDS = 3.0
+"""For asking prices while a caller waits; what is not told by then is asked for the next time."""
 
 WAKE_PAUSE_SECONDS = 60.0
 """Between two attempts to wake one number: too many are held against the account."""

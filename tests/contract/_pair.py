@@ -31,7 +31,8 @@ class Rented:
     finished), `tells_goods` (a rental found names its service and country), `tells_end` (reading tells after an
     extension in doubt whether it took place), `is_extensible`, `is_returnable` (a rental can be given back at all),
     `asks_countries` (where it rents out is not known beforehand), `cancel_seconds` None (it takes a rental back for as
-    long as no message came). `service` is what is rented where that is not the pair's.
+    long as no message came). `closes_silently`: it answers a close with no body, so there is none to be broken.
+    `service` is what is rented where that is not the pair's.
     """
 
     shelf: Mapping[str, Any]
@@ -47,6 +48,7 @@ class Rented:
     is_extensible: bool = True
     is_returnable: bool = True
     asks_countries: bool = True
+    closes_silently: bool = False
     service: str = ""
 
 
