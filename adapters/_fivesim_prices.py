@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from adapters._fivesim_orders import call_error
 from adapters._http import Reply
@@ -22,7 +23,8 @@ HOSTING = {"3hours": 3, "1day": 24, "10days": 240, "1month": 720}
 _NOT_SOLD = frozenset({"no product", "bad product", "product is incorrect"})
 
 
-class Rent(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rent:
     """A rental that is in stock; `cost` in micro-units."""
 
     product: str
@@ -100,7 +102,8 @@ def read_rents(reply: Reply) -> tuple[Rent, ...]:
     if reply.status != 200:
         raise call_error(reply)
     products = mapping(reply.json() or {})
-    rents, is_odd = [], False
+    rents: list[Rent] = []
+    is_odd = False
     for product, hours in long_enough(HOSTING, 0):
         try:
             rents += _rent(product, hours, mapping(products.get(product) or {}))

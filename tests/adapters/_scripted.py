@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -92,7 +93,7 @@ async def every_verb(there: Upstream, order: BuyOrder, reference: str = "77") ->
     if isinstance(there, Rents):
         calls += _rent_calls(there, replace(order, hours=24, lease_reference=f"rent:{reference}"))
         calls.append(lambda: there.read(watched(f"rent:{reference}")))
-        calls += [lambda outcome=outcome: there.close(f"rent:{reference}", outcome) for outcome in Outcome]
+        calls += [partial(there.close, f"rent:{reference}", outcome) for outcome in Outcome]
     if isinstance(there, Reuses):
         again = replace(order, lease_reference=reference, lease_number="12025550100")
         calls.append(lambda: there.reuse_cost(reference, again.lease_number, again.service, again.country))

@@ -140,7 +140,7 @@ async def opened(pair: Pair, *, key: str | None = None) -> AsyncIterator[Renting
             yield Renting(made.pair, made.there, made.sim, made.observed)
 
 
-def over(pairs: dict[str, Pair]) -> Any:
+def over(pairs: dict[str, Pair]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("pair", list(pairs.values()), ids=list(pairs))
 
 
@@ -380,7 +380,7 @@ async def test_lost_rental_is_in_doubt_sent_once_and_found(bench: Renting, fault
     bench.sim.fault(f"rent.{fault}", 1)
     with pytest.raises(InDoubt):
         await bench.rent(timeout_seconds=1.0 if fault == "slow" else 5.0)
-    (made,) = bench.rentals
+    (made,), close = bench.rentals, bench.there.close
     if not isinstance(bench.there, Finds):
         return
     (found,) = await bench.there.find(since)
@@ -391,7 +391,7 @@ async def test_lost_rental_is_in_doubt_sent_once_and_found(bench: Renting, fault
     assert (await bench.read(found.lease)).state is LeaseState.OPEN
     if not bench.rented.is_returnable:
         return
-    await bench.there.close(found.lease.reference, Outcome.CANCELLED)
+    await close(found.lease.reference, Outcome.CANCELLED)
     assert await bench.there.find(since) == []
 
 

@@ -414,7 +414,7 @@ class FiveSim(Simulator):
         shelf.count = shelf.count if count is None else count
         shelf.rate = shelf.rate if rate is None else rate
 
-    def set_rent_stock(self, *, price: Amount | None = None, count: int | None = None, **shelf: str) -> None:
+    def set_rent_stock(self, *, price: Amount | None = None, count: int | None = None, **shelf: Any) -> None:
         """As `set_stock`, for a rental."""
         if shelf.get("product") not in HOSTING:
             raise ValueError("this provider rents out nothing of that kind")

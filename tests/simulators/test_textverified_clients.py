@@ -30,6 +30,7 @@ from textverified.data import WebhookEventReservationCreatedWebhookEvent, Webhoo
 
 from tests.simulators import textverified as simulator
 from tests.simulators._serve import serve
+from tests.simulators._textverified_wire import API
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 5.0
@@ -248,7 +249,7 @@ def signed_in(http: httpx.Client) -> None:
 
 
 def test_answers_to_test_names_say_so_in_a_header() -> None:
-    with serve(simulator.build()) as address, httpx.Client(base_url=address + simulator.API) as http:
+    with serve(simulator.build()) as address, httpx.Client(base_url=address + API) as http:
         signed_in(http)
         for service, is_mock in (("test_success", True), ("test_no_numbers", True), ("telegram", False)):
             answer = http.post("/verifications", json={"serviceName": service, "capability": "sms"})

@@ -153,13 +153,16 @@ class Calls:
     def sales(self, request: Request, body: Body, wire: Wire) -> Response:
         made: list[Verification | Sale] = [*self.sim.verifications.values(), *self.sim.rentals.sales.values()]
         made.sort(key=lambda one: one.created_at)
-        return wire.page(
-            "/sales", made, _sale_key, lambda one: _sale(wire, one, is_expanded=False), request.query_params
-        )
+
+        def shown(one: Verification | Sale) -> dict[str, Any]:
+            return _sale(wire, one, is_expanded=False)
+
+        return wire.page("/sales", made, _sale_key, shown, request.query_params)
 
     def sale(self, request: Request, body: Body, wire: Wire) -> Response:
         wanted = request.path_params["id"]
-        for made in (*self.sim.verifications.values(), *self.sim.rentals.sales.values()):
+        sales: list[Verification | Sale] = [*self.sim.verifications.values(), *self.sim.rentals.sales.values()]
+        for made in sales:
             if _sale_key(made) == wanted:
                 return reply(_sale(wire, made, is_expanded=True))
         raise Missing(wanted)
