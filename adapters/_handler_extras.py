@@ -2,8 +2,8 @@
 
 Facts: `protocol/handler_api.md` §7. None of these requests names a highest price, so the price is asked first.
 
-DaisySMS has getExtraActivation too, but tells no price for it, and may answer `ASLEEP:`, for a number that gets messages
-only later and costs a penalty if none comes. It is not bought from in this way; the answer would be in doubt.
+DaisySMS has getExtraActivation too, but tells no price for it, and may answer `ASLEEP:` with a number that gets its
+messages only later and costs a penalty if none comes. It is not bought from in this way; the answer would be in doubt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOT_AGAIN = frozenset(
 
 
 class ReusingHandlerApi(HandlerApi):
-    """Hands out the number of an activation that is over, by SMS-Activate's checkExtraActivation, getExtraActivation."""
+    """Hands out the number of an activation that is over: checkExtraActivation and getExtraActivation."""
 
     _cost_action = "checkExtraActivation"
     _reuse_action = "getExtraActivation"

@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
@@ -47,12 +47,13 @@ PushAddresses = Annotated[tuple[str, ...], AfterValidator(_networks)]
 class PushRules:
     """Who may push. `addresses` empty: from anywhere. `secret` set: signed pushes only.
 
-    `shares_ids` where pushes of rentals name them as those of activations do, so that either may be meant.
+    `rentals`: whether there are any, with ids of their `own` in pushes of their own, or with ids `shared` with
+    activations in the same pushes, so that either may be meant.
     """
 
     addresses: tuple[str, ...] = ()
     secret: str = field(default="", repr=False)
-    shares_ids: bool = False
+    rentals: Literal["none", "own", "shared"] = "none"
 
 
 def take(request: PushRequest, rules: PushRules) -> PushTaken:
@@ -61,7 +62,7 @@ def take(request: PushRequest, rules: PushRules) -> PushTaken:
     is_proven = _is_signed(request, data, rules.secret.encode()) if rules.secret else request.has_secret
     if not is_proven or not _is_among(request.peer, rules.addresses):
         raise PushRefused("not proven to come from the upstream")
-    return PushTaken(_told(data, rules.shares_ids))
+    return PushTaken(_told(data, rules.rentals))
 
 
 def _members(body: bytes) -> dict[str, Any] | None:
@@ -72,7 +73,7 @@ def _members(body: bytes) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _told(data: dict[str, Any] | None, shares_ids: bool) -> tuple[Pushed, ...]:
+def _told(data: dict[str, Any] | None, rentals: str) -> tuple[Pushed, ...]:
     if data is None:
         raise PushUnreadable("no JSON object")
     is_rental = "rentId" in data and "activationId" not in data
@@ -84,8 +85,8 @@ def _told(data: dict[str, Any] | None, shares_ids: bool) -> tuple[Pushed, ...]:
     if not lease:
         raise PushUnreadable("no activation named")
     if is_rental:
-        return (Pushed(PREFIX + lease),)
-    return (Pushed(lease), Pushed(PREFIX + lease)) if shares_ids else (Pushed(lease),)
+        return (Pushed(PREFIX + lease),) if rentals == "own" else ()
+    return (Pushed(lease), Pushed(PREFIX + lease)) if rentals == "shared" else (Pushed(lease),)
 
 
 def _is_among(peer: str, addresses: tuple[str, ...]) -> bool:

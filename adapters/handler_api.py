@@ -62,7 +62,8 @@ class Options(FamilyOptions):
 
 
 def build(context: Context, options: Options) -> HandlerApi:
-    rules = PushRules(options.push_addresses, context.secrets.get("webhook_secret", ""))
+    secret = context.secrets.get("webhook_secret", "")
+    rules = PushRules(options.push_addresses, secret, "own" if options.rents else "none")
     form = ActivateRents(options.rent_price_action, CURRENCY_NUMBERS.get(context.currency, ""))
     rents = RentRules(form, hours_min=options.rent_hours_min, hours_max=options.rent_hours_max)
     brand = _brand(options, rules, rents if options.rents else None)

@@ -44,7 +44,7 @@ class Options(FamilyOptions):
 def build(context: Context, options: Options) -> HandlerApi:
     brand = Brand(
         base_url=options.base_url,
-        pushes=PushRules(options.push_addresses, shares_ids=True),
+        pushes=PushRules(options.push_addresses, rentals="shared"),
         change_method=options.change_method,
         rents=RentRules(RenamedRents(options.change_method), options.rent_hours),
     )

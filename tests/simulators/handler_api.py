@@ -9,7 +9,7 @@ Brands that push tell each SMS to one address, `--webhook-url` or `POST /_sim/we
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -287,7 +287,7 @@ def get_active_activations(sim: HandlerApi, params: Params) -> Response:
     """The open orders, newest first. Rows are kept as text, so a page costs a join and not a serialisation."""
     start, limit = _page(sim.brand, params)
     rented = [renamed_row(sim, rental) for rental in reversed(sim.rents.open())] if sim.rents.is_renamed else []
-    listed = itertools.chain(rented, reversed(sim.open.values()))
+    listed: Iterator[str | Order] = itertools.chain(rented, reversed(sim.open.values()))
     page = itertools.islice(listed, start, None if limit is None else start + limit)
     rows = [order if isinstance(order, str) else order.row or _row(sim, order) for order in page]
     return Response(_list_body(sim.brand, rows), media_type="application/json")
