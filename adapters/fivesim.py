@@ -69,8 +69,8 @@ class Options(WordOptions):
 
     base_url: Address = "https://5sim.net/v1"
     reusable: bool = False
-    rental_countries: tuple[int, ...] = ()
-    rental_messages: Literal["inbox", "order"] = "inbox"
+    rent_countries: tuple[int, ...] = ()
+    rent_messages: Literal["inbox", "order"] = "inbox"
 
 
 def build(context: Context, options: Options) -> FiveSim:
@@ -116,8 +116,8 @@ class FiveSim(Seller):
 
     async def rent_countries(self) -> Collection[int]:
         """Those of the stanza, or of the price lists of the rental products; whether these know any is not certain."""
-        if self._options.rental_countries:
-            return frozenset(self._options.rental_countries)
+        if self._options.rent_countries:
+            return frozenset(self._options.rent_countries)
         known, slugs = self._words.countries.incoming, set()
         for product in HOSTING:
             slugs |= await self._rent_slugs(product)
@@ -205,7 +205,7 @@ class FiveSim(Seller):
 
     async def _received(self, rental: Order) -> tuple[Message, ...]:
         """A rental's messages, asked for after its state: none that came before its end is missed."""
-        if self._options.rental_messages == "order":
+        if self._options.rent_messages == "order":
             return rental.sms
         target = path("user", "sms", "inbox", rental.id)
         received = await self._http.ask("read", target, read_inbox, body_bytes=ORDERS_BYTES)
@@ -221,7 +221,7 @@ class FiveSim(Seller):
         """Pages of the newest orders, down to the oldest that is watched. Rentals with an inbox are read singly."""
         rentals = {lease.reference for lease in watched if rental_id(lease.reference)}
         found = await self._listed("activation", {lease.reference for lease in watched} - rentals)
-        if self._options.rental_messages == "order":
+        if self._options.rent_messages == "order":
             listed = await self._listed("hosting", {rental_id(reference) for reference in rentals})
             found |= {rental_reference(ident): order for ident, order in listed.items()}
         return {

@@ -232,7 +232,7 @@ async def test_countries_that_rent_out_are_those_with_a_rental_in_stock() -> Non
 
     async with upstream({"guest/prices": priced}) as (there, _):
         assert await there.rent_countries() == {16, 43}
-    async with upstream({}, rental_countries=[6, 16]) as (there, _):
+    async with upstream({}, rent_countries=[6, 16]) as (there, _):
         assert await there.rent_countries() == {6, 16}
     async with upstream({"guest/prices": said("", 401)}) as (there, _):
         with pytest.raises(Unwell):
@@ -291,7 +291,7 @@ async def test_rental_is_read_with_its_inbox_and_its_end() -> None:
 async def test_rental_can_be_read_without_an_inbox() -> None:
     rows = listed(bought(id=77, sms=[message()]))
     answers = {"user/check/77": bought(sms=[message()]), "user/orders": by_category(listed(), rows)}
-    async with upstream(answers, rental_messages="order") as (there, _):
+    async with upstream(answers, rent_messages="order") as (there, _):
         progress = await there.read(watched("rent:77"))
         many = await there.read_many([watched("rent:77"), watched("5")])
     assert many == {"rent:77": progress}
@@ -306,7 +306,7 @@ async def test_rentals_with_an_inbox_are_left_to_be_read_singly() -> None:
 
 @pytest.mark.parametrize(("status", "state"), [("TIMEOUT", LeaseState.FINISHED), ("CANCELED", LeaseState.CANCELLED)])
 async def test_rental_whose_time_is_over_was_used(status: str, state: LeaseState) -> None:
-    async with upstream({"user/check": bought(status=status)}, rental_messages="order") as (there, _):
+    async with upstream({"user/check": bought(status=status)}, rent_messages="order") as (there, _):
         assert (await there.read(watched("rent:77"))).state is state
 
 

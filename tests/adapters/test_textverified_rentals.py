@@ -504,6 +504,7 @@ def test_no_answer_breaks_a_verb(data: Any) -> None:
 
 
 def test_mistakes_in_the_stanza_are_refused() -> None:
-    for wrong in ({"rent_services": "full"}, {"rent_always_on": "perhaps"}):
+    wrongs: list[dict[str, Any]] = [{"rent_services": "full"}, {"rent_always_on": "perhaps"}]
+    for wrong in wrongs:
         with pytest.raises(ValidationError):
             textverified.Options(**wrong)
