@@ -99,16 +99,17 @@ class Order(BaseModel):
         """Raises Unreadable where the state is a word never seen."""
         if not self.is_known:
             raise Unreadable("an unknown state")
-        return Progress(_STATES[self.status], in_order(self.sms))
+        return Progress(_STATES[self.status], once(self.sms))
 
     def rental_progress(self, messages: tuple[Message, ...]) -> Progress:
         """As `progress`, with these messages. A time-out gives no money back: the time was used."""
         state = self.progress().state
         is_used = self.status == "TIMEOUT"
-        return Progress(LeaseState.FINISHED if is_used else state, in_order(messages), moment(self.expires))
+        received = sorted(once(messages), key=lambda sms: sms.received_at or 0.0)
+        return Progress(LeaseState.FINISHED if is_used else state, tuple(received), moment(self.expires))
 
 
-def in_order(messages: tuple[Message, ...]) -> tuple[Sms, ...]:
+def once(messages: tuple[Message, ...]) -> tuple[Sms, ...]:
     """Each message once."""
     return tuple({sms.identity: sms for sms in (message.sms() for message in messages)}.values())
 
@@ -126,6 +127,11 @@ def read_orders(reply: Reply) -> tuple[list[Order], int]:
     """Readable orders of one page, and how many there were in all. Raises Unreadable, Unwell."""
     raw = _rows(reply)
     return list(readable(raw, read_order)), len(raw)
+
+
+def read_rentals(reply: Reply) -> tuple[list[Order], int]:
+    """As `read_orders`, for rentals. Where there is no such list there are none: they may be switched off."""
+    return ([], 0) if reply.status == 400 and sentence(reply.text) else read_orders(reply)
 
 
 def read_inbox(reply: Reply) -> tuple[Message, ...] | None:

@@ -31,6 +31,7 @@ from adapters._fivesim_orders import (
     read_inbox,
     read_order,
     read_orders,
+    read_rentals,
     seen,
     told,
 )
@@ -269,9 +270,8 @@ class FiveSim(Seller):
         for page in range(PAGES_MAX):
             params = {"category": category, "limit": str(PAGE), "offset": str(page * PAGE)}
             params |= {"order": "id", "reverse": "true"}
-            orders, count = await self._http.ask(
-                verb, "/user/orders", read_orders, params=params, body_bytes=ORDERS_BYTES
-            )
+            read = read_rentals if category == "hosting" else read_orders
+            orders, count = await self._http.ask(verb, "/user/orders", read, params=params, body_bytes=ORDERS_BYTES)
             if verb == "find" and len(orders) < count:
                 raise Unwell("an order in the list is unreadable")
             yield orders

@@ -278,7 +278,8 @@ async def test_unreadable_rentals_are_in_doubt(given: Any) -> None:
 
 
 async def test_rental_is_read_with_its_inbox_and_its_end() -> None:
-    inbox = {"Data": [message(), message("", "Hello"), message()], "Total": 3}
+    late = message("", "Hello", created_at="2026-11-01T10:02:00Z")
+    inbox = {"Data": [late, message(), message()], "Total": 3}
     shown = bought(id=77, sms=[message("1", "shown with the order")])
     answers = {"user/check/77": shown, "user/sms/inbox/77": inbox}
     async with upstream(answers) as (there, script):
@@ -547,6 +548,15 @@ async def test_find_lists_open_orders_since_the_purchase() -> None:
     ]
     assert found[0].created_at == pytest.approx(CREATED)
     assert len(script.requests) == 2
+
+
+async def test_shop_without_a_list_of_rentals_has_none() -> None:
+    answers = {"user/orders": by_category(listed(bought(id=5)), said("bad category"))}
+    async with upstream(answers) as (there, _):
+        assert [one.lease.reference for one in await there.find(0)] == ["5"]
+    async with upstream({"user/orders": by_category(listed(), said("", 401))}) as (there, _):
+        with pytest.raises(Unwell):
+            await there.find(0)
 
 
 @pytest.mark.parametrize("given", [said("", 401), said("<html>", 200), {"Data": "x"}, said("bad category")])
