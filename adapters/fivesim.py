@@ -66,7 +66,11 @@ Category = Literal["activation", "hosting"]
 
 
 class Options(WordOptions):
-    """`services` and `countries` map our codes to 5sim's words, over the tables below."""
+    """`services` and `countries` map our codes to 5sim's words, over the tables below.
+
+    `reusable` buys only numbers that can be used again. `rent_countries` are where it rents out, read from its prices
+    where empty; `rent_messages` is where a rental's messages are.
+    """
 
     base_url: Address = "https://5sim.net/v1"
     reusable: bool = False

@@ -73,7 +73,7 @@ class Options(BaseModel):
     """`services` maps our codes to their names, over the table; `country` is the canonical one that stands for the US.
 
     `sold_out_codes` are the words of a 400 which say that there is no number at this price; all others, but those with
-    a price in them, are faults of the account.
+    a price in them, are faults of the account. `rent_services` are our codes for what is rented out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -24,6 +24,7 @@ CREDIT = 10_000_000
 @pytest.fixture
 async def renting(request: pytest.FixtureRequest, tmp_path: Path, sqlite_url: str) -> AsyncIterator[Stage]:
     async with staged(request.param, tmp_path, sqlite_url) as made:
+        assert made.pair.rented is not None
         made.sim.set_rent_stock(**made.pair.rented.shelf, price=RENT_PRICE, count=RENT_STOCK)
         yield made
 
