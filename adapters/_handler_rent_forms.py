@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 from adapters._handler_rent_rows import (
     NOTHING_TO_RENT,
     PREFIX,
-    Extended,
     Moment,
     Page,
     Shown,
@@ -75,7 +74,9 @@ class RentForm(Protocol):
 
     def history_question(self, rental: str, hours: int) -> tuple[str, Params]: ...
 
-    def history(self, answer: Answer, moment: Moment) -> list[Extended]: ...
+    def history(self, answer: Answer) -> list[int]:
+        """The hours of each extension there was. Raises Refused too."""
+        ...
 
     def page(self, answer: Answer) -> Page: ...
 
@@ -106,6 +107,10 @@ class RentRules:
         wanted = max(hours, self.hours_min)
         length = wanted if wanted <= 24 else -(-wanted // 24) * 24
         return length if length <= self.hours_max else None
+
+    def extension_at_least(self, hours: int) -> int | None:
+        """What to ask for: where times are fixed, those of an extension are told with its price."""
+        return hours if self.hours else self.at_least(hours)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +170,8 @@ class ActivateRents:
     def history_question(self, rental: str, hours: int) -> tuple[str, Params]:
         return "continueRentInfo", {"id": rental, "hours": str(hours), "needHistory": "true"}
 
-    def history(self, answer: Answer, moment: Moment) -> list[Extended]:
-        return history(values(mapping(data_of(answer)).get("history") or []), moment)
+    def history(self, answer: Answer) -> list[int]:
+        return history(values(mapping(data_of(answer)).get("history")))
 
     def page(self, answer: Answer) -> Page:
         told = state_page(answer)
@@ -258,8 +263,8 @@ class RenamedRents:
     def history_question(self, rental: str, hours: int) -> tuple[str, Params]:
         return "prolongHistory", {"id": rental}
 
-    def history(self, answer: Answer, moment: Moment) -> list[Extended]:
-        return history(values(mapping(data_of(answer)).get("data") or []), moment)
+    def history(self, answer: Answer) -> list[int]:
+        return history(values(mapping(data_of(answer)).get("data")))
 
     def page(self, answer: Answer) -> Page:
         told = state_page(answer)

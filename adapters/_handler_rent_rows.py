@@ -63,14 +63,6 @@ class Goods:
 
 
 @dataclass(frozen=True, slots=True)
-class Extended:
-    """A line of a rental's history: more time it was given."""
-
-    at: float | None
-    hours: int
-
-
-@dataclass(frozen=True, slots=True)
 class Shown:
     """A message as its row has it. `date` is the upstream's word for when, `id` empty where it gives none."""
 
@@ -179,9 +171,9 @@ def extension_error(answer: Answer) -> UpstreamError:
     return NotAllowed(answer.quotable) if answer.word in NOT_EXTENSIBLE else call_error(answer)
 
 
-def history(rows: Iterable[object], moment: Moment) -> list[Extended]:
-    """`createDate` and `hours` are named alike in both forms. Raises Unreadable."""
-    return [Extended(moment(row.get("createDate")), _hours(row.get("hours"))) for row in map(mapping, rows)]
+def history(rows: Iterable[object]) -> list[int]:
+    """How many hours each extension gave: `hours` in both forms. Raises Unreadable."""
+    return [_hours(mapping(row).get("hours")) for row in rows]
 
 
 def _hours(value: object) -> int:

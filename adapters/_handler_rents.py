@@ -5,8 +5,9 @@ Facts: `protocol/handler_api.md` §8.
 * A rental has no price cap on the wire, so the price is asked first, within the order's time; one that became dearer
   all the same is returned, at its cost where that is told.
 * What can't be read after a request that rents or extends is in doubt, and it is sent once.
-* Nothing tells when a rental ends but the answers to these requests. The end is remembered, and after an extension in
-  doubt the rental's history is asked whether it took place. A restart in between forgets both.
+* Nothing tells when a rental ends but the answers to these requests. The end is remembered; and the rental's history
+  is asked before an extension, so that after one in doubt it tells whether it took place, whatever the clocks say. A
+  restart in between forgets both.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from adapters._handler_rent_forms import RentRules
 from adapters._handler_rent_rows import UNKNOWN, Goods, Page, Shown, goods, messages, rent_id, renting_countries
 from adapters._handler_states import is_done
 from adapters._handler_words import CURRENCY_NUMBERS, Answer, call_error, parse_answer, purchase_error
-from adapters._http import Reply
+from adapters._http import ASK_SECONDS, Reply
 from adapters._price_first import Countdown, before_buying, require_price
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, TooEarly, UnknownLease, Unwell
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, RentOffer, Watched
@@ -36,8 +37,7 @@ REMEMBERED = 65536
 REMEMBERED_SECONDS = 200 * 86400.0
 """No rental is longer than 180 days (HeroSMS)."""
 
-DOUBT_SLACK_SECONDS = 300.0
-"""How far the upstream's clock may be behind ours where its history is asked for what was done just now."""
+HISTORY_SECONDS = 3.0
 
 DOUBT_SECONDS = 3600.0
 """What a history has not shown by then did not happen."""
@@ -50,11 +50,12 @@ _NOT_NOW = frozenset({"CANT_CANCEL", "BAD_STATUS", "ACTIVATION_NOT_ACTIVE", "FRE
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """An extension whose answer was lost."""
+    """An extension whose answer was lost. `made_before` are those of as many hours that the history had before it."""
 
     asked_at: float
     hours: int
     end_before: float
+    made_before: int
 
 
 class RentingHandlerApi(HandlerApi):
@@ -153,7 +154,7 @@ class RentingHandlerApi(HandlerApi):
     # --- more time ---
 
     async def extension_cost(self, reference: str, hours: int) -> tuple[Money, int]:
-        rental, wanted = rent_id(reference), self._rules.at_least(hours)
+        rental, wanted = rent_id(reference), self._rules.extension_at_least(hours)
         if rental is None or wanted is None:
             raise NotAllowed("no rental, or not extended by so much")
         action, params = self._form.cost_question(rental, wanted)
@@ -164,17 +165,19 @@ class RentingHandlerApi(HandlerApi):
 
     async def extend(self, order: BuyOrder) -> float:
         lease, time_left = order.lease_reference, Countdown(order.timeout_seconds)
-        rental, hours = rent_id(lease), self._hours_of(order)
+        rental, hours = rent_id(lease), order.hours
         if rental is None:
             raise Refused("no rental")
         action, params = self._form.cost_question(rental, hours)
         await require_price(self._ask_price(action, params, self._extension_price(hours), time_left), order)
-        before, asked_at = self._ends.get(lease), self._clock()
+        before, made = self._ends.get(lease), await self._made_before(rental, hours, time_left)
         try:
             told = await self._prolong(rental, hours, time_left)
         except InDoubt:
-            if before is not None:
-                self._doubts[lease] = Doubt(asked_at, hours, before)
+            if before is not None and made is not None:
+                self._doubts[lease] = Doubt(self._clock(), hours, before, made)
+            else:
+                self._ends.pop(lease, None)
             raise
         end = told if told is not None or before is None else before + hours * 3600
         if end is None:
@@ -247,11 +250,21 @@ class RentingHandlerApi(HandlerApi):
             del self._doubts[lease]
         return self._ends.get(lease)
 
+    async def _made_before(self, rental: str, hours: int, time_left: Countdown) -> int | None:
+        """None where it is not told: the extension is made all the same, and one in doubt then stays so."""
+        try:
+            return await self._made("extend_history", rental, hours, min(HISTORY_SECONDS, time_left.left_seconds() / 2))
+        except (Unwell, Refused):
+            return None
+
     async def _took_place(self, rental: str, doubt: Doubt) -> bool:
-        action, params = self._form.history_question(rental, doubt.hours)
-        made = await self._call("read", action, lambda answer: self._form.history(answer, self._moment), params)
-        since = doubt.asked_at - DOUBT_SLACK_SECONDS
-        return any(row.hours == doubt.hours and row.at is not None and row.at >= since for row in made)
+        return await self._made("read", rental, doubt.hours) > doubt.made_before
+
+    async def _made(self, verb: str, rental: str, hours: int, seconds: float = ASK_SECONDS) -> int:
+        """How many extensions by so many hours its history has."""
+        action, params = self._form.history_question(rental, hours)
+        made = await self._call(verb, action, self._form.history, params, seconds)
+        return made.count(hours)
 
     # --- closing ---
 

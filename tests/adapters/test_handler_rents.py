@@ -302,6 +302,7 @@ async def test_extension_is_asked_paid_and_told() -> None:
         assert await there.extend(longer()) == NOW + 48 * HOUR
     assert asked(script)[1:] == [
         {"action": "continueRentInfo", "id": "17", "hours": "24"},
+        {"action": "continueRentInfo", "id": "17", "hours": "24", "needHistory": "true"},
         {"action": "continueRentNumber", "id": "17", "rent_time": "24"},
     ]
 
@@ -388,49 +389,60 @@ async def test_what_an_extension_is_answered_with(answer: Any, expected: type[Up
     async with upstream("handler_api", {"continueRentInfo": INFO, "continueRentNumber": answer}) as (there, script):
         with pytest.raises(expected):
             await there.extend(longer())
-    assert len(script.requests) == 2
+    assert len(script.requests) == 3
 
 
-@pytest.mark.parametrize(
-    ("rows", "hours_more"),
-    [
-        ({"0": {"createDate": "2026-11-01 10:00:02", "price": "2.40", "hours": 24}}, 24),
-        ([{"createDate": "2026-11-01 09:58:00", "price": "2.40", "hours": "24"}], 24),
-        ({"0": {"createDate": "2026-11-01 09:00:00", "price": "2.40", "hours": 24}}, 0),
-        ({"0": {"createDate": "2026-11-01 10:00:02", "price": "2.40", "hours": 48}}, 0),
-        ([], 0),
-    ],
-)
-async def test_extension_in_doubt_is_looked_up_in_the_history(rows: Any, hours_more: int) -> None:
-    answers = {
+BEFORE = {"0": {"createDate": "2026-11-01 09:59:00", "price": "2.40", "hours": 24}}
+
+
+def in_doubt(*histories: Any) -> Answers:
+    """A rental extended by a request whose answer is lost, and what its history says before and after."""
+    return {
         "getRentServicesAndCountries": LIST,
         "getRentNumber": RENTED,
-        "continueRentInfo": (INFO, {**INFO, "history": rows}),
+        "continueRentInfo": (INFO, *histories),
         "continueRentNumber": httpx.ReadTimeout("late"),
         "getRentStatus": said("STATUS_WAIT_CODE"),
     }
+
+
+@pytest.mark.parametrize(
+    ("after", "hours_more"),
+    [
+        ({**BEFORE, "1": {"createDate": "2026-11-01 10:00:02", "price": "2.40", "hours": 24}}, 24),
+        ([{"hours": "24"}, {"hours": 24}], 24),
+        (BEFORE, 0),
+        ({**BEFORE, "1": {"createDate": "2026-11-01 10:00:02", "price": "4.80", "hours": 48}}, 0),
+        ([], 0),
+    ],
+)
+async def test_extension_in_doubt_is_looked_up_in_the_history(after: Any, hours_more: int) -> None:
+    """One of as many hours that was there before is not taken for it, however short a time ago it was made."""
+    answers = in_doubt({**INFO, "history": BEFORE}, {**INFO, "history": after})
     async with upstream("handler_api", answers) as (there, script):
         await there.rent(rental())
         with pytest.raises(InDoubt):
             await there.extend(longer())
-        assert (await there.read(watched("rent:17"))).expires_at == NOW + (24 + hours_more) * HOUR
-        assert asked(script)[-1]["needHistory"] == "true"
+        for _ in range(2):
+            assert (await there.read(watched("rent:17"))).expires_at == NOW + (24 + hours_more) * HOUR
+    assert [request["action"] for request in asked(script)].count("continueRentNumber") == 1
 
 
-async def test_history_that_is_not_told_leaves_the_end_unknown() -> None:
-    answers = {
-        "getRentServicesAndCountries": LIST,
-        "getRentNumber": RENTED,
-        "continueRentInfo": (INFO, said("SERVER_ERROR")),
-        "continueRentNumber": httpx.ReadTimeout("late"),
-        "getRentStatus": said("STATUS_WAIT_CODE"),
-    }
-    async with upstream("handler_api", answers) as (there, _):
+@pytest.mark.parametrize("histories", [(said("SERVER_ERROR"),), ({**INFO, "history": []}, said("SERVER_ERROR"))])
+async def test_history_that_is_not_told_leaves_the_end_unknown(histories: Any) -> None:
+    async with upstream("handler_api", in_doubt(*histories)) as (there, _):
         await there.rent(rental())
         with pytest.raises(InDoubt):
             await there.extend(longer())
         progress = await there.read(watched("rent:17"))
     assert (progress.state, progress.expires_at) == (LeaseState.OPEN, None)
+
+
+async def test_extension_is_by_the_hours_ordered_or_not_at_all() -> None:
+    async with upstream("herosms", {"prolongOptions": HERO_OPTIONS}) as (there, script):
+        with pytest.raises(Refused):
+            await there.extend(longer(48, 9_000_000))
+    assert len(script.requests) == 1
 
 
 # --- reading ---
