@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from adapters._handler_prices import Sheet, parse_prices
 from adapters._handler_pushes import PushRules, take
+from adapters._handler_rent_forms import RentRules, rent_list
+from adapters._handler_rent_rows import PREFIX, rent_id
 from adapters._handler_rows import Row, rows_of
 from adapters._handler_states import accept_state, is_done, known_status, lease_error, progress_of, text_beside
 from adapters._handler_words import Answer, balance_of, call_error, parse_answer, purchase_error
@@ -37,6 +39,8 @@ T = TypeVar("T")
 
 TEXT_SECONDS = 4.0
 PAGES_MAX = 100
+RENT_PAGE = 100
+RENTAL_SUBTYPE = "2"
 TEXTS_KEPT = 4096
 TEXTS_KEPT_SECONDS = 3600.0
 CANCEL_WAIT_SECONDS_MAX = 3600.0
@@ -99,6 +103,11 @@ class Brand:
     early_cancel_seconds: float = 120.0
     pushes: PushRules | None = None
 
+    rents: RentRules | None = None
+    """How it rents out; goes with the ability `RentingHandlerApi`."""
+    change_method: Literal["GET", "POST"] = "GET"
+    """How a number is had again where that has a method of its own (`ReactivatingHandlerApi`)."""
+
 
 class FamilyOptions(BaseModel):
     """Stanza keys of every member. `services` and `countries` map our codes to the upstream's where they differ."""
@@ -134,12 +143,19 @@ class ProviderOptions(FamilyOptions):
         return bool(self.provider_ids or self.except_provider_ids)
 
 
-def build_handler_api(context: Context, brand: Brand, options: FamilyOptions) -> HandlerApi:
-    """The upstream, with the abilities its brand has: a list of open orders lets it read many and find."""
-    if brand.open_list == "none":
-        kind = HandlerApi if brand.pushes is None else PushedHandlerApi
-    else:
-        kind = ListingHandlerApi if brand.pushes is None else PushedListingHandlerApi
+def build_handler_api(
+    context: Context, brand: Brand, options: FamilyOptions, *abilities: type[HandlerApi]
+) -> HandlerApi:
+    """The upstream, with the abilities its brand has: those named, and what a list of open orders and pushes allow.
+
+    An ability is found by the methods there are, so the class is composed of those that have them.
+    """
+    kinds = list(abilities)
+    if brand.pushes is not None:
+        kinds.append(PushedHandlerApi)
+    if brand.open_list != "none":
+        kinds.append(ListingHandlerApi)
+    kind = cast("type[HandlerApi]", type("HandlerApi", tuple(kinds), {})) if kinds else HandlerApi
     return kind(context, brand, options)
 
 
@@ -389,8 +405,11 @@ class ListingHandlerApi(HandlerApi):
     """A member with a list of its open orders: reads many in one call, and finds a purchase whose reply was lost."""
 
     async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]:
-        """Leases in a later round are left out: a row does not tell an old code from the one now awaited."""
-        wanted = {lease.reference for lease in watched if lease.round == 1}
+        """Leases in a later round are left out: a row does not tell an old code from the one now awaited.
+
+        So are rentals: a row tells neither their messages apart, nor all of them.
+        """
+        wanted = {lease.reference for lease in watched if lease.round == 1 and rent_id(lease.reference) is None}
         found: dict[str, Progress] = {}
         if not wanted:
             return found
@@ -410,18 +429,33 @@ class ListingHandlerApi(HandlerApi):
         Raises Unwell where a row is unreadable: it may be the one that is looked for.
         """
         found = [self._found(row) async for page in self._pages("find") for row in page if self._is_open(row)]
+        if self._brand.rents is not None and self._brand.rents.form.lists_rentals:
+            found += await self._rentals()
         return [order for order in found if order.created_at is None or order.created_at >= int(since)]
+
+    async def _rentals(self) -> list[Found]:
+        """All open rentals, where they have a list of their own."""
+        found: dict[str, Found] = {}
+        for page in range(1, PAGES_MAX + 1):
+            rows = await self._call("find", "getRentList", rent_list, {"page": str(page), "length": str(RENT_PAGE)})
+            fresh = {row.lease.reference: row for row in rows if row.lease.reference not in found}
+            found |= fresh
+            if not fresh:
+                break
+        return list(found.values())
 
     def _is_open(self, row: Row) -> bool:
         return row.status in self._brand.open_rows
 
     def _found(self, row: Row) -> Found:
         """A service or country without a code of ours is given as it is, or as -1: the lease must not be hidden."""
+        is_rental = self._brand.rents is not None and row.subtype == RENTAL_SUBTYPE
         return Found(
-            lease=Lease(row.id, row.phone, cost(row.cost, self._currency)),
+            lease=Lease(PREFIX + row.id if is_rental else row.id, row.phone, cost(row.cost, self._currency)),
             service=self._services.incoming.get(row.service, row.service),
             country=self._countries.incoming.get(row.country, -1),
             created_at=self._moment(row.created),
+            is_rental=is_rental,
         )
 
     async def _pages(self, verb: str) -> AsyncGenerator[list[Row], None]:
@@ -442,13 +476,6 @@ class ListingHandlerApi(HandlerApi):
 
 class PushedHandlerApi(HandlerApi):
     """A member that tells of messages by itself."""
-
-    async def take_push(self, request: PushRequest) -> PushTaken:
-        return take(request, self._brand.pushes or PushRules())
-
-
-class PushedListingHandlerApi(ListingHandlerApi):
-    """Likewise, with a list of its open orders."""
 
     async def take_push(self, request: PushRequest) -> PushTaken:
         return take(request, self._brand.pushes or PushRules())

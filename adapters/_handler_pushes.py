@@ -3,7 +3,7 @@
 Bodies met, JSON in a POST (`protocol/handler_api.md` §9, `upstreams/handler_api_family.md` §3.4, §5, §8):
 
     {"activationId": 123, "service", "text", "code", …}                   SMS-Activate, SMSBower; HeroSMS: id as text
-    {"rentId": 1, "sms": {…}}                                             SMS-Activate's rents, which we do not buy
+    {"rentId": 1, "sms": {…}}                                             SMS-Activate's rentals
     {"event", "verification_id", "phone_number", "message", "timestamp", "signature"}              the brief's, signed
 
 None but the last is signed, so they are hints: they name the lease to be read. The last stays a hint too, signature or
@@ -17,10 +17,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
+from adapters._handler_rent_rows import PREFIX
 from adapters._values import Unreadable, load_json, reference
 from gateway.errors import PushRefused, PushUnreadable
 from gateway.upstream import Pushed, PushRequest, PushTaken
@@ -44,10 +45,15 @@ PushAddresses = Annotated[tuple[str, ...], AfterValidator(_networks)]
 
 @dataclass(frozen=True, slots=True)
 class PushRules:
-    """Who may push. `addresses` empty: from anywhere. `secret` set: signed pushes only."""
+    """Who may push. `addresses` empty: from anywhere. `secret` set: signed pushes only.
+
+    `rentals`: whether there are any, with ids of their `own` in pushes of their own, or with ids `shared` with
+    activations in the same pushes, so that either may be meant.
+    """
 
     addresses: tuple[str, ...] = ()
     secret: str = field(default="", repr=False)
+    rentals: Literal["none", "own", "shared"] = "none"
 
 
 def take(request: PushRequest, rules: PushRules) -> PushTaken:
@@ -56,7 +62,7 @@ def take(request: PushRequest, rules: PushRules) -> PushTaken:
     is_proven = _is_signed(request, data, rules.secret.encode()) if rules.secret else request.has_secret
     if not is_proven or not _is_among(request.peer, rules.addresses):
         raise PushRefused("not proven to come from the upstream")
-    return PushTaken(_told(data))
+    return PushTaken(_told(data, rules.rentals))
 
 
 def _members(body: bytes) -> dict[str, Any] | None:
@@ -67,17 +73,20 @@ def _members(body: bytes) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _told(data: dict[str, Any] | None) -> tuple[Pushed, ...]:
+def _told(data: dict[str, Any] | None, rentals: str) -> tuple[Pushed, ...]:
     if data is None:
         raise PushUnreadable("no JSON object")
-    if "rentId" in data and "activationId" not in data:
-        return ()
-    lease = data["verification_id"] if "verification_id" in data else data.get("activationId")
+    is_rental = "rentId" in data and "activationId" not in data
+    name = "rentId" if is_rental else "verification_id" if "verification_id" in data else "activationId"
     try:
-        return (Pushed(reference(lease).removeprefix(VERIFICATION_PREFIX)),)
+        lease = reference(data.get(name)).removeprefix(VERIFICATION_PREFIX)
     except Unreadable:
-        pass
-    raise PushUnreadable("no activation named")
+        lease = ""
+    if not lease:
+        raise PushUnreadable("no activation named")
+    if is_rental:
+        return (Pushed(PREFIX + lease),) if rentals == "own" else ()
+    return (Pushed(lease), Pushed(PREFIX + lease)) if rentals == "shared" else (Pushed(lease),)
 
 
 def _is_among(peer: str, addresses: tuple[str, ...]) -> bool:

@@ -29,6 +29,8 @@ class Row(BaseModel):
     service: str = Field(default="", validation_alias=AliasChoices("serviceCode", "service"))
     country: str = Field(default="", validation_alias=AliasChoices("countryCode", "country"))
     cost: str | None = Field(default=None, validation_alias=AliasChoices("activationCost", "cost"))
+    subtype: str = ""
+    """HeroSMS: 2 for a rental."""
     created: str = Field(default="", validation_alias=AliasChoices("activationTime", "createDate"))
     codes: Annotated[tuple[str, ...], BeforeValidator(_texts)] = Field(
         default=(), validation_alias=AliasChoices("smsCode", "code")

@@ -16,6 +16,9 @@ from adapters._http import Reply
 from adapters._values import Unreadable, micros
 from gateway.errors import InDoubt, Refused, SoldOut, Unwell, UpstreamError
 
+CURRENCY_NUMBERS = {"USD": "840", "RUB": "643"}
+"""ISO 4217 numbers, as this protocol names currencies."""
+
 MAX_PROSE = 300
 """No refusal is longer; a longer body that is no token is a page."""
 
@@ -33,7 +36,15 @@ _FAILED = frozenset({"error", "fail", "false", "0"})
 """`status` members that mean failure, as lower-case text."""
 
 SOLD_OUT = frozenset(
-    {"NO_NUMBERS", "NO_PROVIDERS", "NUMBER_NOT_AVAILABLE", "WRONG_MAX_PRICE", "MAX_PRICE_EXCEEDED", "BAD_MAX_PRICE"}
+    {
+        "BAD_MAX_PRICE",
+        "MAX_PRICE_EXCEEDED",
+        "NO_NUMBERS",
+        "NO_PROVIDERS",
+        "NUMBER_NOT_AVAILABLE",
+        "OUT_OF_STOCK",
+        "WRONG_MAX_PRICE",
+    }
 )
 BAD_KEY = frozenset({"BAD_KEY", "NO_KEY", "API_KEY_NOT_VALID", "NO_ACCESS"})
 FAULTS = BAD_KEY | {

@@ -7,11 +7,13 @@ never a purchase in doubt.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from gateway.errors import InDoubt, NotReached, Refused, SoldOut
+from adapters._refusals import RefusedForGood
+from gateway.errors import InDoubt, NotAllowed, NotReached, Refused, SoldOut, UnknownLease, Unwell, UpstreamError
 from gateway.model import BuyOrder
 
 T = TypeVar("T")
@@ -24,14 +26,37 @@ async def before_buying(question: Awaitable[T]) -> T:
     """The answer to a question asked before a purchase. Raises NothingTaken."""
     try:
         return await question
-    except InDoubt as error:
+    except (InDoubt, Unwell) as error:
         reason = str(error)
     raise Refused(f"could not ask first: {reason}", is_fault=True)
 
 
 async def require_price(question: Awaitable[int], order: BuyOrder) -> None:
     """Asks for the price in micro-units. Raises SoldOut where it is above the order's cap, and NothingTaken."""
-    if await before_buying(question) > order.cost_max.micros:
+    require_cap(await before_buying(question), order)
+
+
+async def within(question: Awaitable[T], seconds: float) -> T:
+    """As `before_buying`, for questions asked with the calls of reading, in so many seconds at most.
+
+    Raises NothingTaken: RefusedForGood where the answer was that this is never to be had.
+    """
+    refused: UpstreamError
+    try:
+        async with asyncio.timeout(seconds):
+            return await question
+    except (NotAllowed, UnknownLease) as error:
+        refused = RefusedForGood(str(error))
+    except Unwell as error:
+        refused = Refused(f"could not ask first: {error}", is_fault=True)
+    except TimeoutError:
+        refused = Refused("could not ask first: no answer in time", is_fault=True)
+    raise refused
+
+
+def require_cap(cost_micros: int, order: BuyOrder) -> None:
+    """Raises SoldOut where a price is above the order's cap."""
+    if cost_micros > order.cost_max.micros:
         raise SoldOut("dearer than allowed")
 
 

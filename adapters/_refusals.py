@@ -8,7 +8,11 @@ from typing import Any
 
 from adapters._http import Reply
 from adapters._values import Unreadable, mapping, micros
-from gateway.errors import InDoubt, Refused, SoldOut, Unwell, UpstreamError
+from gateway.errors import InDoubt, NotAllowed, Refused, SoldOut, Unwell, UpstreamError
+
+
+class RefusedForGood(Refused, NotAllowed):
+    """Nothing was taken, and asking later does not help: this number is not used again, this rental not extended."""
 
 
 @dataclass(frozen=True, slots=True)

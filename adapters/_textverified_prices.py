@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from zlib import crc32
 
 from adapters._prices import Row
-from adapters._textverified_words import NOT_LISTED
+from adapters._textverified_words import ALL_SERVICES, NOT_LISTED
 from adapters._values import Unreadable, load_json, mapping
 from gateway.errors import Unwell
 from gateway.model import Clock
@@ -27,7 +27,7 @@ UNKNOWN_STOCK = 1
 """Where stock is not told: sold as one number at a time."""
 
 _CAPABILITIES = frozenset({"sms", "smsandvoicecombo"})
-_SPECIAL = frozenset({NOT_LISTED, "servicenotlistedvoice", "allservices"})
+_SPECIAL = frozenset({NOT_LISTED, "servicenotlistedvoice", ALL_SERVICES})
 
 
 def parse_services(body: bytes, known: frozenset[str]) -> tuple[tuple[str, ...], Counter[str]]:

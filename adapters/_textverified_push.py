@@ -14,12 +14,14 @@ import hashlib
 import hmac
 from typing import Any
 
+from adapters._rentals import rental_reference
 from adapters._values import Unreadable, load_json, mapping, reference
 from gateway.errors import PushRefused, PushUnreadable
 from gateway.upstream import Pushed, PushRequest, PushTaken
 
 SIGNATURE = "x-webhook-signature"
 _SCHEME = "hmac-sha512"
+_KINDS = frozenset({"verification", "rental", "nonrenewable"})
 
 
 def check_signature(request: PushRequest, secret: str) -> None:
@@ -58,9 +60,12 @@ def _pushed(envelope: dict[str, Any]) -> tuple[Pushed, ...]:
 
 
 def _received(data: dict[str, Any]) -> tuple[Pushed, ...]:
-    """`reservationId` may be null: such a message is left to polling."""
+    """`reservationId` may be null: such a message is left to polling. It does not tell what is reserved."""
     named = data.get("reservationid")
-    return (Pushed(reference(named)),) if named else ()
+    if not named:
+        return ()
+    ident = reference(named)
+    return (Pushed(ident), Pushed(rental_reference(ident)))
 
 
 def _created(data: dict[str, Any]) -> tuple[Pushed, ...]:
@@ -68,7 +73,7 @@ def _created(data: dict[str, Any]) -> tuple[Pushed, ...]:
     kind = data.get("type")
     if not isinstance(kind, str):
         raise Unreadable("no type of reservation")
-    return (Pushed(""),) if kind.lower() == "verification" else ()
+    return (Pushed(""),) if kind.lower() in _KINDS else ()
 
 
 def _small_keys(data: Any) -> dict[str, Any]:

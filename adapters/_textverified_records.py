@@ -12,11 +12,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from adapters._http import Reply
-from adapters._values import Digits, Reference, Unreadable, cost, mapping, moment, reference
-from gateway.errors import InDoubt, Refused, SoldOut, Unwell, UpstreamError
+from adapters._values import Digits, Reference, Unreadable, cost, mapping, micros, moment, reference
+from gateway.errors import InDoubt, Refused, SoldOut, UnknownLease, Unwell, UpstreamError
 from gateway.model import Lease, LeaseState, Sms
 
-Record = TypeVar("Record", bound=BaseModel)
+R = TypeVar("R", bound="Record")
 
 PREFIX = "1"
 
@@ -47,23 +47,30 @@ Text = Annotated[str, BeforeValidator(_or_empty)]
 Flag = Annotated[bool, BeforeValidator(bool)]
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
+    """What every record of theirs is: members in camel case, further ones ignored."""
+
     model_config = ConfigDict(alias_generator=to_camel, frozen=True, extra="ignore", coerce_numbers_to_str=True)
 
 
-class _Link(_Record):
+class _Link(Record):
     href: Text = ""
 
 
-class _Cancel(_Record):
+class _Cancel(Record):
     can_cancel: Flag = False
 
 
-class _Report(_Record):
+class _Report(Record):
     can_report: Flag = False
 
 
-class Verification(_Record):
+class _Reuse(Record):
+    link: _Link | None = None
+    reusable_until: Text = ""
+
+
+class Verification(Record):
     """A verification as its own address and, with fewer members, the list show it (§4)."""
 
     id: Reference
@@ -76,6 +83,7 @@ class Verification(_Record):
     sms: _Link | None = None
     cancel: _Cancel | None = None
     report: _Report | None = None
+    reuse: _Reuse | None = None
 
     @property
     def lease_state(self) -> LeaseState | None:
@@ -98,6 +106,13 @@ class Verification(_Record):
     def can_report(self) -> bool:
         return self.report is not None and self.report.can_report
 
+    def can_reuse(self, now: float) -> bool:
+        """Whether its number can be had again: either of the two members says so."""
+        if self.reuse is None:
+            return False
+        until = moment(self.reuse.reusable_until)
+        return until > now if until is not None else self.reuse.link is not None
+
     @property
     def sms_href(self) -> str:
         return self.sms.href if self.sms is not None else ""
@@ -108,7 +123,7 @@ class Verification(_Record):
         return Lease(self.id, number, cost(self.total_cost, currency), expires_at=moment(self.ends_at))
 
 
-class Message(_Record):
+class Message(Record):
     """An SMS of the account (§5)."""
 
     id: Reference
@@ -141,10 +156,11 @@ class Page:
 
 def verification(data: Any) -> Verification:
     """Raises Unreadable."""
-    return _record(Verification, data)
+    return parse(Verification, data)
 
 
-def _record(kind: type[Record], data: Any) -> Record:
+def parse(kind: type[R], data: Any) -> R:
+    """Raises Unreadable."""
     try:
         return kind.model_validate(data)
     except ValidationError:
@@ -173,7 +189,7 @@ def messages(rows: Sequence[dict[str, Any]]) -> Iterator[Message]:
     """Those that can be read and say something: text and code may both be null for a while."""
     for row in rows:
         try:
-            message = _record(Message, {**row, "sender": row.get("from")})
+            message = parse(Message, {**row, "sender": row.get("from")})
         except Unreadable:
             continue
         if message.sms_content or message.parsed_code:
@@ -216,22 +232,25 @@ def seen(reply: Reply) -> Verification | None:
     return None if reply.status == 404 else verification(readable(reply))
 
 
-def created(reply: Reply, sold_out: frozenset[str]) -> str:
+def created(reply: Reply, sold_out: frozenset[str], kind: str = "verifications") -> str:
     """The id that a purchase made: the last part of the link it answers. Raises the error of a purchase."""
     if reply.status not in (200, 201):
-        raise _purchase_error(reply, sold_out)
+        raise purchase_error(reply, sold_out)
     try:
         href = mapping(reply.json()).get("href")
     except Unreadable:
         href = reply.headers.get("location")  # says the same
     parts = urlsplit(str(href or "")).path.rsplit("/", 2)
-    if len(parts) != 3 or parts[1] != "verifications":
+    if len(parts) != 3 or parts[1] != kind:
         raise Unreadable("no link to what was bought")
     return reference(parts[2])
 
 
-def _purchase_error(reply: Reply, sold_out: frozenset[str]) -> UpstreamError:
-    """Raises Unreadable where a 400 is none of theirs: it is then in doubt."""
+def purchase_error(reply: Reply, sold_out: frozenset[str]) -> UpstreamError:
+    """What a purchase raises that was not answered with a link.
+
+    Raises Unreadable where a 400 is none of theirs: it is then in doubt.
+    """
     if reply.status == 400:
         code = error_code(reply)
         return SoldOut(code) if _is_sold_out(code, sold_out) else Refused(code, is_fault=True)
@@ -254,3 +273,35 @@ def error_code(reply: Reply) -> str:
         raise Unreadable("no error object")
     code = data["errorCode"]
     return code if isinstance(code, str) and _ERROR_CODE.fullmatch(code) else "an error without a known code"
+
+
+def read_price(reply: Reply) -> int | None:
+    """Micro-units, or None where it is not sold so: 400 with an error object."""
+    if reply.status == 400:
+        error_code(reply)
+        return None
+    return micros(mapping(readable(reply)).get("price"))
+
+
+def read_stock(reply: Reply) -> int | None:
+    """The count (9000 stands for "or more"), None where an older version has no such call."""
+    if reply.status in (404, 405):
+        return None
+    if reply.status == 400:
+        error_code(reply)
+        return 0
+    count = mapping(readable(reply)).get("availableQuantity")
+    if not isinstance(count, int):
+        raise Unreadable("no count")
+    return count
+
+
+def is_done(reply: Reply) -> bool:
+    """Whether an action was done; a refusal says nothing of the state. Raises UnknownLease, Unwell."""
+    if reply.status in (200, 204):
+        return True
+    if reply.status == 400:
+        return False
+    if reply.status == 404:
+        raise UnknownLease("nothing of that id")
+    raise Unwell(f"status {reply.status}")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
-from adapters._http import ASK_SECONDS, BODY_BYTES, Body, Http, Reply
+from adapters._http import ASK_SECONDS, BODY_BYTES, Body, Http, Reply, path
 from adapters._textverified_records import Page, read_page, readable
 from adapters._textverified_tokens import Grant, TokenRefused, Tokens
 from adapters._values import Unreadable, mapping, micros
@@ -18,6 +18,35 @@ T = TypeVar("T")
 
 PREFIX = "/api/pub/v2"
 PAGE_BYTES = 8 << 20
+DETAIL_SECONDS = 3.0
+"""For one look at what was just bought: a look that hangs must leave time for another."""
+
+DETAIL_PAUSE_SECONDS = (0.1, 1.0)
+
+
+def own_path(*parts: str) -> str:
+    """The parts as a path of theirs."""
+    return PREFIX + path(*parts)
+
+
+async def seen_by(deadline: float, look: Callable[[], Awaitable[T | None]]) -> T | None:
+    """What a look sees that is repeated, after growing pauses, until there is something; None where there never was.
+
+    `deadline` is a time of the event loop.
+    """
+    loop = asyncio.get_running_loop()
+    pause, pause_max = DETAIL_PAUSE_SECONDS
+    while loop.time() < deadline:
+        try:
+            async with asyncio.timeout(min(DETAIL_SECONDS, deadline - loop.time())):
+                seen = await look()
+        except (Unwell, TimeoutError):
+            seen = None
+        if seen is not None:
+            return seen
+        await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
+        pause = min(pause * 2, pause_max)
+    return None
 
 
 class Session:
@@ -32,7 +61,7 @@ class Session:
     async def ask(
         self,
         verb: str,
-        path: str,
+        target: str,
         read: Callable[[Reply], T],
         *,
         method: str = "GET",
@@ -46,7 +75,7 @@ class Session:
 
         Raises Unwell; a fault of the account is told as what it is (Refused) only where the caller `tells_account`.
         """
-        url = self._own(path)
+        url = self._own(target)
 
         async def call(token: str) -> T:
             return await self._http.ask(
@@ -69,7 +98,7 @@ class Session:
             reason = str(refused)
         raise Unwell(reason)
 
-    async def buy(self, path: str, data: Mapping[str, Any], read: Callable[[Reply], T], deadline: float) -> T:
+    async def buy(self, target: str, data: Mapping[str, Any] | None, read: Callable[[Reply], T], deadline: float) -> T:
         """One purchase: one request, and another only where the token of the first was refused.
 
         `deadline` is a time of the event loop. Raises what a purchase raises.
@@ -80,11 +109,11 @@ class Session:
             if seconds <= 0:
                 raise NotReached("no time left to ask")
             return await self._http.buy(
-                self._own(path),
+                self._own(target),
                 _signed_in(read),
                 seconds=seconds,
                 method="POST",
-                body=Body.json(data),
+                body=Body.json(data) if data is not None else None,
                 headers=_bearer(token),
             )
 

@@ -11,6 +11,9 @@ from adapters._words import pairs
 NOT_LISTED = "servicenotlisted"
 """Receives from services they do not list; `serviceNotListedName` says which is meant."""
 
+ALL_SERVICES = "allservices"
+"""A rental that receives for every service."""
+
 CARRIERS = frozenset({"att", "tmo", "vz"})
 
 _SERVICES = f"""

@@ -8,69 +8,74 @@ Its ways:
   with a named one the real price is in the lease, and the gateway compares;
 * PENDING and RECEIVED say nothing about messages: `sms[]` does, and further messages simply append to it;
 * a repeated end of an order answers `order not found` or `order expired`: `/user/check` then tells the truth;
-* an order without a message can't be finished, so it is cancelled instead: time-outs cost rating (§10).
+* an order without a message can't be finished, so it is cancelled instead: time-outs cost rating (§10);
+* rentals ("hosting") are orders of a few products that name a length, not a service. They are bought without a cap, so
+  the price is asked first; they can't be given back, nor extended. Their messages are in an inbox of their own;
+* a number is used again by naming it and the product; what that will cost is not told anywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence, Set
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
-from adapters._http import Http, Reply, path
-from adapters._prices import Listed, Sheet, tabulate
-from adapters._seller import Seller
-from adapters._values import (
-    Address,
-    Digits,
-    Reference,
-    Unreadable,
-    cost,
-    load_json,
-    mapping,
-    micros,
-    moment,
-    readable,
+from adapters._fivesim_orders import (
+    ENDED,
+    Message,
+    Order,
+    accept_end,
+    close_error,
+    purchase_error,
+    read_balance,
+    read_inbox,
+    read_order,
+    read_orders,
+    read_rentals,
+    seen,
+    told,
 )
+from adapters._fivesim_prices import (
+    HOSTING,
+    cost_at,
+    parse_prices,
+    price_body,
+    read_rents,
+    rent_countries,
+    shortest,
+)
+from adapters._http import LIST_BYTES, Http, Reply, path
+from adapters._price_first import Countdown, before_buying, require_cap, within
+from adapters._refusals import RefusedForGood
+from adapters._rentals import WHOLE_NUMBER, rental_id, rental_reference
+from adapters._seller import Seller
+from adapters._values import Address, cost, moment
 from adapters._words import WordOptions, Words, one_usa
-from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, TooEarly, UnknownLease, Unwell, UpstreamError
+from gateway.errors import HasSms, NotAllowed, Refused, SoldOut, UnknownLease, Unwell
 from gateway.fivesim_words import COUNTRIES, PRODUCTS
-from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
+from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, RentOffer, Watched
 from gateway.money import Money, plain
 from gateway.upstream import Context, OfferTable
 
 PAGE = 100
 PAGES_MAX = 50
-WAIT_SECONDS = 5.0
-"""After `you need to wait time`, which does not say how long; §9 advises steps of 5 to 10 s."""
-
 ORDERS_BYTES = 8 << 20
+NO_EXTENSION = "rentals are not extended there"
 
-_OPEN = frozenset({"PENDING", "RECEIVED"})
-_STATES = {
-    "PENDING": LeaseState.OPEN,
-    "RECEIVED": LeaseState.OPEN,
-    "FINISHED": LeaseState.FINISHED,
-    "CANCELED": LeaseState.CANCELLED,
-    "BANNED": LeaseState.CANCELLED,
-    "TIMEOUT": LeaseState.CANCELLED,
-}
-_FAULTS = frozenset({"not enough user balance", "not enough rating", "unauthorized", "token expired", "token invalid"})
-_ENDED = frozenset({"order not found", "order expired"})
-_LIMIT = re.compile(r"(api|ip address) limit is \d+ requests per second")
-_SENTENCE = re.compile(r"[a-z]+([ _][a-z]+){1,9}")
-"""Two words at least: `null` and the like are JSON."""
+Category = Literal["activation", "hosting"]
 
 
 class Options(WordOptions):
-    """`services` and `countries` map our codes to 5sim's words, over the tables below."""
+    """`services` and `countries` map our codes to 5sim's words, over the tables below.
+
+    `reusable` buys only numbers that can be used again. `rent_countries` are where it rents out, read from its prices
+    where empty; `rent_messages` is where a rental's messages are.
+    """
 
     base_url: Address = "https://5sim.net/v1"
+    reusable: bool = False
+    rent_countries: tuple[int, ...] = ()
+    rent_messages: Literal["inbox", "order"] = "inbox"
 
 
 def build(context: Context, options: Options) -> FiveSim:
@@ -83,83 +88,194 @@ class FiveSim(Seller):
     def __init__(self, context: Context, options: Options) -> None:
         headers = {"authorization": f"Bearer {context.secret}", "accept": "application/json"}
         super().__init__(context, Http(context, headers, base_url=options.base_url))
+        self._options = options
         self._words = Words.of(PRODUCTS, _country_slugs(context.names.country_iso2), options)
 
     # --- what it sells ---
 
     async def offers(self) -> OfferTable:
-        body = await self._http.ask_list("offers", "/guest/prices", _price_body)
+        body = await self._http.ask_list("offers", "/guest/prices", price_body)
         return await self._table(parse_prices, body, words=self._words)
 
     async def balance(self) -> Money:
         """Net of what open orders hold, as the upstream reports it."""
-        return Money(await self._http.ask("balance", "/user/profile", _balance), self._currency)
+        return Money(await self._http.ask("balance", "/user/profile", read_balance), self._currency)
 
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
         country, product = self._words.wanted(order)
         operator = order.operator or "any"
+        params = {"maxPrice": plain(order.cost_max.micros)} if operator == "any" else {}
         return await self._http.buy(
             path("user", "buy", "activation", country, operator, product),
             self._lease,
-            params={"maxPrice": plain(order.cost_max.micros)} if operator == "any" else None,
+            params=params | ({"reuse": "1"} if self._options.reusable else {}),
             seconds=order.timeout_seconds,
         )
 
     def _lease(self, reply: Reply) -> Lease:
-        text = reply.text
-        if reply.status == 200 and text.startswith("{"):
-            return _order(reply.json()).lease(self._currency)
-        raise _purchase_error(reply.status, text)
+        return _bought(reply).lease(self._currency)
+
+    # --- renting ---
+
+    async def rent_countries(self) -> Collection[int]:
+        """Those of the stanza, or of the price lists of the rental products; whether these know any is not certain."""
+        if self._options.rent_countries:
+            return frozenset(self._options.rent_countries)
+        known, slugs = self._words.countries.incoming, set()
+        for product in HOSTING:
+            slugs |= await self._rent_slugs(product)
+        return frozenset(known[slug] for slug in slugs & known.keys())
+
+    async def _rent_slugs(self, product: str) -> set[str]:
+        return await self._http.ask(
+            "rent_offers", "/guest/prices", rent_countries(product), params={"product": product}, body_bytes=LIST_BYTES
+        )
+
+    async def rent_offers(self, country: int, hours: int) -> Sequence[RentOffer]:
+        """The shortest rental in stock that lasts so long; it receives for every service."""
+        slug = self._words.countries.outgoing.get(country)
+        if slug is None:
+            return ()
+        rents = await self._http.ask("rent_offers", path("guest", "products", slug, "any"), read_rents)
+        rent = shortest(rents, hours)
+        if rent is None:
+            return ()
+        return (RentOffer(self.name, WHOLE_NUMBER, country, rent.hours, Money(rent.cost, self._currency), rent.count),)
+
+    async def rent(self, order: BuyOrder) -> Lease:
+        slug = self._words.countries.outgoing.get(order.country)
+        if slug is None:
+            raise Refused("no word for this country there")
+        operator, left = order.operator or "any", Countdown(order.timeout_seconds)
+        question = self._http.buy(
+            path("guest", "products", slug, operator), read_rents, seconds=left.left_seconds() / 2, verb="price"
+        )
+        rent = shortest(await before_buying(question), order.hours)
+        if rent is None:
+            raise SoldOut("no rental that lasts so long")
+        require_cap(rent.cost, order)
+        target = path("user", "buy", "hosting", slug, operator, rent.product)
+        return await self._http.buy(target, self._rental, seconds=left.left_seconds())
+
+    def _rental(self, reply: Reply) -> Lease:
+        return _bought(reply).lease(self._currency, is_rental=True)
+
+    async def extension_cost(self, reference: str, hours: int) -> tuple[Money, int]:
+        raise NotAllowed(NO_EXTENSION)
+
+    async def extend(self, order: BuyOrder) -> float:
+        raise RefusedForGood(NO_EXTENSION)
+
+    # --- using a number again ---
+
+    async def reuse_cost(self, reference: str, number: str, service: str, country: int) -> Money:
+        """The dearer of what the number cost and what its operator costs now: which of the two it is, is not told."""
+        if rental_id(reference):
+            raise NotAllowed("a rental is not used again")
+        order = await self._check("reuse_cost", reference)
+        if order is None:
+            raise UnknownLease("order not found")
+        if order.progress().state is LeaseState.CANCELLED:
+            raise NotAllowed("given back")
+        listed = await self._http.ask(
+            "reuse_cost",
+            "/guest/prices",
+            cost_at(order.country, order.product, order.operator),
+            params={"country": order.country, "product": order.product},
+        )
+        paid = cost(order.price, self._currency)
+        known = [micros for micros in (listed, paid.micros if paid is not None else None) if micros is not None]
+        if not known:
+            raise Unwell("no price is told")
+        return Money(max(known), self._currency)
+
+    async def reuse(self, order: BuyOrder) -> Lease:
+        _, product = self._words.wanted(order)
+        left = Countdown(order.timeout_seconds)
+        question = self.reuse_cost(order.lease_reference, order.lease_number, order.service, order.country)
+        require_cap((await within(question, left.left_seconds() / 2)).micros, order)
+        target = path("user", "reuse", product, order.lease_number)
+        return await self._http.buy(target, self._lease, seconds=left.left_seconds())
 
     # --- reading ---
 
     async def read(self, watched: Watched) -> Progress:
-        order = await self._check("read", watched.reference)
-        return Progress(LeaseState.UNKNOWN) if order is None else order.progress()
+        rental = rental_id(watched.reference)
+        order = await self._check("read", rental or watched.reference)
+        if order is None:
+            return Progress(LeaseState.UNKNOWN)
+        return order.rental_progress(await self._received(order)) if rental else order.progress()
 
-    async def _check(self, verb: str, lease: str) -> _Order | None:
+    async def _received(self, rental: Order) -> tuple[Message, ...]:
+        """A rental's messages, asked for after its state: none that came before its end is missed."""
+        if self._options.rent_messages == "order":
+            return rental.sms
+        target = path("user", "sms", "inbox", rental.id)
+        received = await self._http.ask("read", target, read_inbox, body_bytes=ORDERS_BYTES)
+        if received is None and rental.is_open:
+            raise Unwell("a rental without an inbox")
+        return rental.sms if received is None else received
+
+    async def _check(self, verb: str, ident: str) -> Order | None:
         """The order, or None where there is none. Raises Unwell."""
-        return await self._http.ask(verb, path("user", "check", lease), _checked)
+        return await self._http.ask(verb, path("user", "check", ident), seen)
 
     async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]:
-        """Pages of the newest orders, down to the oldest that is watched."""
-        wanted = {lease.reference for lease in watched}
-        oldest = min((int(lease) for lease in wanted if lease.isdigit()), default=0)
-        found: dict[str, Progress] = {}
+        """Pages of the newest orders, down to the oldest that is watched. Rentals with an inbox are read singly."""
+        rentals = {lease.reference for lease in watched if rental_id(lease.reference)}
+        found = await self._listed("activation", {lease.reference for lease in watched} - rentals)
+        if self._options.rent_messages == "order":
+            listed = await self._listed("hosting", {rental_id(reference) for reference in rentals})
+            found |= {rental_reference(ident): order for ident, order in listed.items()}
+        return {
+            reference: order.rental_progress(order.sms) if rental_id(reference) else order.progress()
+            for reference, order in found.items()
+        }
+
+    async def _listed(self, category: Category, wanted: Set[str]) -> dict[str, Order]:
+        """The orders with these ids, as far as they are listed and their states known."""
+        found: dict[str, Order] = {}
         if not wanted:
             return found
-        async with aclosing(self._pages("read_many")) as pages:
+        oldest = min((int(ident) for ident in wanted if ident.isdigit()), default=0)
+        async with aclosing(self._pages("read_many", category)) as pages:
             async for page in pages:
-                found |= {order.id: order.progress() for order in page if order.id in wanted and order.is_known}
+                found |= {order.id: order for order in page if order.id in wanted and order.is_known}
                 if len(found) == len(wanted) or any(int(order.id) < oldest for order in page):
                     break
         return found
 
     async def find(self, since: float) -> Sequence[Found]:
-        """Open orders created at or after `since`; the list is newest first."""
+        """Open orders created at or after `since`, rentals behind the others; each list is newest first."""
+        return [*await self._open_since("activation", since), *await self._open_since("hosting", since)]
+
+    async def _open_since(self, category: Category, since: float) -> list[Found]:
         found: list[Found] = []
-        async with aclosing(self._pages("find")) as pages:
+        async with aclosing(self._pages("find", category)) as pages:
             async for page in pages:
-                found += [self._found(order) for order in page if order.is_open and not order.is_before(since)]
+                young = [order for order in page if order.is_open and not order.is_before(since)]
+                found += [self._found(order, is_rental=category == "hosting") for order in young]
                 if any(order.is_before(since) for order in page):
                     break
         return found
 
-    def _found(self, order: _Order) -> Found:
+    def _found(self, order: Order, *, is_rental: bool) -> Found:
         return Found(
-            lease=order.lease(self._currency),
-            service=self._words.service(order.product),
+            lease=order.lease(self._currency, is_rental=is_rental),
+            service=WHOLE_NUMBER if is_rental else self._words.service(order.product),
             country=self._words.country(order.country),
             created_at=moment(order.created_at),
+            is_rental=is_rental,
         )
 
-    async def _pages(self, verb: str) -> AsyncGenerator[list[_Order], None]:
+    async def _pages(self, verb: str, category: Category) -> AsyncGenerator[list[Order], None]:
         for page in range(PAGES_MAX):
-            params = {"category": "activation", "limit": str(PAGE), "offset": str(page * PAGE)}
+            params = {"category": category, "limit": str(PAGE), "offset": str(page * PAGE)}
             params |= {"order": "id", "reverse": "true"}
-            orders, count = await self._http.ask(verb, "/user/orders", _orders, params=params, body_bytes=ORDERS_BYTES)
+            read = read_rentals if category == "hosting" else read_orders
+            orders, count = await self._http.ask(verb, "/user/orders", read, params=params, body_bytes=ORDERS_BYTES)
             if verb == "find" and len(orders) < count:
                 raise Unwell("an order in the list is unreadable")
             yield orders
@@ -169,8 +285,11 @@ class FiveSim(Seller):
     # --- closing ---
 
     async def close(self, reference: str, outcome: Outcome) -> None:
+        rental = rental_id(reference)
         if outcome is Outcome.CANCELLED:
-            return await self._cancel(reference)
+            return await self._cancel(rental or reference)
+        if rental:
+            return await self._finish_rental(rental)
         said = await self._end("finish", reference)
         if said == "order no sms":
             return await self._cancel_instead(reference)
@@ -186,217 +305,33 @@ class FiveSim(Seller):
         except HasSms:
             raise Unwell("a message came while finishing") from None
 
+    async def _finish_rental(self, rental: str) -> None:
+        """One without a message can't be finished, nor given back: its time runs out by itself."""
+        said = await self._end("finish", rental)
+        if said not in ("order no sms", "hosting order"):
+            await self._settle(said, rental, Outcome.FINISHED)
+
     async def _end(self, action: str, lease: str) -> str:
         """What was said to `finish` or `cancel`: empty where it was done."""
-        return await self._http.ask("close", path("user", action, lease), _said)
+        return await self._http.ask("close", path("user", action, lease), told)
 
     async def _settle(self, said: str, lease: str, outcome: Outcome) -> None:
         """Return where the order has ended as wished, raise why not otherwise."""
         if not said:
             return None
-        if said in _ENDED:
-            return _accept_end(await self._check("close", lease), outcome)
-        raise _close_error(said)
+        if said in ENDED:
+            return accept_end(await self._check("close", lease), outcome)
+        raise close_error(said)
+
+
+def _bought(reply: Reply) -> Order:
+    """The order that a purchase made. Raises the error of a purchase."""
+    text = reply.text
+    if reply.status == 200 and text.startswith("{"):
+        return read_order(reply.json())
+    raise purchase_error(reply.status, text)
 
 
 def _country_slugs(iso2: Mapping[int, str]) -> dict[int, str]:
     """5sim sells one kind of United States (handler_api.md §14.1)."""
     return {number: COUNTRIES[letters] for number, letters in one_usa(iso2).items() if letters in COUNTRIES}
-
-
-# --- orders ---
-
-
-class _Sms(BaseModel):
-    """One message of an order. `code` is empty where 5sim recognised none."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-
-    id: str | None = None
-    created_at: str = ""
-    sender: str | None = None
-    text: str | None = None
-    code: str | None = None
-
-    def sms(self) -> Sms:
-        return Sms(self.code or "", self.text or "", self.sender or "", moment(self.created_at), self._identity())
-
-    def _identity(self) -> str:
-        """Creation time and code: both are in every answer, while `id` is in some only."""
-        text = hashlib.blake2b((self.text or "").encode(), digest_size=8).hexdigest()
-        return f"{self.created_at or self.id or ''}:{self.code or text}"
-
-
-def _as_list(value: object) -> object:
-    return value or []
-
-
-class _Order(BaseModel):
-    """An order as `buy`, `check` and the list give it (§4)."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-
-    id: Annotated[Reference, Field(pattern=r"^\d+$")]
-    phone: Digits
-    status: str = ""
-    product: str = ""
-    operator: str = ""
-    country: str = ""
-    price: str | None = None
-    created_at: str = ""
-    expires: str = ""
-    sms: Annotated[tuple[_Sms, ...], BeforeValidator(_as_list)] = ()
-
-    @property
-    def is_known(self) -> bool:
-        return self.status in _STATES
-
-    @property
-    def is_open(self) -> bool:
-        return self.status in _OPEN
-
-    def is_before(self, since: float) -> bool:
-        created = moment(self.created_at)
-        return created is not None and created < since
-
-    def lease(self, currency: str) -> Lease:
-        return Lease(self.id, self.phone, cost(self.price, currency), self.operator, moment(self.expires))
-
-    def progress(self) -> Progress:
-        """Raises Unreadable where the state is a word never seen."""
-        if not self.is_known:
-            raise Unreadable("an unknown state")
-        messages = {sms.identity: sms for sms in (message.sms() for message in self.sms)}
-        return Progress(_STATES[self.status], tuple(messages.values()))
-
-
-def _order(data: Any) -> _Order:
-    try:
-        return _Order.model_validate(data)
-    except ValidationError:
-        pass
-    raise Unreadable("not an order")
-
-
-def _orders(reply: Reply) -> tuple[list[_Order], int]:
-    """Readable orders of one page, and how many there were in all."""
-    if reply.status != 200:
-        raise _call_error(reply)
-    raw = mapping(reply.json()).get("Data") or []
-    if not isinstance(raw, list):
-        raise Unreadable("no list of orders")
-    return list(readable(raw, _order)), len(raw)
-
-
-# --- answers ---
-
-
-def _sentence(text: str) -> str:
-    """The bare error sentence, or empty where the body is none: a page, JSON, nothing."""
-    text = text.lower()
-    return text if _SENTENCE.fullmatch(text) or _LIMIT.fullmatch(text) else ""
-
-
-def _purchase_error(status: int, text: str) -> UpstreamError:
-    said = _sentence(text)
-    if _LIMIT.fullmatch(said) or status == 429:
-        return Refused("too many requests", is_fault=True)  # 503 for an address, 429 for a key (§10)
-    if status >= 500 or status == 408 or said == "internal error" or (status < 300 and not said):
-        return InDoubt(f"status {status}, {said or 'an answer that makes no sense'}")
-    if said == "no free phones":
-        return SoldOut("no free phones")
-    return Refused(_quotable(said, status), is_fault=status in (401, 403) or said in _FAULTS)
-
-
-def _quotable(said: str, status: int) -> str:
-    """Sentences hold letters only, so no number or code can be in one."""
-    return said if _SENTENCE.fullmatch(said) else f"status {status}"
-
-
-def _call_error(reply: Reply) -> Unwell:
-    return Unwell(_quotable(_sentence(reply.text), reply.status))
-
-
-def _checked(reply: Reply) -> _Order | None:
-    if reply.status == 200:
-        order = _order(reply.json())
-        if order.is_known:
-            return order
-        raise Unwell("an unknown state")
-    if _sentence(reply.text) == "order not found":
-        return None
-    raise _call_error(reply)
-
-
-def _said(reply: Reply) -> str:
-    """Empty where the answer is the order that ended, or the sentence of a 400 or 404. Raises Unwell otherwise."""
-    if reply.status == 200:
-        _order(reply.json())
-        return ""
-    said = _sentence(reply.text)
-    if reply.status in (400, 404) and said:
-        return said
-    raise _call_error(reply)
-
-
-def _close_error(said: str) -> UpstreamError:
-    match said:
-        case "you need to wait time":
-            return TooEarly(WAIT_SECONDS)
-        case "order has sms":
-            return HasSms()
-        case "hosting order":
-            return NotAllowed(said)
-    return Unwell(said)
-
-
-def _accept_end(order: _Order | None, outcome: Outcome) -> None:
-    """Return where the order has ended, raise what its state says against it otherwise."""
-    if order is None:
-        raise UnknownLease("order not found")
-    if order.is_open:
-        raise Unwell("the order is open all the same")
-    if outcome is Outcome.CANCELLED and order.status == "FINISHED":
-        raise HasSms if order.sms else NotAllowed("finished")
-
-
-def _balance(reply: Reply) -> int:
-    if reply.status in (401, 403):
-        raise Refused("the key is not accepted", is_fault=True)
-    if reply.status != 200:
-        raise _call_error(reply)
-    return micros(mapping(reply.json()).get("balance"))
-
-
-# --- the price list ---
-
-
-def _price_body(reply: Reply) -> bytes:
-    if reply.status != 200 or not reply.body.lstrip()[:1] == b"{":
-        raise _call_error(reply)
-    return reply.body
-
-
-def parse_prices(body: bytes, sheet: Sheet) -> tuple[OfferTable, Counter[str]]:
-    """The price list in columns, one row for each operator, and how many numbers of each unknown word are in stock.
-
-    Pure and importable by name: runs in another process. Raises Unwell where the body is no price list.
-    """
-    return tabulate(_listed(body, sheet), sheet)
-
-
-def _listed(body: bytes, sheet: Sheet) -> Iterator[Listed]:
-    """A leaf is `{"cost": 0.21, "count": 321, "rate": 87.5}`; further `rate…` columns of newer answers are ignored."""
-    for country, product, operators in _cells(mapping(load_json(body)), sheet):
-        for operator, leaf in operators.items():
-            fields = leaf if isinstance(leaf, dict) else {}
-            yield Listed(country, product, fields.get("cost"), fields.get("count"), operator, fields.get("rate"))
-
-
-def _cells(data: Mapping[str, Any], sheet: Sheet) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(country, product, operators): the whole list is nested by country first, a product's own by product (§3)."""
-    for outer, inner in data.items():
-        by_product = outer in sheet.services and outer not in sheet.countries
-        for word, cell in mapping(inner or []).items():
-            operators = mapping(cell or [])  # `null`: the country does not sell it
-            yield (word, outer, operators) if by_product else (outer, word, operators)

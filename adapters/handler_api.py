@@ -4,7 +4,9 @@ Brands with a module of their own (`herosms`, `tigersms`, `smsbower`, `grizzlysm
 used by that. Settings for others (`protocol/upstreams/handler_api_family.md` §8), beside `base_url`:
 
     365sms              number_v2 = false, text_source = "none"
-    another simroute    open_list = "getActiveActivations", pushes = true
+    sms-online.pro      rents = true
+    another simroute    open_list = "getActiveActivations", pushes = true, rents = true, reuses = true,
+                        adds_services = true
 
 `pushes = true` takes SMS-Activate's webhook (hints, from `push_addresses` only where that names any) and the signed one
 of the brief. With the secret NAME_WEBHOOK_SECRET set, every push has to be signed: in the header `X-Signature`, over
@@ -25,7 +27,11 @@ from adapters._handler_api import (
     TextSource,
     build_handler_api,
 )
+from adapters._handler_extras import AddingHandlerApi, ReusingHandlerApi
 from adapters._handler_pushes import PushAddresses, PushRules
+from adapters._handler_rent_forms import ActivateRents, PriceAction, RentRules
+from adapters._handler_rents import RentingHandlerApi
+from adapters._handler_words import CURRENCY_NUMBERS
 from adapters._values import Address
 from gateway.upstream import Context
 
@@ -47,14 +53,30 @@ class Options(FamilyOptions):
     early_cancel_seconds: float = Field(default=120.0, ge=0, le=3600)
     pushes: bool = False
     push_addresses: PushAddresses = ()
+    rents: bool = False
+    rent_hours_min: int = Field(default=2, ge=1, le=24)
+    rent_hours_max: int = Field(default=1344, ge=24, le=8760)
+    rent_price_action: PriceAction = "continueRentInfo"
+    reuses: bool = False
+    adds_services: bool = False
 
 
 def build(context: Context, options: Options) -> HandlerApi:
-    rules = PushRules(options.push_addresses, context.secrets.get("webhook_secret", ""))
-    return build_handler_api(context, _brand(options, rules), options)
+    secret = context.secrets.get("webhook_secret", "")
+    rules = PushRules(options.push_addresses, secret, "own" if options.rents else "none")
+    form = ActivateRents(options.rent_price_action, CURRENCY_NUMBERS.get(context.currency, ""))
+    rents = RentRules(form, hours_min=options.rent_hours_min, hours_max=options.rent_hours_max)
+    brand = _brand(options, rules, rents if options.rents else None)
+    wanted = {
+        RentingHandlerApi: options.rents,
+        ReusingHandlerApi: options.reuses,
+        AddingHandlerApi: options.adds_services,
+    }
+    abilities: list[type[HandlerApi]] = [ability for ability, is_wanted in wanted.items() if is_wanted]
+    return build_handler_api(context, brand, options, *abilities)
 
 
-def _brand(options: Options, rules: PushRules) -> Brand:
+def _brand(options: Options, rules: PushRules, rents: RentRules | None) -> Brand:
     return Brand(
         base_url=options.base_url,
         max_price_parameter=options.max_price_parameter,
@@ -67,4 +89,5 @@ def _brand(options: Options, rules: PushRules) -> Brand:
         open_list_page=options.open_list_page or None,
         early_cancel_seconds=options.early_cancel_seconds,
         pushes=rules if options.pushes else None,
+        rents=rents,
     )

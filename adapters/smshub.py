@@ -16,10 +16,9 @@ from typing import Literal
 from pydantic import Field
 
 from adapters._handler_api import Brand, FamilyOptions, HandlerApi, TextSource, build_handler_api
+from adapters._handler_words import CURRENCY_NUMBERS
 from adapters._values import Address
 from gateway.upstream import Context
-
-CURRENCY_NUMBERS = {"USD": "840", "RUB": "643"}
 
 
 class Options(FamilyOptions):

@@ -12,6 +12,8 @@ Its ways:
 * a verification is completed by its message, finally: nothing finishes it, and another message is another purchase,
   so a second one is never waited for there;
 * messages of all verifications come in one list that names the number, not the verification;
+* a number can be had again, for a new verification at a price that is not told beforehand;
+* rentals are in `_textverified_rentals`;
 * webhooks are hints (`_textverified_push`).
 """
 
@@ -20,33 +22,38 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters._http import LIST_BYTES, LIST_SECONDS, Reply, list_body, path
+from adapters._http import LIST_BYTES, LIST_SECONDS, Reply, list_body
 from adapters._pace import Pace, Urgency
+from adapters._price_first import require_cap, within
+from adapters._rentals import WHOLE_NUMBER, rental_id
 from adapters._textverified_prices import PriceBook, parse_services
 from adapters._textverified_push import check_signature, read_push
 from adapters._textverified_records import (
     Message,
     Verification,
     created,
-    error_code,
     every_verification,
     in_order,
+    is_done,
     messages,
+    read_price,
+    read_stock,
     readable,
     seen,
     verifications,
 )
-from adapters._textverified_session import PREFIX, Session
-from adapters._textverified_words import CARRIERS, NOT_LISTED, SERVICES
-from adapters._values import Address, Codes, CodeTable, Unreadable, mapping, micros, moment
-from gateway.errors import HasSms, InDoubt, Refused, TooEarly, UnknownLease, Unwell
-from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Sms, Watched
+from adapters._textverified_rentals import Rentals, Terms
+from adapters._textverified_session import Session, own_path, seen_by
+from adapters._textverified_words import ALL_SERVICES, CARRIERS, NOT_LISTED, SERVICES
+from adapters._values import Address, Codes, CodeTable, cost, mapping, micros, moment
+from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, TooEarly, UnknownLease, Unwell
+from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, RentOffer, Sms, Watched
 from gateway.money import Money, plain
 from gateway.upstream import Context, OfferTable, PushRequest, PushTaken
 
@@ -55,10 +62,6 @@ SECRETS = {"username": True, "webhook_secret": False}
 
 PAGES_MAX = 20
 FIND_PAGES_MAX = 100
-DETAIL_SECONDS = 3.0
-"""For one look at what was just bought: a look that hangs must leave time for another."""
-
-DETAIL_PAUSE_SECONDS = (0.1, 1.0)
 OPENED_SKEW_SECONDS = 120.0
 """How far our clock may be from theirs when the list is searched for leases of ours."""
 
@@ -70,7 +73,7 @@ class Options(BaseModel):
     """`services` maps our codes to their names, over the table; `country` is the canonical one that stands for the US.
 
     `sold_out_codes` are the words of a 400 which say that there is no number at this price; all others, but those with
-    a price in them, are faults of the account.
+    a price in them, are faults of the account. `rent_services` are our codes for what is rented out.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +90,9 @@ class Options(BaseModel):
     price_seconds: float = Field(default=6 * 3600.0, ge=0)
     stock_seconds: float = Field(default=600.0, ge=0)
     round_seconds: float = Field(default=30.0, gt=0, le=90.0)
+    rent_services: tuple[str, ...] = (WHOLE_NUMBER, "tg", "wa", "go")
+    rent_always_on: bool = True
+    rent_wakes: bool = True
 
 
 def build(context: Context, options: Options) -> TextVerified:
@@ -119,6 +125,22 @@ class TextVerified:
             stock_seconds=options.stock_seconds,
             clock=context.clock,
         )
+        self._rentals = Rentals(context, self._session, self._pace, self._terms())
+
+    def _terms(self) -> Terms:
+        options = self._options
+        return Terms(
+            words=Codes.of({**SERVICES, WHOLE_NUMBER: ALL_SERVICES}, options.services).outgoing,
+            services=options.rent_services,
+            country=options.country,
+            number_type=options.number_type,
+            area_codes=options.area_codes,
+            always_on=options.rent_always_on,
+            wakes=options.rent_wakes,
+            sold_out=self._sold_out,
+            price_seconds=options.price_seconds,
+            stock_seconds=options.stock_seconds,
+        )
 
     # --- what it sells ---
 
@@ -133,28 +155,34 @@ class TextVerified:
     async def _list_services(self) -> None:
         params = {"numberType": self._options.number_type, "reservationType": "verification"}
         body = await self._session.ask(
-            "offers", _path("services"), list_body, params=params, seconds=LIST_SECONDS, body_bytes=LIST_BYTES
+            "offers", own_path("services"), list_body, params=params, seconds=LIST_SECONDS, body_bytes=LIST_BYTES
         )
         parsed = await self._offload(parse_services, body, frozenset(self._codes.incoming))
         self._sold, self.unmapped = cast("tuple[tuple[str, ...], Counter[str]]", parsed)
         self._sold_due_at = self._clock() + self._options.price_seconds
 
     async def _price(self, word: str, with_carrier: bool) -> int | None:
+        return await self._ask_price("offers", Urgency.LIST, word, with_carrier)
+
+    async def _ask_price(self, verb: str, urgency: Urgency, word: str, with_carrier: bool) -> int | None:
+        """Micro-units, None where it is not sold so. Raises Unwell."""
         data = self._goods(word) | {"areaCode": bool(self._options.area_codes), "carrier": with_carrier}
-        await self._pace.turn(Urgency.LIST)
-        return await self._session.ask("offers", _path("pricing", "verifications"), _price, method="POST", data=data)
+        await self._pace.turn(urgency)
+        return await self._session.ask(verb, own_path("pricing", "verifications"), read_price, method="POST", data=data)
 
     async def _stock(self, word: str) -> int | None:
         await self._pace.turn(Urgency.LIST)
         data = self._goods(word)
-        return await self._session.ask("offers", _path("inventory", "verifications"), _stock, method="POST", data=data)
+        return await self._session.ask(
+            "offers", own_path("inventory", "verifications"), read_stock, method="POST", data=data
+        )
 
     def _goods(self, word: str) -> dict[str, Any]:
         return {"serviceName": word, "numberType": self._options.number_type, "capability": "sms"}
 
     async def balance(self) -> Money:
         """USD credits."""
-        micros_left = await self._session.ask("balance", _path("account", "me"), _balance, tells_account=True)
+        micros_left = await self._session.ask("balance", own_path("account", "me"), _balance, tells_account=True)
         return Money(micros_left, self._currency)
 
     # --- buying ---
@@ -166,7 +194,9 @@ class TextVerified:
         if order.operator and order.operator not in CARRIERS:
             raise Refused("no such carrier there")
         deadline = asyncio.get_running_loop().time() + order.timeout_seconds
-        reference = await self._session.buy(_path("verifications"), self._request(word, order), self._created, deadline)
+        reference = await self._session.buy(
+            own_path("verifications"), self._request(word, order), self._created, deadline
+        )
         return await self._bought(reference, deadline)
 
     def _request(self, word: str, order: BuyOrder) -> dict[str, Any]:
@@ -184,27 +214,62 @@ class TextVerified:
 
     async def _bought(self, reference: str, deadline: float) -> Lease:
         """The lease of a purchase that went well: looked at until its number is seen. Raises InDoubt."""
-        loop = asyncio.get_running_loop()
-        pause, pause_max = DETAIL_PAUSE_SECONDS
-        while loop.time() < deadline:
-            bought = await self._look_once(reference, min(DETAIL_SECONDS, deadline - loop.time()))
-            if bought is not None:
-                return bought.lease(self._currency)
-            await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
-            pause = min(pause * 2, pause_max)
-        raise InDoubt("bought, but the number could not be read in time")
+        bought = await seen_by(deadline, lambda: self._look("read", reference))
+        if bought is None:
+            raise InDoubt("bought, but the number could not be read in time")
+        return bought.lease(self._currency)
 
-    async def _look_once(self, reference: str, seconds: float) -> Verification | None:
-        """None where it can't be seen now, for whatever reason."""
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._look("read", reference)
-        except (Unwell, TimeoutError):
-            return None
+    # --- renting ---
+
+    async def rent_countries(self) -> Collection[int]:
+        return frozenset({self._options.country} if self._options.rent_services else ())
+
+    async def rent_offers(self, country: int, hours: int) -> Sequence[RentOffer]:
+        return await self._rentals.offers(country, hours)
+
+    async def rent(self, order: BuyOrder) -> Lease:
+        return await self._rentals.rent(order)
+
+    async def extension_cost(self, reference: str, hours: int) -> tuple[Money, int]:
+        return await self._rentals.extension_cost(reference, hours)
+
+    async def extend(self, order: BuyOrder) -> float:
+        return await self._rentals.extend(order)
+
+    # --- using a number again ---
+
+    async def reuse_cost(self, reference: str, number: str, service: str, country: int) -> Money:
+        """The dearer of what the number cost and what the service costs now: which of the two it is, is not told."""
+        if rental_id(reference):
+            raise NotAllowed("a rental is not used again")
+        found = await self._look("reuse_cost", reference)
+        if found is None:
+            raise UnknownLease("no such verification")
+        if not found.can_reuse(self._clock()):
+            raise NotAllowed("the number can't be used again, or not any more")
+        listed = await self._ask_price("reuse_cost", Urgency.BUY, found.service_name, False)
+        paid = cost(found.total_cost, self._currency)
+        known = [price for price in (listed, paid.micros if paid is not None else None) if price is not None]
+        if not known:
+            raise Unwell("no price is told")
+        return Money(max(known), self._currency)
+
+    async def reuse(self, order: BuyOrder) -> Lease:
+        deadline = asyncio.get_running_loop().time() + order.timeout_seconds
+        question = self.reuse_cost(order.lease_reference, order.lease_number, order.service, order.country)
+        require_cap((await within(question, order.timeout_seconds / 2)).micros, order)
+        target = own_path("verifications", order.lease_reference, "reuse")
+        reference = await self._session.buy(target, None, self._created, deadline)
+        if reference == order.lease_reference:
+            raise InDoubt("the verification before was named again")
+        return await self._bought(reference, deadline)
 
     # --- reading ---
 
     async def read(self, watched: Watched) -> Progress:
+        rental = rental_id(watched.reference)
+        if rental:
+            return await self._rentals.read(rental)
         found = await self._look("read", watched.reference)
         if found is None:
             return Progress(LeaseState.UNKNOWN)
@@ -212,14 +277,14 @@ class TextVerified:
 
     async def _look(self, verb: str, reference: str) -> Verification | None:
         """The verification, or None where there is none (any more). Raises Unwell."""
-        return await self._session.ask(verb, _path("verifications", reference), seen)
+        return await self._session.ask(verb, own_path("verifications", reference), seen)
 
     async def _messages(self, verb: str, of: Verification) -> tuple[Sms, ...]:
         """Its messages; asked for only where its state says that there are any."""
         if not of.had_sms:
             return ()
         found: list[Message] = []
-        start = of.sms_href or f"{_path('sms')}?reservationId={of.id}"
+        start = of.sms_href or f"{own_path('sms')}?reservationId={of.id}"
         async with aclosing(self._session.pages(verb, start, PAGES_MAX)) as pages:
             async for page in pages:
                 found += messages(page.rows)
@@ -228,12 +293,14 @@ class TextVerified:
     async def read_many(self, watched: Sequence[Watched]) -> Mapping[str, Progress]:
         """From the two lists of the account, states first, so that no completed lease lacks a message sent before.
 
-        A lease in a state never seen is left out, and one whose message is not on the pages read: both are read singly.
+        A lease in a state never seen is left out, and one whose message is not on the pages read: both are read singly,
+        as are rentals, whose messages may be on any page.
         """
-        wanted = {lease.reference for lease in watched}
+        leases = [lease for lease in watched if not rental_id(lease.reference)]
+        wanted = {lease.reference for lease in leases}
         if not wanted:
             return {}
-        oldest = min(lease.opened_at for lease in watched) - OPENED_SKEW_SECONDS
+        oldest = min(lease.opened_at for lease in leases) - OPENED_SKEW_SECONDS
         listed = await self._listed("read_many", wanted, oldest)
         open_ones = [one for one in listed if one.id in wanted and (one.is_pending or one.had_sms)]
         received = await self._received(open_ones, _owners(listed)) if open_ones else {}
@@ -247,7 +314,7 @@ class TextVerified:
     async def _listed(self, verb: str, wanted: set[str], since: float) -> list[Verification]:
         """Verifications on the pages that are needed to see those wanted."""
         listed: list[Verification] = []
-        async with aclosing(self._session.pages(verb, _path("verifications"), PAGES_MAX)) as pages:
+        async with aclosing(self._session.pages(verb, own_path("verifications"), PAGES_MAX)) as pages:
             async for page in pages:
                 listed += verifications(page.rows)
                 if wanted <= {one.id for one in listed} or page.is_past(since):
@@ -260,7 +327,7 @@ class TextVerified:
         ids = {one.id for one in open_ones}
         lacking = {one.id for one in open_ones if one.had_sms}
         oldest = min((moment(one.created_at) or 0.0 for one in open_ones if one.had_sms), default=0.0)
-        async with aclosing(self._session.pages("read_many", _path("sms"), PAGES_MAX)) as pages:
+        async with aclosing(self._session.pages("read_many", own_path("sms"), PAGES_MAX)) as pages:
             async for page in pages:
                 for message in messages(page.rows):
                     owner = _owner(message, owners)
@@ -271,9 +338,13 @@ class TextVerified:
         return received
 
     async def find(self, since: float) -> Sequence[Found]:
+        """Open verifications and rentals created at or after `since`. Raises Unwell rather than to miss one."""
+        return [*await self._open_since(since), *await self._rentals.find(since)]
+
+    async def _open_since(self, since: float) -> list[Found]:
         """Open verifications created at or after `since`. Raises Unwell rather than to miss one of a list too long."""
         found: dict[str, Found] = {}
-        async with aclosing(self._session.pages("find", _path("verifications"), FIND_PAGES_MAX)) as pages:
+        async with aclosing(self._session.pages("find", own_path("verifications"), FIND_PAGES_MAX)) as pages:
             async for page in pages:
                 found |= {
                     one.id: self._found(one) for one in every_verification(page.rows) if _is_open_since(one, since)
@@ -294,6 +365,9 @@ class TextVerified:
     # --- closing ---
 
     async def close(self, reference: str, outcome: Outcome) -> None:
+        rental = rental_id(reference)
+        if rental:
+            return await self._rentals.close(rental, outcome)
         found = await self._known(reference)
         if outcome is Outcome.CANCELLED:
             return await self._cancel(found)
@@ -331,7 +405,7 @@ class TextVerified:
 
     async def _act(self, action: str, reference: str) -> bool:
         """Whether it was done; a refusal says nothing of the state. Raises Unwell."""
-        return await self._session.ask("close", _path("verifications", reference, action), _is_done, method="POST")
+        return await self._session.ask("close", own_path("verifications", reference, action), is_done, method="POST")
 
     async def aclose(self) -> None:
         await self._session.aclose()
@@ -347,10 +421,6 @@ class TextVerified:
 
 Owners = Mapping[str, Sequence[tuple[float, str]]]
 """National number to (when it was bought, verification), oldest first."""
-
-
-def _path(*parts: str) -> str:
-    return PREFIX + path(*parts)
 
 
 def _known_state(found: Verification) -> LeaseState:
@@ -388,38 +458,7 @@ def _owner(message: Message, owners: Owners) -> str:
     return bought[place - 1][1] if place else ""
 
 
-def _price(reply: Reply) -> int | None:
-    """Micro-units, or None where it is not sold so: 400 with an error object."""
-    if reply.status == 400:
-        error_code(reply)
-        return None
-    return micros(mapping(readable(reply)).get("price"))
-
-
-def _stock(reply: Reply) -> int | None:
-    """The count (9000 stands for "or more"), None where an older version has no such call."""
-    if reply.status in (404, 405):
-        return None
-    if reply.status == 400:
-        error_code(reply)
-        return 0
-    count = mapping(readable(reply)).get("availableQuantity")
-    if not isinstance(count, int):
-        raise Unreadable("no count")
-    return count
-
-
 def _balance(reply: Reply) -> int:
     if reply.status == 429:
         raise Refused("too many requests", is_fault=True)
     return micros(mapping(readable(reply)).get("currentBalance"))
-
-
-def _is_done(reply: Reply) -> bool:
-    if reply.status in (200, 204):
-        return True
-    if reply.status == 400:
-        return False
-    if reply.status == 404:
-        raise UnknownLease("no such verification")
-    raise Unwell(f"status {reply.status}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import InDoubt, Refused, UpstreamError
 from gateway.model import BuyOrder, Outcome
-from gateway.upstream import AsksAgain, Finds, ReadsMany, Upstream
+from gateway.upstream import AsksAgain, Finds, ReadsMany, Rents, Reuses, Upstream
 from tests.adapters._context import Script, watched
 
 Answers = Mapping[str, Any]
@@ -88,9 +90,27 @@ async def every_verb(there: Upstream, order: BuyOrder, reference: str = "77") ->
         calls.append(lambda: there.find(0))
     if isinstance(there, AsksAgain):
         calls.append(lambda: there.ask_again(reference))
+    if isinstance(there, Rents):
+        calls += _rent_calls(there, replace(order, hours=24, lease_reference=f"rent:{reference}"))
+        calls.append(lambda: there.read(watched(f"rent:{reference}")))
+        calls += [partial(there.close, f"rent:{reference}", outcome) for outcome in Outcome]
+    if isinstance(there, Reuses):
+        again = replace(order, lease_reference=reference, lease_number="12025550100")
+        calls.append(lambda: there.reuse_cost(reference, again.lease_number, again.service, again.country))
+        calls.append(lambda: there.reuse(again))
     for call in calls:
         with suppress(UpstreamError):
             await call()
+
+
+def _rent_calls(there: Rents, order: BuyOrder) -> list[Callable[[], Any]]:
+    return [
+        there.rent_countries,
+        lambda: there.rent_offers(order.country, order.hours),
+        lambda: there.rent(order),
+        lambda: there.extension_cost(order.lease_reference, order.hours),
+        lambda: there.extend(order),
+    ]
 
 
 def json_values(names: Iterable[str]) -> st.SearchStrategy[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from adapters import fivesim
+from adapters._fivesim_prices import parse_prices
 from adapters._prices import Sheet
-from adapters.fivesim import FiveSim, parse_prices
+from adapters.fivesim import FiveSim
 from gateway.errors import (
     HasSms,
+    InDoubt,
     NotAllowed,
+    NothingTaken,
     Refused,
     SoldOut,
     TooEarly,
@@ -26,7 +29,7 @@ from gateway.errors import (
     Unwell,
     UpstreamError,
 )
-from gateway.model import LeaseState, Outcome, Progress
+from gateway.model import BuyOrder, LeaseState, Outcome, Progress, RentOffer
 from gateway.money import Money
 from gateway.upstream import OfferTable
 from tests.adapters._context import SECRET, Script, context, order, watched
@@ -62,6 +65,10 @@ def bought(**changes: Any) -> dict[str, Any]:
     }
 
 
+def usd(micros: int) -> Money:
+    return Money(micros, "USD")
+
+
 def message(code: str = "12345", text: str = "Telegram code 12345", **changes: Any) -> dict[str, Any]:
     return {"created_at": "2026-11-01T10:01:00.1Z", "sender": "Telegram", "text": text, "code": code, **changes}
 
@@ -72,6 +79,11 @@ def said(text: str, status: int = 400) -> httpx.Response:
 
 def listed(*orders: Any) -> dict[str, Any]:
     return {"Data": list(orders), "ProductNames": [], "Statuses": [], "Total": len(orders)}
+
+
+def by_category(activations: Any, rentals: Any) -> Callable[[httpx.QueryParams], Any]:
+    """For `scripted`: the list of orders there."""
+    return lambda query: rentals if query["category"] == "hosting" else activations
 
 
 @asynccontextmanager
@@ -157,6 +169,264 @@ async def test_overrides_win_over_the_tables() -> None:
         with pytest.raises(Refused):
             await there.buy(order(country=187))
     assert script.requests[0].url.path == "/v1/user/buy/activation/usa/any/nobodys"
+
+
+# --- renting ---
+
+RENTS = {
+    "telegram": {"Category": "activation", "Qty": 321, "Price": 0.21},
+    "3hours": {"Category": "hosting", "Qty": 0, "Price": 0.8},
+    "1day": {"Category": "hosting", "Qty": 14, "Price": 1.9},
+    "10days": {"Category": "hosting", "Qty": 3, "Price": 6.4},
+}
+RENTED = bought(product="1day", price=1.9, expires="2026-11-02T10:00:00Z")
+
+
+def rent_order(hours: int = 24, cost_max: int = 2_000_000, **changes: Any) -> BuyOrder:
+    return order("full", cost_max=cost_max, hours=hours, **changes)
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"), [(1, (24, 1_900_000, 14)), (24, (24, 1_900_000, 14)), (25, (240, 6_400_000, 3)), (241, None)]
+)
+async def test_shortest_rental_in_stock_that_lasts_so_long_is_offered(
+    hours: int, expected: tuple[int, int, int] | None
+) -> None:
+    async with upstream({"guest/products": RENTS}) as (there, script):
+        offers = await there.rent_offers(16, hours)
+    assert script.requests[0].url.path == "/v1/guest/products/england/any"
+    wanted = [] if expected is None else [RentOffer("there", "full", 16, expected[0], usd(expected[1]), expected[2])]
+    assert list(offers) == wanted
+
+
+async def test_country_without_a_word_rents_nothing_out() -> None:
+    async with upstream({}) as (there, script):
+        assert list(await there.rent_offers(9999, 24)) == []
+        with pytest.raises(Refused):
+            await there.rent(rent_order(country=9999))
+    assert script.requests == []
+
+
+@pytest.mark.parametrize("given", [said("<html>", 200), said("internal error", 500), {"1day": {"Qty": {}}}, ["x"]])
+async def test_rentals_that_can_not_be_read_are_unwell_and_refuse_a_purchase(given: Any) -> None:
+    async with upstream({"guest/products": given}) as (there, script):
+        with pytest.raises(Unwell):
+            await there.rent_offers(16, 24)
+        with pytest.raises(Refused) as caught:
+            await there.rent(rent_order())
+    assert caught.value.is_fault
+    assert len(script.requests) == 2
+
+
+async def test_countries_that_rent_out_are_those_with_a_rental_in_stock() -> None:
+    def priced(query: httpx.QueryParams) -> Any:
+        match query["product"]:
+            case "1day":
+                places = {"england": {"o2": {"count": 1}}, "usa": {"x": {"count": 0}}, "atlantis": {"y": {"count": 5}}}
+                return {"1day": places}
+            case "10days":
+                return {"10days": {"germany": {"o2": {"count": 2, "cost": 1}}}}
+            case "3hours":
+                return httpx.Response(302, headers={"location": "/404.html"})
+        return said("product is incorrect")
+
+    async with upstream({"guest/prices": priced}) as (there, _):
+        assert await there.rent_countries() == {16, 43}
+    async with upstream({}, rent_countries=[6, 16]) as (there, _):
+        assert await there.rent_countries() == {6, 16}
+    async with upstream({"guest/prices": said("", 401)}) as (there, _):
+        with pytest.raises(Unwell):
+            await there.rent_countries()
+
+
+async def test_rental_is_bought_once_its_price_is_known() -> None:
+    async with upstream({"guest/products": RENTS, "user/buy/hosting": RENTED}) as (there, script):
+        lease = await there.rent(rent_order(20))
+    assert [request.url.raw_path for request in script.requests] == [
+        b"/v1/guest/products/england/any",
+        b"/v1/user/buy/hosting/england/any/1day",
+    ]
+    assert (lease.reference, lease.number, lease.cost) == ("rent:11631253", "447700900123", usd(1_900_000))
+    assert lease.expires_at == 1793613600.0
+
+
+async def test_named_operator_of_a_rental_is_asked_and_bought() -> None:
+    async with upstream({"guest/products": RENTS, "user/buy/hosting": RENTED}) as (there, script):
+        await there.rent(rent_order(operator="o2"))
+    assert [request.url.path.split("/")[-2:] for request in script.requests] == [["england", "o2"], ["o2", "1day"]]
+
+
+@pytest.mark.parametrize("wanted", [rent_order(cost_max=1_899_999), rent_order(241)])
+async def test_rental_too_dear_or_not_there_is_not_asked_for(wanted: BuyOrder) -> None:
+    async with upstream({"guest/products": RENTS}) as (there, script):
+        with pytest.raises(SoldOut):
+            await there.rent(wanted)
+    assert len(script.requests) == 1
+
+
+async def test_rental_dearer_than_the_cap_is_returned_at_its_cost() -> None:
+    async with upstream({"guest/products": RENTS, "user/buy": bought(price=2.4)}) as (there, _):
+        assert (await there.rent(rent_order())).cost == usd(2_400_000)
+
+
+@pytest.mark.parametrize("given", [said("internal error", 500), said("", 200), bought(phone=""), *LOST])
+async def test_unreadable_rentals_are_in_doubt(given: Any) -> None:
+    async with upstream({"guest/products": RENTS, "user/buy": given}) as (there, script):
+        with pytest.raises(InDoubt):
+            await there.rent(rent_order())
+    assert len(script.requests) == 2
+
+
+async def test_rental_is_read_with_its_inbox_and_its_end() -> None:
+    late = message("", "Hello", created_at="2026-11-01T10:02:00Z")
+    inbox = {"Data": [late, message(), message()], "Total": 3}
+    shown = bought(id=77, sms=[message("1", "shown with the order")])
+    answers = {"user/check/77": shown, "user/sms/inbox/77": inbox}
+    async with upstream(answers) as (there, script):
+        progress = await there.read(watched("rent:77"))
+    assert [sms.text for sms in progress.messages] == ["Telegram code 12345", "Hello"]
+    assert progress.expires_at == 1793528100.5
+    assert [request.url.path for request in script.requests] == ["/v1/user/check/77", "/v1/user/sms/inbox/77"]
+
+
+async def test_rental_can_be_read_without_an_inbox() -> None:
+    rows = listed(bought(id=77, sms=[message()]))
+    answers = {"user/check/77": bought(sms=[message()]), "user/orders": by_category(listed(), rows)}
+    async with upstream(answers, rent_messages="order") as (there, _):
+        progress = await there.read(watched("rent:77"))
+        many = await there.read_many([watched("rent:77"), watched("5")])
+    assert many == {"rent:77": progress}
+    assert len(progress.messages) == 1
+
+
+async def test_rentals_with_an_inbox_are_left_to_be_read_singly() -> None:
+    async with upstream({}) as (there, script):
+        assert await there.read_many([watched("rent:77")]) == {}
+    assert script.requests == []
+
+
+@pytest.mark.parametrize(("status", "state"), [("TIMEOUT", LeaseState.FINISHED), ("CANCELED", LeaseState.CANCELLED)])
+async def test_rental_whose_time_is_over_was_used(status: str, state: LeaseState) -> None:
+    async with upstream({"user/check": bought(status=status)}, rent_messages="order") as (there, _):
+        assert (await there.read(watched("rent:77"))).state is state
+
+
+async def test_rental_that_is_over_may_have_lost_its_inbox() -> None:
+    answers = {"user/check": bought(status="FINISHED"), "user/sms/inbox": said("hosting order not found")}
+    async with upstream(answers) as (there, _):
+        assert await there.read(watched("rent:77")) == Progress(LeaseState.FINISHED, (), 1793528100.5)
+
+
+@pytest.mark.parametrize("given", [said("hosting order not found"), httpx.Response(302), {"Data": ["x"]}, said("{")])
+async def test_inbox_that_can_not_be_read_is_unwell(given: Any) -> None:
+    async with upstream({"user/check": bought(), "user/sms/inbox": given}) as (there, _):
+        with pytest.raises(Unwell):
+            await there.read(watched("rent:77"))
+
+
+async def test_rental_is_not_given_back_but_may_be_finished() -> None:
+    answers = {
+        "user/cancel/77": said("hosting order"),
+        "user/finish/77": (bought(status="FINISHED"), said("order no sms"), said("hosting order"), said("new words")),
+    }
+    async with upstream(answers) as (there, script):
+        with pytest.raises(NotAllowed):
+            await there.close("rent:77", Outcome.CANCELLED)
+        for _ in range(3):
+            await there.close("rent:77", Outcome.FINISHED)
+        with pytest.raises(Unwell):
+            await there.close("rent:77", Outcome.FINISHED)
+    assert len(script.requests) == 5, "nothing is cancelled instead"
+
+
+async def test_rental_is_not_extended() -> None:
+    async with upstream({}) as (there, script):
+        with pytest.raises(NotAllowed):
+            await there.extension_cost("rent:77", 24)
+        with pytest.raises(NothingTaken):
+            await there.extend(rent_order(lease_reference="rent:77"))
+    assert script.requests == []
+
+
+# --- a number again ---
+
+USED = bought(status="FINISHED", sms=[message()])
+PRICED = {"england": {"telegram": {"vodafone": {"cost": 0.25, "count": 0}, "o2": {"cost": 0.1, "count": 9}}}}
+
+
+def again(**changes: Any) -> BuyOrder:
+    return order(lease_reference="77", lease_number="447700900123", **changes)
+
+
+@pytest.mark.parametrize(
+    ("paid", "listed_prices", "expected"),
+    [(0.21, PRICED, 250_000), (0.31, PRICED, 310_000), (0.21, None, 210_000), (None, PRICED, 250_000)],
+)
+async def test_number_again_is_taken_to_cost_the_dearer_of_what_is_known(
+    paid: float | None, listed_prices: Any, expected: int
+) -> None:
+    answers = {"user/check/77": bought(status="FINISHED", price=paid), "guest/prices": listed_prices}
+    async with upstream(answers) as (there, script):
+        assert await there.reuse_cost("77", "447700900123", "tg", 16) == usd(expected)
+    assert dict(script.requests[1].url.params) == {"country": "england", "product": "telegram"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"user/check": said("order not found", 404)}, UnknownLease),
+        ({"user/check": bought(status="CANCELED")}, NotAllowed),
+        ({"user/check": bought(status="TIMEOUT")}, NotAllowed),
+        ({"user/check": said("", 401)}, Unwell),
+        ({"user/check": USED, "guest/prices": said("internal error", 500)}, Unwell),
+        ({"user/check": bought(status="FINISHED", price=None), "guest/prices": {}}, Unwell),
+    ],
+)
+async def test_cost_of_a_number_again_may_not_be_known(answers: dict[str, Any], expected: type[UpstreamError]) -> None:
+    async with upstream(answers) as (there, script):
+        with pytest.raises(expected):
+            await there.reuse_cost("77", "447700900123", "tg", 16)
+        asked = len(script.requests)
+        with pytest.raises(NothingTaken):
+            await there.reuse(again())
+    assert len(script.requests) == 2 * asked
+
+
+async def test_number_is_used_again_by_its_product_once_its_price_is_known() -> None:
+    answers = {"user/check/77": USED, "guest/prices": PRICED, "user/reuse": bought(id=88, price=0.22)}
+    async with upstream(answers) as (there, script):
+        lease = await there.reuse(again(cost_max=250_000))
+        with pytest.raises(SoldOut):
+            await there.reuse(again(cost_max=249_999))
+    assert script.requests[2].url.path == "/v1/user/reuse/telegram/447700900123"
+    assert (lease.reference, lease.number, lease.cost) == ("88", "447700900123", usd(220_000))
+
+
+@pytest.mark.parametrize("words", ["reuse not possible", "reuse false", "reuse expired"])
+async def test_refused_reuse_is_never_possible_and_took_nothing(words: str) -> None:
+    async with upstream({"user/check": USED, "guest/prices": PRICED, "user/reuse": said(words)}) as (there, _):
+        with pytest.raises(NotAllowed) as caught:
+            await there.reuse(again())
+    assert isinstance(caught.value, Refused)
+    assert not caught.value.is_fault
+
+
+@pytest.mark.parametrize("given", LOST)
+async def test_lost_reuse_is_in_doubt(given: Any) -> None:
+    async with upstream({"user/check": USED, "guest/prices": PRICED, "user/reuse": given}) as (there, script):
+        with pytest.raises(InDoubt):
+            await there.reuse(again())
+    assert len(script.requests) == 3
+
+
+async def test_numbers_that_can_be_used_again_are_bought_where_the_stanza_says_so() -> None:
+    async with upstream({"user/buy": bought()}, reusable=True) as (there, script):
+        await there.buy(order())
+        await there.buy(order(operator="o2"))
+    assert [dict(request.url.params) for request in script.requests] == [
+        {"maxPrice": "0.50", "reuse": "1"},
+        {"reuse": "1"},
+    ]
 
 
 # --- reading ---
@@ -268,14 +538,25 @@ async def test_find_lists_open_orders_since_the_purchase() -> None:
         bought(id=3, status="RECEIVED", country="atlantis", product="nobodys"),
         bought(id=2, created_at="2026-11-01T09:59:59Z"),
     )
-    async with upstream({"user/orders": rows}) as (there, script):
+    rentals = listed(bought(id=7, product="1day", status="RECEIVED"), bought(id=6, product="1day", status="FINISHED"))
+    async with upstream({"user/orders": by_category(rows, rentals)}) as (there, script):
         found = await there.find(CREATED)
-    assert [(order.lease.reference, order.service, order.country) for order in found] == [
-        ("5", "tg", 16),
-        ("3", "nobodys", -1),
+    assert [(order.lease.reference, order.service, order.country, order.is_rental) for order in found] == [
+        ("5", "tg", 16, False),
+        ("3", "nobodys", -1, False),
+        ("rent:7", "full", 16, True),
     ]
     assert found[0].created_at == pytest.approx(CREATED)
-    assert len(script.requests) == 1
+    assert len(script.requests) == 2
+
+
+async def test_shop_without_a_list_of_rentals_has_none() -> None:
+    answers = {"user/orders": by_category(listed(bought(id=5)), said("bad category"))}
+    async with upstream(answers) as (there, _):
+        assert [one.lease.reference for one in await there.find(0)] == ["5"]
+    async with upstream({"user/orders": by_category(listed(), said("", 401))}) as (there, _):
+        with pytest.raises(Unwell):
+            await there.find(0)
 
 
 @pytest.mark.parametrize("given", [said("", 401), said("<html>", 200), {"Data": "x"}, said("bad category")])

@@ -633,7 +633,8 @@ async def test_search_shows_services_without_a_code_and_leaves_out_what_has_ende
     rows = page(
         verification(id="lr_2", serviceName="plentyofberries"), verification(id="lr_1", state="verificationTimedOut")
     )
-    async with scripted({"GET /verifications": rows}) as (there, _):
+    answers = {"GET /verifications": rows, "GET /reservations/rental/nonrenewable": page()}
+    async with scripted(answers) as (there, _):
         (found,) = await there.find(0.0)
     assert (found.lease.reference, found.service, found.lease.number) == ("lr_2", "plentyofberries", "12025550100")
 
@@ -888,14 +889,15 @@ async def test_signature_is_that_of_the_documented_example() -> None:
     ],
 )
 async def test_received_message_hints_at_its_lease_in_either_casing(body: bytes) -> None:
-    assert await taken(signed(body)) == PushTaken((Pushed("lr_01"),))
+    assert await taken(signed(body)) == PushTaken((Pushed("lr_01"), Pushed("rent:lr_01")))
 
 
 @pytest.mark.parametrize(
     ("body", "pushed"),
     [
         (event("v2.reservation.created", {"id": "lr_01", "type": "verification"}), (Pushed(""),)),
-        (event("v2.reservation.created", {"id": "lr_02", "type": "rental"}), ()),
+        (event("v2.reservation.created", {"id": "lr_02", "type": "rental"}), (Pushed(""),)),
+        (event("v2.reservation.created", {"id": "lr_03", "type": "renewable"}), ()),
         (event("v2.sms.received", {"reservationId": None}), ()),
         (event("v2.test", None), ()),
         (event("v2.rental.billingcycle.renewed", {"billingCycleId": "bc_1"}), ()),
@@ -969,7 +971,7 @@ async def test_event_and_reading_together_tell_a_message_once(casing: str) -> No
             sim.deliver(lease.reference, "Your code is 12345")
             told = [await there.take_push(request) for request in (*bought, await came.get())]
             pushed = [one for taken in told for one in taken.pushed]
-            assert pushed == [Pushed("")] * 3 + [Pushed(lease.reference)]
+            assert pushed == [Pushed("")] * 3 + [Pushed(lease.reference), Pushed(f"rent:{lease.reference}")]
             (sms,) = (await there.read(Watched(lease.reference, 1))).messages
             assert sms.code == "12345"
 

@@ -12,6 +12,64 @@ from starlette.applications import Starlette
 
 PRICE = "0.40"
 STOCK = 7
+RENT_PRICE = "2.40"
+RENT_STOCK = 5
+
+
+@dataclass(frozen=True)
+class Rented:
+    """What the suite has to know of an upstream that rents out, beside `Pair`.
+
+    Its simulator has `set_rent_stock(**shelf, price=…, count=…)`, which sets what one number costs for `hours`;
+    `deliver_rental(id, text)`; and `rental_views()`, every rental ever made, oldest first, each with `id`, `phone`,
+    `state` and `extensions` (how many it was given). Its faults have the targets `rent` and `extend`. The simulator's
+    id of a rental is what the lease's reference has behind `rent:`.
+
+    `extension_hours` cost `extension_cost`. `unknown_reference` is well-formed and nobody's.
+
+    What it can't do is said here: `tells_cost` (of what was rented), `tells_finish` (reading shows that it was
+    finished), `tells_goods` (a rental found names its service and country), `tells_end` (reading tells after an
+    extension in doubt whether it took place), `is_extensible`, `is_returnable` (a rental can be given back at all),
+    `asks_countries` (where it rents out is not known beforehand), `cancel_seconds` None (it takes a rental back for as
+    long as no message came). `closes_silently`: it answers a close with no body, so there is none to be broken.
+    `service` is what is rented where that is not the pair's.
+    """
+
+    shelf: Mapping[str, Any]
+    hours: int = 24
+    extension_hours: int = 24
+    extension_cost: str = RENT_PRICE
+    unknown_reference: str = "rent:99999"
+    cancel_seconds: float | None = 1200.0
+    tells_cost: bool = True
+    tells_finish: bool = True
+    tells_goods: bool = True
+    tells_end: bool = True
+    is_extensible: bool = True
+    is_returnable: bool = True
+    asks_countries: bool = True
+    closes_silently: bool = False
+    service: str = ""
+
+
+@dataclass(frozen=True)
+class Reused:
+    """Of an upstream that hands out a number again. Its simulator's faults have the target `reuse`."""
+
+    cost: str = PRICE
+    tells_cost: bool = True
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Of one that adds a service to a number in use: `service` by our code and `shelf` its goods, at `PRICE` each.
+
+    Its simulator's faults have the target `beside`.
+    """
+
+    shelf: Mapping[str, str]
+    service: str = "wa"
+    tells_cost: bool = True
 
 
 @dataclass(frozen=True)
@@ -27,6 +85,8 @@ class Pair:
     was bought), `tells_text` (of a message, beside its code), `tells_stock` (a list without counts sells one of each),
     `tells_finish` (it has no call that finishes), `tells_prices_without_key`, `cancel_wait_option` None (it never
     refuses a cancel for being early).
+
+    `rented`, `reused` and `beside` belong to upstreams with these abilities (`test_rentals.py`).
     """
 
     adapter: str
@@ -49,6 +109,9 @@ class Pair:
     tells_stock: bool = True
     tells_finish: bool = True
     tells_prices_without_key: bool = False
+    rented: Rented | None = None
+    reused: Reused | None = None
+    beside: Beside | None = None
 
 
 def discovered() -> dict[str, Pair]:

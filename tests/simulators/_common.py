@@ -28,7 +28,12 @@ Clock = Callable[[], float]
 Amount = Decimal | str | int | float
 """What callers may write for money; floats go through their shortest text, so 0.1 stays 0.1."""
 
-TARGETS = ("any", "buy", "status", "list", "close", "prices", "balance")
+TARGETS = (
+    "any", "buy", "status", "list", "close", "prices", "balance",
+    "rent", "extend", "reuse", "beside",
+)  # fmt: skip
+"""Kinds of requests that faults are named after: the last four are a rental, more time for one, a number used again
+and a service beside another."""
 EFFECTS = ("drop", "error", "bad_gateway", "html", "truncated", "wrong_types", "slow", "hang", "rate_limit")
 
 SLOW_SECONDS = 30.0

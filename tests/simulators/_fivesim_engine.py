@@ -26,9 +26,11 @@ BEHAVIOURS = frozenset(
         "keep_pending",
         "no_sms",
         "ip_limit",
+        "no_reuse",
     }
 )
 
+Category = Literal["activation", "hosting"]
 Status = Literal["PENDING", "RECEIVED", "CANCELED", "TIMEOUT", "FINISHED", "BANNED"]
 OPEN_STATUSES: frozenset[Status] = frozenset({"PENDING", "RECEIVED"})
 
@@ -73,6 +75,9 @@ PRODUCTS = {
     "other": "0.26",
 }
 
+HOSTING = {"3hours": ("0.80", 3), "1day": ("1.90", 24), "10days": ("6.40", 240), "1month": ("14.00", 720)}
+"""Rentals: the price, and the hours one lasts."""
+
 SENDERS = {"telegram": "Telegram", "whatsapp": "WhatsApp", "google": "Google"}
 
 
@@ -106,6 +111,11 @@ class Order:
     ends_at: float
     received_at: float
     """When PENDING turns to RECEIVED; infinite under `keep_pending`."""
+    category: Category = "activation"
+    is_reusable: bool = False
+    shows_sms: bool = True
+    """Whether `check` and the list show its messages, as those of a rental may be in its inbox alone."""
+    ended_at: float = 0.0
     status: Status = "PENDING"
     sms: list[Sms] = field(default_factory=list)
     row: str | None = None
@@ -145,6 +155,10 @@ class FiveSim(Simulator):
         pending_seconds: float,
         cancel_wait_seconds: float,
         life_seconds: float,
+        reuse_seconds: float,
+        reuses_any: bool,
+        rental_stock: int | None,
+        rental_sms_in: Literal["inbox", "order", "both"],
         requests_per_second: int | None,
         clock: Clock,
     ) -> None:
@@ -156,15 +170,28 @@ class FiveSim(Simulator):
         self.pending_seconds = pending_seconds
         self.cancel_wait_seconds = cancel_wait_seconds
         self.life_seconds = life_seconds
-        self.shelves = _shelves(stock)
+        self.reuse_seconds = reuse_seconds
+        self.reuses_any = reuses_any
+        self.rental_sms_in = rental_sms_in
+        self.shelves = _shelves(stock, stock if rental_stock is None else rental_stock)
         self.orders: list[Order] = []
+        self.listed: dict[Category, list[Order]] = {"activation": [], "hosting": []}
         self.open_count = 0
 
     # what happens to an order
 
-    def buy(self, country: str, operator: str, product: str, price_max: Decimal | None) -> Order:
+    def buy(
+        self,
+        country: str,
+        operator: str,
+        product: str,
+        price_max: Decimal | None = None,
+        *,
+        category: Category = "activation",
+        is_reusable: bool = False,
+    ) -> Order:
         """The cheapest number that fits, paid for. `price_max` counts only with operator `any`, as documented."""
-        self._check_names(country, operator, product)
+        self._check_names(country, operator, product, category)
         self._check_account()
         cap = price_max if operator == ANY else None
         overpriced = self.faults.take("overpriced")
@@ -176,10 +203,33 @@ class FiveSim(Simulator):
         if self.balance < price:
             raise Refusal("not enough user balance")
         shelf.count -= 1
-        return self._open(place, name, product, price)
+        order = self._open(place, name, product, price, category=category)
+        order.is_reusable = is_reusable
+        return order
 
-    def _check_names(self, country: str, operator: str, product: str) -> None:
-        if product not in PRODUCTS:
+    def reuse(self, product: str, number: str) -> Order:
+        """Another order on the number of one that brought a message, at what its operator costs now."""
+        self._check_account()
+        before = next((old for old in reversed(self.listed["activation"]) if old.phone == f"+{number}"), None)
+        if before is None or before.product != product or before.status in ("CANCELED", "BANNED", "TIMEOUT"):
+            raise Refusal("reuse not possible")
+        if before.status in OPEN_STATUSES or not (self.reuses_any or before.is_reusable):
+            raise Refusal("reuse false")
+        if self.now() > before.ended_at + self.reuse_seconds:
+            raise Refusal("reuse expired")
+        if self.faults.take("no_reuse"):
+            raise Refusal("reuse not possible")
+        price = self.shelves[product][before.country][before.operator].cost
+        overpriced = self.faults.take("overpriced")
+        price = overpriced.raised(price) if overpriced else price
+        if self.balance < price:
+            raise Refusal("not enough user balance")
+        again = self._open(before.country, before.operator, product, price, phone=before.phone)
+        again.is_reusable = before.is_reusable
+        return again
+
+    def _check_names(self, country: str, operator: str, product: str, category: Category) -> None:
+        if product not in (HOSTING if category == "hosting" else PRODUCTS):
             raise Unroutable(product)
         if country not in (ANY, *COUNTRIES):
             raise Refusal("bad country")
@@ -207,24 +257,37 @@ class FiveSim(Simulator):
             if operator in (ANY, name) and shelf.count > 0 and (price_max is None or shelf.cost <= price_max)
         }
 
-    def _open(self, country: str, operator: str, product: str, price: Decimal) -> Order:
+    def _open(
+        self,
+        country: str,
+        operator: str,
+        product: str,
+        price: Decimal,
+        *,
+        category: Category = "activation",
+        phone: str = "",
+    ) -> Order:
         now = self.now()
         self.purchases += 1
         self.open_count += 1
+        is_rental = category == "hosting"
         order = Order(
             id=FIRST_ID + self.purchases,
             country=country,
             operator=operator,
             product=product,
-            phone=f"{COUNTRIES[country].prefix}{national_number(self.purchases)}",
+            phone=phone or f"{COUNTRIES[country].prefix}{national_number(self.purchases)}",
             price=price,
             bought_at=now,
-            ends_at=now + self.life_seconds,
+            ends_at=now + (HOSTING[product][1] * 3600.0 if is_rental else self.life_seconds),
             received_at=float("inf") if self.faults.take("keep_pending") else now + self.pending_seconds,
+            category=category,
+            shows_sms=not is_rental or self.rental_sms_in != "inbox",
         )
         self.balance -= price
         self.frozen += price
         self.orders.append(order)
+        self.listed[category].append(order)
         self._schedule(order)
         return order
 
@@ -253,16 +316,17 @@ class FiveSim(Simulator):
         self._receive(order, text, find_code(text) if code is None else code, self.now())
 
     def _expire(self, order: Order) -> None:
-        """The end of an order's life: FINISHED with an SMS, else TIMEOUT and the money back."""
+        """The end of an order's life: FINISHED with an SMS, else TIMEOUT and the money back; a rental was used."""
         if order.status not in OPEN_STATUSES:
             return
-        if order.sms:
+        if order.sms or order.category == "hosting":
             self._end(order, "FINISHED", rating=0.4, refund=False)
         else:
             self._end(order, "TIMEOUT", rating=-0.15, refund=True)
 
     def _end(self, order: Order, status: Status, *, rating: float, refund: bool) -> None:
         order.status = status
+        order.ended_at = min(self.now(), order.ends_at)
         order.row = None
         self.open_count -= 1
         self.frozen -= order.price
@@ -295,7 +359,18 @@ class FiveSim(Simulator):
     def ban(self, order_id: str) -> Order:
         return self._give_back(self._require_open(order_id), "BANNED")
 
+    def inbox(self, order_id: str) -> Order:
+        """A rental, for its messages. An activation's id can't be routed, as a probe saw."""
+        order = self._known(order_id)
+        if order is None:
+            raise Refusal("hosting order not found")
+        if order.category != "hosting":
+            raise Unroutable(order_id)
+        return order
+
     def _give_back(self, order: Order, status: Status) -> Order:
+        if order.category == "hosting":
+            raise Refusal("hosting order")
         if order.sms:
             raise Refusal("order has sms")
         if self.now() - order.bought_at < self.cancel_wait_seconds:
@@ -332,12 +407,26 @@ class FiveSim(Simulator):
         count: int | None = None,
         rate: float | None = None,
     ) -> None:
-        if product not in PRODUCTS or country not in COUNTRIES or operator not in COUNTRIES[country].operators:
+        if product not in self.shelves or country not in COUNTRIES or operator not in COUNTRIES[country].operators:
             raise ValueError(f"this provider sells no {product!r} of {operator!r} in {country!r}")
         shelf = self.shelves[product].setdefault(country, {}).setdefault(operator, Shelf(Decimal("0.1"), 0))
         shelf.cost = shelf.cost if price is None else money(price)
         shelf.count = shelf.count if count is None else count
         shelf.rate = shelf.rate if rate is None else rate
+
+    def set_rent_stock(self, *, price: Amount | None = None, count: int | None = None, **shelf: Any) -> None:
+        """As `set_stock`, for a rental."""
+        if shelf.get("product") not in HOSTING:
+            raise ValueError("this provider rents out nothing of that kind")
+        self.set_stock(**shelf, price=price, count=count)
+
+    def deliver_rental(self, rental_id: str, text: str) -> None:
+        """As `deliver`."""
+        self.deliver(rental_id, text)
+
+    def rental_views(self) -> list[dict[str, Any]]:
+        """As `order_views`: rentals, oldest first. None is ever extended."""
+        return [{**view, "extensions": 0} for view in self.order_views() if view["category"] == "hosting"]
 
     def drop_product(self, product: str, country: str) -> None:
         """The country no longer sells it: `null` in the price list, not a count of 0."""
@@ -351,6 +440,7 @@ class FiveSim(Simulator):
         return [
             {
                 "id": str(order.id),
+                "category": order.category,
                 "product": order.product,
                 "country": order.country,
                 "operator": order.operator,
@@ -369,15 +459,17 @@ class FiveSim(Simulator):
         return bare_text("api limit is 100 requests per second", 429)
 
 
-def _shelves(stock: int) -> dict[str, dict[str, dict[str, Shelf]]]:
+def _shelves(stock: int, rental_stock: int) -> dict[str, dict[str, dict[str, Shelf]]]:
     """Product -> country -> operator; no two operators of a country cost the same."""
+    bases = {product: (base, stock) for product, base in PRODUCTS.items()}
+    bases |= {product: (base, rental_stock) for product, (base, _) in HOSTING.items()}
     return {
         product: {
             slug: {
-                operator: Shelf(Decimal(base) + Decimal(place) / 1000 + Decimal(step) / 100, stock)
+                operator: Shelf(Decimal(base) + Decimal(place) / 1000 + Decimal(step) / 100, count)
                 for step, operator in enumerate(country.operators)
             }
             for place, (slug, country) in enumerate(COUNTRIES.items())
         }
-        for product, base in PRODUCTS.items()
+        for product, (base, count) in bases.items()
     }

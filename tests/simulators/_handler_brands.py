@@ -119,6 +119,11 @@ class Brand:
     early_cancel_seconds: float = 120.0
     webhook: Webhook | None = None
 
+    rents: Literal["no", "reference", "renamed"] = "no"
+    """Which form of the rent family it has, together with `extra_actions`."""
+    post_actions: frozenset[str] = frozenset()
+    """What may be posted where nothing else may."""
+
 
 HERO_STATUSES = {
     "WRONG_MAX_PRICE": 400,
@@ -129,6 +134,13 @@ HERO_STATUSES = {
     "CHANNELS_LIMIT": 403,
     "NOT_FOUND": 404,
     "BAD_ACTION": 404,
+    "BAD_DURATION": 400,
+    "WRONG_COUNTRY": 400,
+    "WRONG_SERVICE": 400,
+    "ACTION_NOT_AVAILABLE": 400,
+    "MAX_HOURS_EXCEED": 400,
+    "SERVICE_NOT_AVAILABLE": 403,
+    "SIM_OFFLINE": 403,
     "EARLY_CANCEL_DENIED": 409,
     "OTP_RECEIVED": 409,
     "FREE_CANCELLATION_EXPIRED": 409,
@@ -150,7 +162,39 @@ HERO_ACTIONS = frozenset({"getAllSms", "finishActivation", "cancelActivation"})
 OLDEST_ONLY = frozenset({*HERO_ACTIONS, "getNumberV2", "getStatusV2", "getActiveActivations"})
 """What dialects lack that grew from SMS-Activate before it had a second version of anything."""
 
-FEW_DIALECTS = frozenset({"getPricesV2", "getPricesV3", "getFreePrices", "getPricesVerification"})
+REFERENCE_RENTS = frozenset(
+    {
+        "getRentServicesAndCountries",
+        "getRentNumber",
+        "getRentStatus",
+        "setRentStatus",
+        "getRentList",
+        "continueRentNumber",
+        "getContinueRentPriceNumber",
+        "continueRentInfo",
+    }
+)
+REFERENCE_EXTRAS = frozenset({"checkExtraActivation", "getExtraActivation", "getAdditionalService"})
+HERO_RENTS = frozenset(
+    {
+        "getRentServicesAndCountries",
+        "serviceCountRent",
+        "getRentNumber",
+        "prolong",
+        "prolongOptions",
+        "prolongHistory",
+        "reactivate",
+        "reactivateOptions",
+        "reactivationPrice",
+    }
+)
+
+FEW_DIALECTS = (
+    frozenset({"getPricesV2", "getPricesV3", "getFreePrices", "getPricesVerification"})
+    | REFERENCE_RENTS
+    | REFERENCE_EXTRAS
+    | HERO_RENTS
+)
 """Actions nobody has but the brands that say so in `extra_actions`."""
 
 SMSBOWER_KEY_REFUSED = (401, '{"status":0,"message":"No access","data":[]}')
@@ -165,7 +209,15 @@ BRANDS = {
             "BAD_SERVICE": "UNPROCESSABLE_ENTITY",
             "BAD_COUNTRY": "UNPROCESSABLE_ENTITY",
             "BAD_VALUES": "UNPROCESSABLE_ENTITY",
+            ("getRentNumber", "BAD_SERVICE"): "WRONG_SERVICE",
+            ("getRentNumber", "BAD_COUNTRY"): "WRONG_COUNTRY",
+            "RENEW_ACTIVATION_NOT_AVAILABLE": "SERVICE_NOT_AVAILABLE",
+            "NEW_ACTIVATION_IMPOSSIBLE": "SIM_OFFLINE",
+            "INVALID_TIME": "BAD_DURATION",
         },
+        rents="renamed",
+        extra_actions=HERO_RENTS,
+        post_actions=frozenset({"prolong", "reactivate"}),
         id_digits=10,
         price_leaf="physical",
         empty_prices="{}",
@@ -190,6 +242,8 @@ BRANDS = {
         # Captured replies of the reference label this JSON as HTML; grizzly's client never asks for it.
         numbers_status_type="text/html; charset=UTF-8",
         missing_actions=HERO_ACTIONS,
+        rents="reference",
+        extra_actions=REFERENCE_RENTS | REFERENCE_EXTRAS,
         webhook=Webhook(pauses_seconds=(900.0,) * 7),
     ),
     "tigersms": Brand(

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from tests.simulators._common import Amount, Clock, NotOpen, Simulator, compact_json, find_code, money
 from tests.simulators._handler_brands import COUNTRIES, SERVICES, Brand, Refusal, refused, unprocessable
+from tests.simulators._handler_rents import Rents
 from tests.simulators._handler_webhooks import Webhooks
 
 FREE_CANCELLATION_SECONDS = 1200.0
@@ -132,6 +133,7 @@ class HandlerApi(Simulator):
         self.life_seconds = life_seconds
         self.countries = {id_: c for id_, c in COUNTRIES.items() if _is_sold(brand, id_)}
         self.shelves = _shelves(self.countries, stock)
+        self.rents = Rents(self, stock)
         self.orders: dict[str, Order] = {}
         self.open: dict[str, Order] = {}
         self._serial = itertools.count(1)
@@ -171,12 +173,12 @@ class HandlerApi(Simulator):
         if shelf is None or not steps or self.faults.take("sold_out"):
             raise Refusal("NO_NUMBERS")
         price = self._price(steps[0].price, wish)
-        self._check_account(price)
+        self.check_account(price)
         phone = self._phone(country, wish)
         if phone is None:
             raise Refusal("NO_NUMBERS")
         shelf.take(steps[0])
-        return self._open(service, country, self._operator(country, wish.operator), phone, price)
+        return self._open(service, country, self.operator_of(country, wish.operator), phone, price)
 
     def _cheapest_country(self, service: str, wish: Wish) -> str:
         prices = {
@@ -197,7 +199,7 @@ class HandlerApi(Simulator):
             raise Refusal("WRONG_MAX_PRICE", {"min": float(listed)}, str(listed))
         return wish.price_max if wish.fixed_price else listed
 
-    def _check_account(self, price: Decimal) -> None:
+    def check_account(self, price: Decimal) -> None:
         if self.faults.take("banned"):
             raise self._banned()
         is_full = self.brand.open_max is not None and len(self.open) >= self.brand.open_max
@@ -216,7 +218,7 @@ class HandlerApi(Simulator):
         }
         return Refusal("BANNED", info, f"'{until:%Y-%m-%d %H-%M-%S}'")
 
-    def _operator(self, country: str, wanted: str | None) -> str:
+    def operator_of(self, country: str, wanted: str | None) -> str:
         """The first wanted operator the country has; else any, as the reference does for an unknown one."""
         offered = self.countries[country].operators
         return next((name for name in (wanted or "").split(",") if name in offered), offered[0])
@@ -231,6 +233,10 @@ class HandlerApi(Simulator):
             if not phone.startswith(wish.phone_exceptions):
                 return phone
         return None
+
+    def new_phone(self, country: str) -> str:
+        """A number never given before."""
+        return self._phone(country, Wish()) or ""
 
     def _open(self, service: str, country: str, operator: str, phone: str, price: Decimal) -> Order:
         now = self.now()
@@ -250,6 +256,35 @@ class HandlerApi(Simulator):
         self.timeline.at(order.ends_at, lambda when: self._expire(order))
         self._schedule_sms(order, now)
         return order
+
+    # a number again, a service beside another
+
+    def extra_price(self, parent: Order) -> Decimal:
+        """What its number costs again. Raises Refusal where it had no code, or is in use."""
+        if parent.state not in ("finished", "expired") or not parent.sms:
+            raise Refusal("RENEW_ACTIVATION_NOT_AVAILABLE")
+        if any(order.phone == parent.phone for order in self.open.values()):
+            raise Refusal("NEW_ACTIVATION_IMPOSSIBLE")
+        return self.shelves[parent.service, parent.country].price
+
+    def buy_extra(self, parent: Order) -> Order:
+        price = self.extra_price(parent)
+        self.check_account(price)
+        return self._open(parent.service, parent.country, parent.operator, parent.phone, price)
+
+    def buy_beside(self, parent: Order, service: str) -> Order:
+        """Another service on a number in use."""
+        if parent.state not in OPEN_STATES:
+            raise Refusal("WRONG_SECURITY")
+        shelf = self.shelves.get((service, parent.country))
+        steps = shelf.steps() if shelf else []
+        if shelf is None or not steps:
+            raise Refusal("WRONG_ADDITIONAL_SERVICE")
+        if any(order.phone == parent.phone and order.service == service for order in self.open.values()):
+            raise Refusal("REPEAT_ADDITIONAL_SERVICE")
+        self.check_account(steps[0].price)
+        shelf.take(steps[0])
+        return self._open(service, parent.country, parent.operator, parent.phone, steps[0].price)
 
     def _schedule_sms(self, order: Order, now: float) -> None:
         if self.sms_delay_seconds is not None and self.sms_delay_seconds >= 0:
@@ -375,6 +410,19 @@ class HandlerApi(Simulator):
         shelf.physical = shelf.physical if count is None else count
         shelf.virtual = shelf.virtual if virtual is None else virtual
         shelf.dearer = shelf.dearer if dearer is None else {money(step): left for step, left in dearer.items()}
+
+    def set_rent_stock(self, service: str, country: str | int, **change: Any) -> None:
+        """`price` for `hours` (24), `count`."""
+        if service not in (*SERVICES, "full") or str(country) not in self.countries:
+            raise ValueError(f"this provider rents out no {service!r} in {country!r}")
+        self.rents.set_stock(service, country, **change)
+
+    def deliver_rental(self, rental_id: str, text: str, sender: str = "Telegram") -> None:
+        self.rents.deliver(rental_id, text, sender)
+
+    def rental_views(self) -> list[dict[str, Any]]:
+        """Every rental ever made, oldest first."""
+        return self.rents.views()
 
     def counters(self) -> dict[str, Any]:
         counted = {**super().counters(), "open": len(self.open)}

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from starlette.responses import Response
 
 from tests.simulators._common import EFFECTS, Amount, Clock, NotOpen, Simulator, find_code, money
+from tests.simulators._textverified_rentals import BEHAVIOURS as RENTAL_BEHAVIOURS
+from tests.simulators._textverified_rentals import Rentals
 from tests.simulators._textverified_webhooks import Webhooks
 
 SERVICES = {
@@ -52,6 +54,7 @@ BEHAVIOURS = frozenset(
         "sms_on_cancel",
         "repeat_sms",
         "no_sms",
+        *RENTAL_BEHAVIOURS,
         *(f"auth.{effect}" for effect in EFFECTS),
     }
 )
@@ -106,6 +109,7 @@ class Sms:
     text: str
     code: str
     at: float
+    kind: Literal["verification", "nonrenewable"] = "verification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,10 @@ class TextVerified(Simulator):
         cancel_seconds: float | None,
         token_life_seconds: float,
         refunds_on_timeout: bool,
+        rental_stock: int,
+        refund_seconds: float,
+        sale_seconds: float,
+        wake_seconds: float,
         price_code: str,
         requests_per_second: int | None,
         webhooks: Webhooks,
@@ -173,6 +181,16 @@ class TextVerified(Simulator):
         self.shelves = {name: Shelf(Decimal(price), stock) for name, price in SERVICES.items()}
         self.verifications: dict[str, Verification] = {}
         self.messages: list[Sms] = []
+        self.rentals = Rentals(
+            self,
+            SERVICES,
+            refusal=Refusal,
+            missing=Missing,
+            stock=rental_stock,
+            refund_seconds=refund_seconds,
+            sale_seconds=sale_seconds,
+            wake_seconds=wake_seconds,
+        )
         self._tokens: dict[str, float] = {}
         self._serials = itertools.count(1)
 
@@ -229,19 +247,20 @@ class TextVerified(Simulator):
             price = overpriced.price or price + Decimal("0.5")
         elif wish.price_max is not None and price > wish.price_max:
             raise Refusal(self.price_code, "The price is above the maximum.")
-        self._check_account(price)
+        self.check_account(price)
         if shelf.count <= 0 or self.faults.take("sold_out"):
             raise Refusal("Unavailable", "No numbers are available.")
         shelf.count -= 1
-        return self._open(wish.service, price, self._number(wish.area_codes))
+        return self._open(wish.service, price, self.new_number(wish.area_codes))
 
-    def _check_account(self, price: Decimal) -> None:
+    def check_account(self, price: Decimal) -> None:
+        """Refuses what this account may or can not pay."""
         if self.faults.take("too_many"):
             raise Refusal("TooManyUnfinishedVerifications", "Too many pending verifications.")
         if self.faults.take("no_balance") or self.balance < price:
             raise Refusal("InsufficientBalance", "The balance is too low.")
 
-    def _number(self, area_codes: Sequence[str]) -> str:
+    def new_number(self, area_codes: Sequence[str]) -> str:
         """The factor shares no divisor with 7 000 000, so numbers repeat only after as many purchases."""
         area_code = area_codes[0] if area_codes else list(AREA_CODES)[self.purchases % len(AREA_CODES)]
         return f"{area_code}{2_000_000 + self.purchases * 7919 % 7_000_000}"
@@ -285,13 +304,24 @@ class TextVerified(Simulator):
             self._receive(made, f"Your code is {code}", code, when)
 
     def _receive(self, made: Verification, text: str, code: str, when: float) -> None:
-        sms = Sms(serial_id("sm", next(self._serials)), made.id, made.number, text, code, when)
+        sms = Sms(self.serial("sm"), made.id, made.number, text, code, when)
         made.state = "Completed"
         for _ in range(2 if self.faults.take("repeat_sms") else 1):
             made.sms.append(sms)
             self.messages.append(sms)
         if not made.is_mock:
             self.webhooks.send("v2.sms.received", self._event(sms), self.now())
+
+    def receive(self, reservation: str, number: str, text: str, code: str, *, kind: Literal["nonrenewable"]) -> Sms:
+        """A message of a rental comes now."""
+        sms = Sms(self.serial("sm"), reservation, number, text, code, self.now(), kind)
+        self.messages.append(sms)
+        self.webhooks.send("v2.sms.received", self._event(sms), self.now())
+        return sms
+
+    def serial(self, kind: str) -> str:
+        """The next id of a kind."""
+        return serial_id(kind, next(self._serials))
 
     def _event(self, sms: Sms) -> dict[str, Any]:
         """The event names the reservation and not the SMS, unlike the lists (§9)."""
@@ -372,7 +402,7 @@ class TextVerified(Simulator):
             renewed = self._add(made.service, made.cost, made.number)
             renewed.is_mock = renewed.is_refunded = True
         else:
-            self._check_account(made.cost)
+            self.check_account(made.cost)
             renewed = self._open(made.service, made.cost, made.number)
         made.state = state
         made.can_reactivate = False
@@ -383,6 +413,21 @@ class TextVerified(Simulator):
     def restock(self, **change: Any) -> None:
         """`service`, and any of `price`, `count`."""
         self.set_stock(**change)
+
+    def set_rent_stock(
+        self, service: str, duration: str, *, price: Amount | None = None, count: int | None = None
+    ) -> None:
+        """As `set_stock`, for a rental of that duration."""
+        self.rentals.restock(service, duration, price, count)
+
+    def deliver_rental(self, rental_id: str, text: str) -> None:
+        """As `deliver`, to a rental. One that sleeps does not receive it."""
+        self.advance()
+        self.rentals.deliver(rental_id, text)
+
+    def rental_views(self) -> list[dict[str, Any]]:
+        """As `order_views`: rentals, oldest first."""
+        return self.rentals.views()
 
     def set_stock(self, service: str, *, price: Amount | None = None, count: int | None = None) -> None:
         if service not in self.shelves:

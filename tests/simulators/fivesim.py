@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal, cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,7 +20,8 @@ from tests.simulators._common import Amount, Clock, compact_json, money
 from tests.simulators._fivesim_engine import (
     ANY,
     COUNTRIES,
-    PRODUCTS,
+    HOSTING,
+    Category,
     FiveSim,
     Order,
     Refusal,
@@ -32,7 +33,6 @@ from tests.simulators._fivesim_engine import (
 
 DEFAULT_KEY = "simulator-token"
 PAGE_MAX = 100
-HOSTING_PRODUCT = {"Category": "hosting", "Qty": 14, "Price": 1.9}
 
 # --- the wire ---------------------------------------------------------------------------------------------------------
 
@@ -55,8 +55,15 @@ def nano_time(when: float, order_id: int) -> str:
 def order_json(order: Order) -> str:
     """The order as `check` and the list show it: `sms` is a list from now on, forwarding members are absent."""
     if order.row is None:
-        order.row = compact_json({**_order_members(order), "sms": [_sms_members(order, sms) for sms in order.sms]})
+        shown = order.sms if order.shows_sms else []
+        order.row = compact_json({**_order_members(order), "sms": [_sms_members(order, sms) for sms in shown]})
     return order.row
+
+
+def inbox_json(sim: FiveSim, order: Order) -> str:
+    """A rental's own list (§5)."""
+    shown = order.sms if sim.rental_sms_in != "order" else []
+    return compact_json({"Data": [_sms_members(order, sms) for sms in shown], "Total": len(shown)})
 
 
 def bought_json(order: Order) -> str:
@@ -137,20 +144,21 @@ def products_json(sim: FiveSim, country: str, operator: str) -> str:
     if country not in (ANY, *COUNTRIES):
         raise Refusal("country is incorrect")
     listed: dict[str, Any] = {}
-    for product in PRODUCTS:
+    for product in sim.shelves:
         shelves = sim.offers(country, operator, product, None).values()
         if shelves:
             cheapest = min(shelf.cost for shelf in shelves)
             quantity = sum(shelf.count for shelf in shelves)
-            listed[product] = {"Category": "activation", "Qty": quantity, "Price": float(cheapest)}
-    return compact_json({**listed, "1day": HOSTING_PRODUCT})
+            category = "hosting" if product in HOSTING else "activation"
+            listed[product] = {"Category": category, "Qty": quantity, "Price": float(cheapest)}
+    return compact_json(listed)
 
 
 def prices_json(sim: FiveSim, country: str | None, product: str | None) -> str:
     """Country -> product -> operator, but product -> country -> operator when only the product is named."""
     if country is not None and country not in COUNTRIES:
         raise Refusal("country is incorrect")
-    if product is not None and product not in PRODUCTS:
+    if product is not None and product not in sim.shelves:
         raise Refusal("product is incorrect")
     if product is None:
         return compact_json(_by_country(sim, [country] if country else list(COUNTRIES)))
@@ -183,7 +191,7 @@ def orders_json(sim: FiveSim, params: Mapping[str, str]) -> str:
     category = params.get("category")
     if category not in ("activation", "hosting"):
         raise Refusal("bad category")
-    orders = sim.orders if category == "activation" else []
+    orders = sim.listed[cast(Category, category)]
     limit = min(_whole(params.get("limit"), PAGE_MAX), PAGE_MAX)
     offset = _whole(params.get("offset"), 0)
     if params.get("reverse") == "true":
@@ -221,8 +229,14 @@ def _act(sim: FiveSim, request: Request, name: str) -> str:
         case "profile":
             return profile_json(sim)
         case "buy":
-            order = sim.buy(path["country"], path["operator"], path["product"], _price_max(request))
-            return bought_json(order)
+            goods, is_reusable = (path["country"], path["operator"], path["product"]), query.get("reuse") == "1"
+            return bought_json(sim.buy(*goods, _price_max(request), is_reusable=is_reusable))
+        case "rent":
+            return bought_json(sim.buy(path["country"], path["operator"], path["product"], category="hosting"))
+        case "reuse":
+            return bought_json(sim.reuse(path["product"], path["number"]))
+        case "inbox":
+            return inbox_json(sim, sim.inbox(str(path["id"])))
         case "check":
             return order_json(sim.check(str(path["id"])))
         case "finish":
@@ -254,6 +268,9 @@ def _performed(sim: FiveSim, request: Request, name: str) -> Response:
 ROUTES = {
     "profile": ("balance", "/v1/user/profile"),
     "buy": ("buy", "/v1/user/buy/activation/{country}/{operator}/{product}"),
+    "rent": ("rent", "/v1/user/buy/hosting/{country}/{operator}/{product}"),
+    "reuse": ("reuse", "/v1/user/reuse/{product}/{number}"),
+    "inbox": ("status", "/v1/user/sms/inbox/{id:int}"),
     "check": ("status", "/v1/user/check/{id:int}"),
     "finish": ("close", "/v1/user/finish/{id:int}"),
     "cancel": ("close", "/v1/user/cancel/{id:int}"),
@@ -296,13 +313,19 @@ def build(
     pending_seconds: float = 0.0,
     cancel_wait_seconds: float = 0.0,
     life_seconds: float = 900.0,
+    reuse_seconds: float = 1200.0,
+    reuses_any: bool = True,
+    rental_stock: int | None = None,
+    rental_sms_in: Literal["inbox", "order", "both"] = "inbox",
     requests_per_second: int | None = None,
     clock: Clock = time.time,
 ) -> Starlette:
     """The simulator as an ASGI application; its state is `app.state.sim`.
 
     `sms_delay_seconds` None (or negative) delivers nothing by itself; an order is PENDING for `pending_seconds`, then
-    RECEIVED, with or without an SMS; cancels within `cancel_wait_seconds` are told to wait.
+    RECEIVED, with or without an SMS; cancels within `cancel_wait_seconds` are told to wait. A
+    number is used again for `reuse_seconds` after its end, with `reuses_any` False only one that was bought so; what a
+    rental received is shown where `rental_sms_in` says. `rental_stock` None is `stock`.
     """
     sim = FiveSim(
         keys=keys,
@@ -312,6 +335,10 @@ def build(
         pending_seconds=pending_seconds,
         cancel_wait_seconds=cancel_wait_seconds,
         life_seconds=life_seconds,
+        reuse_seconds=reuse_seconds,
+        reuses_any=reuses_any,
+        rental_stock=rental_stock,
+        rental_sms_in=rental_sms_in,
         requests_per_second=requests_per_second,
         clock=clock,
     )

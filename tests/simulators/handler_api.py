@@ -9,7 +9,7 @@ Brands that push tell each SMS to one address, `--webhook-url` or `POST /_sim/we
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -44,6 +44,7 @@ from tests.simulators._handler_lists import (
     get_prices_v3,
     get_prices_verification,
 )
+from tests.simulators._handler_rent_actions import RENT_ACTIONS, reactivated, renamed_messages, renamed_row
 
 PATH = "/stubs/handler_api.php"
 DEFAULT_KEY = "simulator-key"
@@ -171,9 +172,14 @@ def _hero_number(sim: HandlerApi, order: Order) -> dict[str, Any]:
         "activationOperator": order.operator,
         "operator": order.operator,
         "verificationType": "sms",
+        "subtype": 1,
         "serviceCode": order.service,
         "status": 4,
     }
+
+
+def reactivate(sim: HandlerApi, params: Params) -> Response:
+    return json_reply(_hero_number(sim, reactivated(sim, params)))
 
 
 def get_status(sim: HandlerApi, params: Params) -> Response:
@@ -222,6 +228,8 @@ def get_full_sms(sim: HandlerApi, params: Params) -> Response:
 
 
 def get_all_sms(sim: HandlerApi, params: Params) -> Response:
+    if params.get("id") in sim.rents.rentals:
+        return renamed_messages(sim.rents.rental(params["id"]), params)
     order = _order(sim, params)
     rows = [
         {
@@ -260,20 +268,28 @@ def _vague_cancel(sim: HandlerApi, params: Params) -> Response:
 
 
 def finish_activation(sim: HandlerApi, params: Params) -> Response:
-    sim.finish(_order(sim, params))
+    if params.get("id") in sim.rents.rentals:
+        sim.rents.finish(sim.rents.rental(params["id"]))
+    else:
+        sim.finish(_order(sim, params))
     return Response(status_code=204)
 
 
 def cancel_activation(sim: HandlerApi, params: Params) -> Response:
-    sim.cancel(_order(sim, params))
+    if params.get("id") in sim.rents.rentals:
+        sim.rents.cancel(sim.rents.rental(params["id"]))
+    else:
+        sim.cancel(_order(sim, params))
     return Response(status_code=204)
 
 
 def get_active_activations(sim: HandlerApi, params: Params) -> Response:
     """The open orders, newest first. Rows are kept as text, so a page costs a join and not a serialisation."""
     start, limit = _page(sim.brand, params)
-    page = itertools.islice(reversed(sim.open.values()), start, None if limit is None else start + limit)
-    rows = [order.row or _row(sim, order) for order in page]
+    rented = [renamed_row(sim, rental) for rental in reversed(sim.rents.open())] if sim.rents.is_renamed else []
+    listed: Iterator[str | Order] = itertools.chain(rented, reversed(sim.open.values()))
+    page = itertools.islice(listed, start, None if limit is None else start + limit)
+    rows = [order if isinstance(order, str) else order.row or _row(sim, order) for order in page]
     return Response(_list_body(sim.brand, rows), media_type="application/json")
 
 
@@ -305,6 +321,7 @@ def _row(sim: HandlerApi, order: Order) -> str:
             "countryName": sim.countries[order.country].eng,
             "canGetAnotherSms": 1 if sim.brand.active_list == "hero" else "1",
             "currency": USD,
+            **({"verificationType": "sms", "subtype": 1} if sim.brand.active_list == "hero" else {}),
         }
     )
     return order.row
@@ -334,7 +351,15 @@ def _list_body(brand: Brand, rows: list[str]) -> str:
 def get_countries(sim: HandlerApi, params: Params) -> Response:
     """An object by id, or an array; SMSBower writes ids as text, and had a row without one."""
     rows: dict[str, dict[str, Any]] = {
-        id_: {"id": int(id_), "rus": c.rus, "eng": c.eng, "chn": c.eng, "visible": 1, "retry": 1, "rent": 0}
+        id_: {
+            "id": int(id_),
+            "rus": c.rus,
+            "eng": c.eng,
+            "chn": c.eng,
+            "visible": 1,
+            "retry": 1,
+            "rent": int(sim.brand.rents != "no" and id_ in sim.rents.countries),
+        }
         for id_, c in sim.countries.items()
     }
     match sim.brand.countries:
@@ -385,6 +410,8 @@ ACTIONS: dict[str, tuple[str, Action]] = {
     "getCountries": ("prices", get_countries),
     "getServicesList": ("prices", get_services_list),
     "getOperators": ("prices", get_operators),
+    "reactivate": ("reuse", reactivate),
+    **RENT_ACTIONS,
 }
 """Action -> the target its faults are named after, and who answers it."""
 
@@ -427,9 +454,10 @@ def _admit(sim: HandlerApi, action: str, params: Params) -> None:
 
 async def _handle(sim: HandlerApi, request: Request) -> Response:
     sim.advance()
-    if request.method == "POST" and not sim.brand.post_allowed:
-        return Response(compact_json({"message": "Method not allowed"}), 405, media_type="application/json")
     params = await _parameters(request)
+    may_post = sim.brand.post_allowed or params.get("action") in sim.brand.post_actions
+    if request.method == "POST" and not may_post:
+        return Response(compact_json({"message": "Method not allowed"}), 405, media_type="application/json")
     if sim.brand.header_key and "x-api-key" in request.headers:
         params.setdefault("api_key", request.headers["x-api-key"])
     if sim.webhooks is not None:

@@ -19,6 +19,7 @@ from fivesim import (
     ErrorType,
     FiveSim,
     FiveSimError,
+    HostingProduct,
     Operator,
     OrderAction,
     Status,
@@ -311,6 +312,45 @@ def test_fivesim_reads_the_catalogue(five: tuple[FiveSimState, str]) -> None:
     with pytest.raises(FiveSimError) as unsold:
         client.guest.get_prices(country=Country.ENGLAND, product=ActivationProduct.VIBER)
     assert unsold.value.get_error() is ErrorType.INCORRECT_PRODUCT
+
+
+def test_fivesim_rents_a_number_and_reads_its_inbox(five: tuple[FiveSimState, str]) -> None:
+    sim, url = five
+    client = five_sim(url)
+    offered = client.guest.get_products(Country.ENGLAND, Operator.ANY_OPERATOR)[HostingProduct.ONE_DAY]
+    assert (offered.category, offered.price) == (Category.HOSTING, 1.9)
+    order = client.user.buy_number(Country.ENGLAND, Operator.ANY_OPERATOR, HostingProduct.ONE_DAY)
+    assert order.product is HostingProduct.ONE_DAY
+    assert (order.expires_at - order.created_at).total_seconds() == 24 * 3600
+    until(lambda: client.user.get_sms_inbox_list(order) or None)
+    sim.deliver(str(order.id), "And another: 67890")
+    assert [sms.text for sms in client.user.get_sms_inbox_list(order)][1:] == ["And another: 67890"]
+    assert [row.id for row in client.user.get_orders_history(Category.HOSTING).data] == [order.id]
+    assert client.user.get_orders_history(Category.ACTIVATION).data == []
+    with pytest.raises(FiveSimError) as refused:
+        client.user.order(OrderAction.CANCEL, order)
+    assert refused.value.get_error() is ErrorType.HOSTING_ORDER
+    assert client.user.order(OrderAction.FINISH, order).status is Status.FINISHED
+
+
+def test_clients_use_a_number_again(five: tuple[FiveSimState, str]) -> None:
+    sim, url = five
+    client, strict = five_sim(url), PyFiveSimSync(api_key=TOKEN, base_url=url)
+    order = client.user.buy_number(Country.ENGLAND, Operator.ANY_OPERATOR, ActivationProduct.TELEGRAM, reuse=True)
+    number = order.phone.lstrip("+")
+    assert strict.reuse_number("telegram", number) is False
+    until(lambda: client.user.order(OrderAction.CHECK, order).sms or None)
+    client.user.order(OrderAction.FINISH, order)
+    client.user.reuse_number(ActivationProduct.TELEGRAM, number)
+    again = sim.orders[-1]
+    assert (again.phone, again.status, sim.purchases) == (order.phone, "PENDING", 2)
+    sim.deliver(str(again.id), "Your code is 12345")
+    sim.finish(str(again.id))
+    assert strict.reuse_number("telegram", number) is True
+    sim.skip(3600)
+    with pytest.raises(FiveSimError) as refused:
+        client.user.reuse_number(ActivationProduct.TELEGRAM, number)
+    assert "reuse expired" in str(refused.value)
 
 
 def test_strict_pyfivesim_lives_a_whole_order(five: tuple[FiveSimState, str]) -> None:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from textverified import (
     NumberType,
+    RentalDuration,
     ReservationCapability,
     ReservationState,
     ReservationType,
@@ -30,6 +31,7 @@ from textverified.data import WebhookEventReservationCreatedWebhookEvent, Webhoo
 
 from tests.simulators import textverified as simulator
 from tests.simulators._serve import serve
+from tests.simulators._textverified_wire import API
 
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 5.0
@@ -242,13 +244,87 @@ def test_mode_serves_prices_and_stock() -> None:
         assert client.services.verification_inventory(service_name="telegram", **mode).available_quantity > 0
 
 
+RENTAL: dict[str, Any] = {
+    "service_name": "telegram",
+    "duration": RentalDuration.THREE_DAY,
+    "always_on": True,
+    "is_renewable": False,
+    **GOODS,
+}
+
+
+def rent(client: Any, **wishes: Any) -> Any:
+    """The rental that a sale brought."""
+    sale = client.reservations.create(allow_back_order_reservations=False, **{**RENTAL, **wishes})
+    assert sale.back_order_reservations == []
+    return client.reservations.details(sale.reservations[0])
+
+
+def test_client_rents_reads_and_extends() -> None:
+    with opened() as (client, sim):
+        price = client.reservations.pricing(area_code=False, **RENTAL).price
+        made = rent(client)
+        assert (made.state, made.always_on, len(made.number)) == (ReservationState.NONRENEWABLE_ACTIVE, True, 10)
+        assert made.ends_at - made.created_at == timedelta(days=3)
+        assert client.account.balance == 1000 - price
+        sim.deliver_rental(made.id, "Your code is 12345")
+        sim.deliver_rental(made.id, "Your code is 67890")
+        assert {sms.parsed_code for sms in client.sms.list(made)} == {"12345", "67890"}
+        assert len(list(client.sms.list(reservation_type=ReservationType.NONRENEWABLE))) == 2
+        assert list(client.sms.list(reservation_type=ReservationType.VERIFICATION)) == []
+        assert [one.id for one in client.reservations.list_nonrenewable()] == [made.id]
+        client.reservations.extend_nonrenewable(extension_duration=RentalDuration.ONE_DAY, rental_id=made.id)
+        assert client.reservations.nonrenewable_details(made.id).ends_at == made.ends_at + timedelta(days=1)
+        assert client.sales.get(made.sale_id).total == price
+
+
+def test_client_gets_a_refund_while_no_sms_came() -> None:
+    with opened(refund_seconds=600.0) as (client, sim):
+        first, second, third = rent(client), rent(client), rent(client)
+        assert client.reservations.refund_nonrenewable(first)
+        assert client.reservations.details(first).state is ReservationState.NONRENEWABLE_REFUNDED
+        sim.deliver_rental(second.id, "Your code is 12345")
+        sim.skip(601)
+        for kept in (second, third):
+            assert not client.reservations.details(kept).refund.can_refund
+            with pytest.raises(TextVerifiedError) as caught:
+                client.reservations.refund_nonrenewable(kept)
+            assert caught.value.error_code == "CannotRefund"
+
+
+def test_client_wakes_a_number_that_sleeps() -> None:
+    with opened() as (client, sim):
+        sim.fault("no_always_on", 1)
+        made = rent(client)
+        assert not made.always_on
+        sim.deliver_rental(made.id, "Your code is 12345")
+        assert list(client.sms.list(made)) == []
+        wake = client.wake_requests.create(made)
+        assert wake.is_scheduled
+        assert wake.usage_window_end > wake.usage_window_start
+        sim.deliver_rental(made.id, "Your code is 67890")
+        assert [sms.parsed_code for sms in client.sms.list(made)] == ["67890"]
+
+
+def test_client_understands_what_is_not_rented_out() -> None:
+    with opened(rental_stock=0) as (client, sim):
+        with pytest.raises(TextVerifiedError) as caught:
+            rent(client)
+        assert caught.value.error_code == "Unavailable"
+        sale = client.reservations.create(allow_back_order_reservations=True, **RENTAL)
+        assert (sale.reservations, len(sale.back_order_reservations)) == ([], 1)
+        sim.set_rent_stock("telegram", "threeDay", count=2)
+        told = client.services.rental_inventory(service_name="telegram", duration=RentalDuration.THREE_DAY, **GOODS)
+        assert told.available_quantity == 2
+
+
 def signed_in(http: httpx.Client) -> None:
     account = {"x-api-key": simulator.DEFAULT_KEY, "x-api-username": simulator.DEFAULT_USERNAME}
     http.headers["authorization"] = f"Bearer {http.post('/auth', headers=account).json()['token']}"
 
 
 def test_answers_to_test_names_say_so_in_a_header() -> None:
-    with serve(simulator.build()) as address, httpx.Client(base_url=address + simulator.API) as http:
+    with serve(simulator.build()) as address, httpx.Client(base_url=address + API) as http:
         signed_in(http)
         for service, is_mock in (("test_success", True), ("test_no_numbers", True), ("telegram", False)):
             answer = http.post("/verifications", json={"serviceName": service, "capability": "sms"})

@@ -1,16 +1,16 @@
 """TextVerified as an upstream: REST v2 under `/api/pub/v2`, with its links, keyset pages and webhooks.
 
 Wire facts: its notes (transport §1, links §2, catalogue §3, verifications §4, SMS §5, errors §7, test names §8,
-webhooks §9, checklist §11) and what the official client reads. Left out: rentals, back orders, wake requests, billing
-cycles, calls and their tokens, sending of SMS. Their paths answer 404, but for an empty list of calls.
+webhooks §9, checklist §11) and what the official client reads; rentals are in `_textverified_rental_calls`. Left out:
+renewable rentals and billing cycles, calls and their tokens, sending of SMS. Their paths answer 404, but for an empty
+list of calls.
 """
 
-import base64
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,166 +18,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.simulators import _common, _serve
-from tests.simulators._common import Amount, Clock, compact_json, money
+from tests.simulators._common import Amount, Clock, money
 from tests.simulators._textverified_engine import (
     AREA_CODES,
     MOCK_NAMES,
-    SENDER,
     Missing,
     Refusal,
-    Sms,
     TextVerified,
     Verification,
     Wish,
-    serial_id,
 )
+from tests.simulators._textverified_rental_calls import RENTAL_ROUTES, RentalCalls
+from tests.simulators._textverified_rentals import WHOLE_NUMBER, ExtensionAnswer, Sale
 from tests.simulators._textverified_webhooks import DEFAULT_WEBHOOK_SECRET, EVENTS, Casing, Webhooks, wire_time
+from tests.simulators._textverified_wire import API, Body, Wire, mock_header, reply, sale_id
 
 DEFAULT_KEY = "simulator-key"
 DEFAULT_USERNAME = "ops@example.com"
-API = "/api/pub/v2"
-
-Item = TypeVar("Item")
-Query = Mapping[str, str]
-Body = Mapping[str, Any]
 
 
-# --- the wire ---------------------------------------------------------------------------------------------------------
-
-
-def reply(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(compact_json(data), status, headers=headers, media_type="application/json")
-
-
-class Wire:
-    """Records as this provider shows them to one client: `base` is the address it reached us by."""
-
-    def __init__(self, sim: TextVerified, base: str, page_size: int, *, oldest_first: bool) -> None:
-        self.sim = sim
-        self._base = base
-        self._page_size = page_size
-        self._oldest_first = oldest_first
-
-    def link(self, path: str, method: str = "GET") -> dict[str, str]:
-        return {"method": method, "href": f"{self._base}{API}{path}"}
-
-    def created(self, made: Verification) -> Response:
-        """The link is the whole body; the verification itself takes a second request (§2)."""
-        link = self.link(f"/verifications/{made.id}")
-        return reply(link, 201, {"location": link["href"], **mock_header(made.is_mock)})
-
-    def compact(self, made: Verification) -> dict[str, Any]:
-        """A row of the list (§4)."""
-        return {
-            "id": made.id,
-            "createdAt": wire_time(made.created_at),
-            "serviceName": made.service,
-            "state": f"verification{made.state}",
-            "totalCost": float(made.cost),
-            "number": made.number,
-            "link": self.link(f"/verifications/{made.id}"),
-            "sms": self.link(f"/sms?reservationId={made.id}"),
-            "calls": self.link(f"/calls?reservationId={made.id}"),
-        }
-
-    def expanded(self, made: Verification) -> dict[str, Any]:
-        """What its own address shows (§4)."""
-        sim, path = self.sim, f"/verifications/{made.id}"
-        row = self.compact(made)
-        del row["link"]
-        can_cancel, can_report, can_reuse = sim.can_cancel(made), sim.can_report(made), sim.can_reuse(made)
-        return {
-            **row,
-            "endsAt": wire_time(made.ends_at),
-            "sale": self.link(f"/sales/{sale_id(made)}"),
-            "cancel": {"canCancel": can_cancel, "link": self._action(can_cancel, path, "cancel")},
-            "report": {"canReport": can_report, "link": self._action(can_report, path, "report")},
-            "reactivate": {
-                "canReactivate": made.can_reactivate,
-                "link": self._action(made.can_reactivate, path, "reactivate"),
-            },
-            "reuse": {
-                "link": self._action(can_reuse, path, "reuse"),
-                "reusableUntil": wire_time(made.ends_at) if can_reuse else None,
-            },
-        }
-
-    def _action(self, is_possible: bool, path: str, name: str) -> dict[str, str] | None:
-        return self.link(f"{path}/{name}", "POST") if is_possible else None
-
-    def sms(self, sms: Sms) -> dict[str, Any]:
-        return {
-            "id": sms.id,
-            "from": SENDER,
-            "to": sms.to,
-            "createdAt": wire_time(sms.at),
-            "smsContent": sms.text,
-            "parsedCode": sms.code or None,
-            "encrypted": False,
-        }
-
-    def sale(self, made: Verification, *, is_expanded: bool) -> dict[str, Any]:
-        times = {"createdAt": wire_time(made.created_at), "updatedAt": wire_time(made.created_at)}
-        sale = {"id": sale_id(made), "state": "succeeded", **times}
-        if not is_expanded:
-            return {**sale, "totalCost": float(made.cost), "link": self.link(f"/sales/{sale_id(made)}")}
-        link = self.link(f"/verifications/{made.id}")
-        reservation = {"id": made.id, "reservationType": "verification", "serviceName": made.service, "link": link}
-        return {**sale, "total": float(made.cost), "reservations": [reservation], "backOrderReservations": []}
-
-    def page(
-        self, path: str, items: Sequence[Item], key: Callable[[Item], str], show: Callable[[Item], Any], query: Query
-    ) -> Response:
-        """A keyset page of `items` (oldest first as given): the cursor names the row it goes on from (§4)."""
-        rows = list(items) if self._oldest_first else list(reversed(items))
-        place, start = _cursor(query.get("cursor", "")), 0
-        if place is not None:
-            at = next((index for index, item in enumerate(rows) if key(item) == place["key"]), len(rows))
-            start = at + place["count"] if place["direction"] == "forward" else max(0, at - self._page_size)
-        shown = rows[start : start + self._page_size]
-        has_next, has_previous = start + self._page_size < len(rows), start > 0
-        links = {
-            "current": self._page_link(path, query, query.get("cursor")),
-            "next": None,
-            "previous": None,
-        }
-        if has_next:
-            links["next"] = self._page_link(path, query, _opaque(shown, key, "forward"))
-        if has_previous and shown:
-            links["previous"] = self._page_link(path, query, _opaque(shown, key, "reverse"))
-        envelope = {"count": len(shown), "hasNext": has_next, "hasPrevious": has_previous, "links": links}
-        return reply({"data": [show(item) for item in shown], **envelope})
-
-    def _page_link(self, path: str, query: Query, cursor: str | None) -> dict[str, str]:
-        kept = {name: value for name, value in query.items() if name != "cursor"} | (
-            {"cursor": cursor} if cursor else {}
-        )
-        text = "&".join(f"{name}={value}" for name, value in kept.items())
-        return self.link(f"{path}?{text}" if text else path)
-
-
-def _opaque(shown: Sequence[Item], key: Callable[[Item], str], direction: str) -> str:
-    """Names the first row shown and how many there were: one SMS can be listed twice, and is no place to go on from."""
-    place = {"key": key(shown[0]), "count": len(shown), "direction": direction}
-    return base64.urlsafe_b64encode(compact_json(place).encode()).decode().rstrip("=")
-
-
-def _cursor(opaque: str) -> dict[str, Any] | None:
-    if not opaque:
-        return None
-    try:
-        place: dict[str, Any] = json.loads(base64.urlsafe_b64decode(opaque + "=" * (-len(opaque) % 4)))
-    except ValueError:
-        raise Refusal("InvalidCursor") from None
-    return place
-
-
-def mock_header(is_mock: bool) -> dict[str, str]:
-    return {"x-phoneblur-mock": "true"} if is_mock else {}
-
-
-def sale_id(made: Verification) -> str:
-    return serial_id("sa", int(made.id[-13:]))
+# --- what is asked for ---
 
 
 def _numbers(given: Any) -> tuple[str, ...]:
@@ -223,7 +83,8 @@ class Calls:
         query = request.query_params
         if query.get("reservationType") not in ("renewable", "nonrenewable", "verification"):
             raise Refusal("InvalidRequest", "reservationType is required.")
-        rows = [{"serviceName": name, "capability": "sms", "description": None} for name in self.sim.shelves]
+        names = list(self.sim.shelves) + ([] if query["reservationType"] == "verification" else [WHOLE_NUMBER])
+        rows = [{"serviceName": name, "capability": "sms", "description": None} for name in names]
         return reply([*rows, {"serviceName": "servicenotlistedvoice", "capability": "voice", "description": None}])
 
     def area_codes(self, request: Request, body: Body, wire: Wire) -> Response:
@@ -274,31 +135,36 @@ class Calls:
         return wire.created(self.sim.again(request.path_params["id"], "Reused"))
 
     def sms(self, request: Request, body: Body, wire: Wire) -> Response:
-        """Of the whole account, or narrowed by verification and by number; all of it belongs to verifications here."""
+        """Of the whole account, or narrowed by reservation, by its type, and by number."""
         query = request.query_params
         reservation, number = query.get("reservationId"), query.get("to")
         found = [
             sms
             for sms in self.sim.messages
-            if reservation in (None, sms.reservation) and (number is None or sms.to == number[-10:])
+            if reservation in (None, sms.reservation)
+            and query.get("reservationType") in (None, sms.kind)
+            and (number is None or sms.to == number[-10:])
         ]
-        if query.get("reservationType", "verification") != "verification":
-            found = []
         return wire.page("/sms", found, lambda sms: sms.id, wire.sms, query)
 
     def calls(self, request: Request, body: Body, wire: Wire) -> Response:
         return wire.page("/calls", (), str, str, request.query_params)
 
     def sales(self, request: Request, body: Body, wire: Wire) -> Response:
-        made = list(self.sim.verifications.values())
-        query = request.query_params
-        return wire.page("/sales", made, lambda one: one.id, lambda one: wire.sale(one, is_expanded=False), query)
+        made: list[Verification | Sale] = [*self.sim.verifications.values(), *self.sim.rentals.sales.values()]
+        made.sort(key=lambda one: one.created_at)
+
+        def shown(one: Verification | Sale) -> dict[str, Any]:
+            return _sale(wire, one, is_expanded=False)
+
+        return wire.page("/sales", made, _sale_key, shown, request.query_params)
 
     def sale(self, request: Request, body: Body, wire: Wire) -> Response:
         wanted = request.path_params["id"]
-        for made in self.sim.verifications.values():
-            if sale_id(made) == wanted:
-                return reply(wire.sale(made, is_expanded=True))
+        sales: list[Verification | Sale] = [*self.sim.verifications.values(), *self.sim.rentals.sales.values()]
+        for made in sales:
+            if _sale_key(made) == wanted:
+                return reply(_sale(wire, made, is_expanded=True))
         raise Missing(wanted)
 
     def webhook_events(self, request: Request, body: Body, wire: Wire) -> Response:
@@ -306,6 +172,16 @@ class Calls:
 
     def _named(self, request: Request) -> Verification:
         return self.sim.find(request.path_params["id"])
+
+
+def _sale_key(made: Verification | Sale) -> str:
+    return made.id if isinstance(made, Sale) else sale_id(made)
+
+
+def _sale(wire: Wire, made: Verification | Sale, *, is_expanded: bool) -> dict[str, Any]:
+    if isinstance(made, Sale):
+        return wire.rental_sale(made, is_expanded=is_expanded)
+    return wire.sale(made, is_expanded=is_expanded)
 
 
 ROUTES = {
@@ -321,7 +197,7 @@ ROUTES = {
     "cancel": ("close", "POST", "/verifications/{id}/cancel"),
     "report": ("close", "POST", "/verifications/{id}/report"),
     "reactivate": ("buy", "POST", "/verifications/{id}/reactivate"),
-    "reuse": ("buy", "POST", "/verifications/{id}/reuse"),
+    "reuse": ("reuse", "POST", "/verifications/{id}/reuse"),
     "sms": ("list", "GET", "/sms"),
     "calls": ("list", "GET", "/calls"),
     "sales": ("list", "GET", "/sales"),
@@ -387,6 +263,11 @@ def build(
     cancel_seconds: float | None = None,
     token_life_seconds: float = 899.0,
     refunds_on_timeout: bool = True,
+    rental_stock: int | None = None,
+    refund_seconds: float = 1200.0,
+    sale_seconds: float = 0.0,
+    wake_seconds: float = 0.0,
+    extension_answer: ExtensionAnswer = "extension",
     price_code: str = "MaxPriceExceeded",
     has_inventory: bool = True,
     page_size: int = 50,
@@ -404,7 +285,9 @@ def build(
     `sms_delay_seconds` None (or negative) delivers nothing by itself, `mock_delay_seconds` is that of
     `test_delayed_success`. A verification can be cancelled for `cancel_seconds` (None: while it waits), then reported.
     `price_code` is the word for a price above `maxPrice`; `has_inventory` False has no such call, as older versions;
-    `oldest_first` turns the order of lists; `relative_links` leaves the host out of links.
+    `oldest_first` turns the order of lists; `relative_links` leaves the host out of links. A rental's sale takes
+    `sale_seconds`, it is refunded for `refund_seconds` where it had no SMS, and a sleeping one wakes `wake_seconds`
+    after it was asked to. `rental_stock` None is `stock`.
     """
     webhooks = Webhooks(webhook_url, webhook_secret, webhook_casing, retry_seconds=webhook_retry_seconds)
     sim = TextVerified(
@@ -418,15 +301,20 @@ def build(
         cancel_seconds=cancel_seconds,
         token_life_seconds=token_life_seconds,
         refunds_on_timeout=refunds_on_timeout,
+        rental_stock=stock if rental_stock is None else rental_stock,
+        refund_seconds=refund_seconds,
+        sale_seconds=sale_seconds,
+        wake_seconds=wake_seconds,
         price_code=price_code,
         requests_per_second=requests_per_second,
         webhooks=webhooks,
         clock=clock,
     )
     calls = Calls(sim, has_inventory=has_inventory)
+    rental_calls = RentalCalls(sim, has_inventory=has_inventory, extension_answer=extension_answer)
 
     def route(name: str, target: str, method: str, path: str) -> Route:
-        call = getattr(calls, name)
+        call = getattr(rental_calls if name in RENTAL_ROUTES else calls, name)
 
         async def endpoint(request: Request) -> Response:
             sim.advance()
@@ -443,7 +331,7 @@ def build(
 
         return Route(API + path, endpoint, methods=[method])
 
-    routes = [route(name, *place) for name, place in ROUTES.items()]
+    routes = [route(name, *place) for name, place in (ROUTES | RENTAL_ROUTES).items()]
     app = Starlette(routes=[*routes, _webhook_route(webhooks, sim), *_common.control_routes(sim)])
     app.state.sim = sim
     return app

@@ -1,4 +1,4 @@
-from tests.contract._pair import Pair
+from tests.contract._pair import Pair, Rented, Reused
 from tests.simulators import fivesim
 
 SHELF = {"product": "telegram", "country": "england"}
@@ -13,5 +13,15 @@ PAIRS = {
         others=({**SHELF, "operator": "vodafone"}, {**SHELF, "operator": "virtual21"}),
         cancel_wait_option="cancel_wait_seconds",
         tells_prices_without_key=True,
+        simulator_options={"rental_stock": 0},
+        rented=Rented(
+            {"product": "1day", "country": "england", "operator": "o2"},
+            service="full",
+            cancel_seconds=0.0,
+            tells_finish=False,
+            is_extensible=False,
+            is_returnable=False,
+        ),
+        reused=Reused(),
     ),
 }

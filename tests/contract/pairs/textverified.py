@@ -1,4 +1,4 @@
-from tests.contract._pair import Pair
+from tests.contract._pair import Pair, Rented, Reused
 from tests.simulators import textverified
 
 PAIRS = {
@@ -16,5 +16,12 @@ PAIRS = {
         cancel_wait_option=None,
         gives_second_sms=False,
         tells_finish=False,
+        rented=Rented(
+            {"service": "telegram", "duration": "oneDay"},
+            unknown_reference="rent:lr_99999",
+            tells_finish=False,
+            asks_countries=False,
+        ),
+        reused=Reused(),
     ),
 }
