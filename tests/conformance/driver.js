@@ -4,7 +4,7 @@ const fs = require("fs");
 const path = require("path");
 
 const [, script, url, base, key] = process.argv;
-const order = [...fs.readFileSync(path.join(__dirname, "calls.py"), "utf8").matchAll(/^ {4}Call\("(\w+)"/gm)].map((m) => m[1]);
+const order = [...fs.readFileSync(path.join(__dirname, "calls.py"), "utf8").matchAll(/\bCall\(\s*"(\w+)"/g)].map((m) => m[1]);
 const calls = /^[\s*]*calls: (.+)$/m.exec(fs.readFileSync(script, "utf8"))[1].trim().split(/\s+/);
 
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
