@@ -33,7 +33,7 @@ conformance: $(VENV)/dev.stamp $(CONFORMANCE)/stamp
 ifdef INSTALL
 	@for one in $(CONFORMANCE_TOOLS); do \
 		command -v $${one%%:*} >/dev/null || missing="$$missing $${one##*:}"; done; \
-	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then apt-get install -y --no-install-recommends $$missing; fi
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -y --no-install-recommends $$missing; fi
 endif
 	@if command -v npm >/dev/null; then cp tests/conformance/package*.json $(CONFORMANCE) && \
 		(cd $(CONFORMANCE) && npm ci --ignore-scripts --legacy-peer-deps --no-audit --no-fund --loglevel=error); fi

@@ -21,6 +21,8 @@ from tests.harness import ROOT, add_account
 from tests.journeys.real_upstreams import shop
 
 TIMEOUT_SECONDS = 120
+SMS_DELAY_SECONDS = 3.0
+"""A client that is a process for each call has to buy and cancel within it, on a busy machine."""
 BALANCE = "100.00"
 AWAITED = frozenset(call.name for call in CALLS if call.is_awaited)
 _NODE_FLAGS = ("--no-warnings", "--experimental-detect-module")
@@ -59,7 +61,7 @@ def place(clients: Iterable[Client]) -> Iterator[Place]:
     """A gateway process that buys from simulators, with an account for each client, whose books balance at the end."""
     with tempfile.TemporaryDirectory(prefix="simroute-conformance-") as name:
         directory = Path(name)
-        with shop(directory, f"sqlite:///{directory}/simroute.db") as found:
+        with shop(directory, f"sqlite:///{directory}/simroute.db", SMS_DELAY_SECONDS) as found:
             keys = asyncio.run(_accounts(found.server.values, [client.name for client in clients]))
             yield Place(found.server.base, keys, directory)
             assert found.cli("ledger", "verify") == "ok\n"
@@ -130,7 +132,7 @@ def _run(command: list[str], environment: Mapping[str, str]) -> tuple[str, str]:
         return _text(late.stdout), f"{_text(late.stderr)}\nno end in {TIMEOUT_SECONDS} seconds"
 
 
-def run_all(clients: Iterable[Client], at: Place, with_: Tools, processes: int = 3) -> dict[str, Outcome]:
+def run_all(clients: Iterable[Client], at: Place, with_: Tools, processes: int = 5) -> dict[str, Outcome]:
     """Runs several at a time; the outcomes by client's name."""
     found = list(clients)
     with ThreadPoolExecutor(processes) as pool:

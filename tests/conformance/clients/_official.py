@@ -85,8 +85,9 @@ class Official(Driver):
         same(self.available(), before)
 
     def more(self) -> None:
-        """Nothing is sold for these; the client hands the word on, or makes its own error of it."""
-        true("WRONG_ADDITIONAL_SERVICE" in str(self.client.getAdditionalService(service="go", id=self.id)))
+        """A number, or the original's word for none; no number here takes calls."""
+        added = self.client.getAdditionalService(service="go", id=self.other)
+        true("phone" in added or added.get("error") == "WRONG_ADDITIONAL_SERVICE", added)
         same(self.client.getIncomingCallStatus(self.id)["error"], "NOT_INCOMING")
 
     def rent_offers(self) -> None:
