@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 CODE := gateway adapters compat tests bench
 
-.PHONY: run test check format bench lock clean
+.PHONY: run test check format bench conformance lock clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/simroute serve
@@ -25,6 +25,27 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m bench $(ARGS)
 
+# Published clients in an environment of their own, against a running gateway; the table goes into the docs.
+# INSTALL=1 lets root fetch the tools that scripts want, by apt; what is missing is skipped, and the table says so.
+CONFORMANCE := build/conformance
+CONFORMANCE_TOOLS := php:php-cli javac:default-jdk-headless cc:gcc curl:curl npm:npm
+conformance: $(VENV)/dev.stamp $(CONFORMANCE)/stamp
+ifdef INSTALL
+	@for one in $(CONFORMANCE_TOOLS); do \
+		command -v $${one%%:*} >/dev/null || missing="$$missing $${one##*:}"; done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -y --no-install-recommends $$missing; fi
+endif
+	@if command -v npm >/dev/null; then cp tests/conformance/package*.json $(CONFORMANCE) && \
+		(cd $(CONFORMANCE) && npm ci --ignore-scripts --legacy-peer-deps --no-audit --no-fund --loglevel=error); fi
+	$(BIN)/python -m tests.conformance --python $(CONFORMANCE)/venv/bin/python \
+		--node-modules $(CONFORMANCE)/node_modules $(or $(ARGS),--write)
+
+$(CONFORMANCE)/stamp: tests/conformance/requirements.txt
+	$(PYTHON) -m venv $(CONFORMANCE)/venv
+	$(CONFORMANCE)/venv/bin/python -m pip --disable-pip-version-check --no-input -q install \
+		--no-deps --require-hashes -r tests/conformance/requirements.txt
+	@touch $@
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -42,6 +63,8 @@ UV_LOCK := uv pip compile --universal --generate-hashes --no-header --no-annotat
 lock:
 	$(UV_LOCK) pyproject.toml -o requirements.txt
 	$(UV_LOCK) --group dev -c requirements.txt -o tests/requirements.txt
+	$(UV_LOCK) --override tests/conformance/overrides.txt tests/conformance/requirements.in -o tests/conformance/requirements.txt
+	cd tests/conformance && npm install --package-lock-only --omit-lockfile-registry-resolved --legacy-peer-deps
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis

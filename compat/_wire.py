@@ -6,32 +6,60 @@ import gzip
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from urllib.parse import unquote_plus
+from urllib.parse import quote_from_bytes, unquote_plus
 
 from starlette.types import Receive, Scope, Send
 
 BODY_BYTES_MAX = 65_536
 FORM = b"application/x-www-form-urlencoded"
+MULTIPART = b"multipart/form-data"
+FIELDS_MAX = 1000
+"""As many as PHP takes."""
+CRLF = b"\r\n"
 TEXT = b"text/html; charset=UTF-8"
 JSON = b"application/json"
 
 ABSENT = frozenset({"", "undefined", "null", "None"})
 """What clients in four languages send for "no value"."""
 
+_BOUNDARY = re.compile(rb'boundary="?([^\s",;]{1,70})', re.IGNORECASE)
+_NAME = re.compile(rb'^content-disposition:[^\r\n]*;\s*name="([^"\r\n]*)"', re.IGNORECASE | re.MULTILINE)
 _GZIP = re.compile(rb"(?:^|[,\s])(?:gzip|\*)\s*(?:;\s*q\s*=\s*(?:1(?:\.0*)?|0\.\d*[1-9]\d*)\s*)?(?:,|$)")
 
 
 def parameters(*encoded: bytes) -> dict[str, str]:
     """URL-encoded pairs as PHP takes them: the last of a name wins, `+` is a space. Bad UTF-8 and NUL become U+FFFD.
 
-    Of several strings the first has the last word. Names lose the spaces one client puts behind them.
+    Of several strings the first has the last word. Names lose the spaces one client puts behind them. The values of
+    an array, `operator[]=a&operator[]=b`, are one with commas, which is how this protocol writes lists.
     """
     found: dict[str, str] = {}
     for text in reversed(encoded):
+        if b"]" in text or b"%5" in text:
+            found.update(_with_arrays(text))
+            continue
         for pair in text.split(b"&"):
             name, _, value = pair.partition(b"=")
             found[_decoded(name).strip()] = _decoded(value)
     return {name: value for name, value in found.items() if value not in ABSENT}
+
+
+def _with_arrays(text: bytes) -> dict[str, str]:
+    """An array and a scalar of one name take each other's place."""
+    found: dict[str, str] = {}
+    arrays: set[str] = set()
+    for pair in text.split(b"&"):
+        raw, _, rest = pair.partition(b"=")
+        name, value = _decoded(raw).strip(), _decoded(rest)
+        if name.endswith("]"):
+            name = name.partition("[")[0]
+            before = found[name] if name in arrays else ""
+            found[name] = ",".join(filter(None, (before, value)))
+            arrays.add(name)
+        else:
+            found[name] = value
+            arrays.discard(name)
+    return found
 
 
 def _decoded(raw: bytes) -> str:
@@ -50,7 +78,7 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 async def form_body(scope: Scope, receive: Receive) -> bytes:
-    """The body of a form POST; empty for any other body, and for one larger than a form can sensibly be."""
+    """The pairs of a form POST; empty for any other body, and for one larger than a form can sensibly be."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -62,8 +90,26 @@ async def form_body(scope: Scope, receive: Receive) -> bytes:
             chunks.append(message.get("body", b""))
         if not message.get("more_body"):
             break
-    is_form = header(scope, b"content-type").lower().startswith(FORM)
-    return b"".join(chunks) if is_form and size <= BODY_BYTES_MAX else b""
+    if size > BODY_BYTES_MAX:
+        return b""
+    content_type = header(scope, b"content-type")
+    if content_type.lower().startswith(FORM):
+        return b"".join(chunks)
+    return _fields(content_type, b"".join(chunks)) if content_type.lower().startswith(MULTIPART) else b""
+
+
+def _fields(content_type: bytes, body: bytes) -> bytes:
+    """The fields of a multipart form, what PHP's curl makes of an array, as URL-encoded pairs; files say nothing."""
+    boundary = _BOUNDARY.search(content_type)
+    if boundary is None:
+        return b""
+    pairs = []
+    for part in body.split(b"--" + boundary[1], FIELDS_MAX)[1:]:
+        head, _, value = part.partition(b"\r\n\r\n")
+        name = _NAME.search(head)
+        if name is not None and b"filename=" not in head:
+            pairs.append(f"{quote_from_bytes(name[1])}={quote_from_bytes(value.removesuffix(CRLF))}")
+    return "&".join(pairs).encode()
 
 
 async def gone(receive: Receive) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 import re
 import socket
 import time
@@ -195,3 +197,128 @@ def test_other_paths_are_not_found_and_not_redirected(running: Running) -> None:
         found = parse_answer(get(running.port, path))
         assert found.status == 404, path
         assert "location" not in found.headers
+
+
+# Parsers that believe what they read
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("prefix", ["", "/hero", "/daisy", "/bower", "/ds"])
+def test_head_and_options_have_no_body_and_buy_nothing(
+    running: Running, prefix: str, version: str, method: str
+) -> None:
+    target = prefix + running.target("getNumber", "&service=tg&country=187")
+    found = raw(running.port, f"{method} {target} HTTP/{version}\r\nHost: g\r\nConnection: close\r\n\r\n".encode())
+    answer = parse_answer(found)
+    assert (answer.status, answer.headers["allow"], answer.headers["content-length"]) == (200, "GET, POST", "0")
+    assert found.endswith(b"\r\n\r\n")
+    assert parse_answer(get(running.port, running.target())).body == b"ACCESS_BALANCE:5.00"
+
+
+def test_a_head_leaves_the_connection_to_the_next_request(running: Running) -> None:
+    head = f"HEAD {running.target()} HTTP/1.1\r\nHost: g\r\n\r\n"
+    last = f"GET {running.target()} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
+    assert bodies(raw(running.port, (head + last).encode())) == [b"", b"ACCESS_BALANCE:5.00"]
+
+
+@pytest.mark.parametrize("coding", ["", "Accept-Encoding: gzip"])
+@pytest.mark.parametrize(
+    ("action", "rest"),
+    [
+        ("getBalance", ""),
+        ("nonsense", ""),
+        ("getCountries", ""),  # three alphabets
+        ("getServicesList", ""),
+        ("getPrices", "&country=6"),
+        ("getNumbersStatus", "&country=6"),
+        ("getActiveActivations", ""),
+    ],
+)
+def test_the_length_is_that_of_the_body_and_nothing_follows(
+    running: Running, action: str, rest: str, coding: str
+) -> None:
+    answer = parse_answer(get(running.port, running.target(action, rest), *filter(None, [coding])))
+    assert int(answer.headers["content-length"]) == len(answer.body)
+    assert "transfer-encoding" not in answer.headers
+    assert ("content-encoding" in answer.headers) == bool(coding)
+    text = gzip.decompress(answer.body) if coding else answer.body
+    assert text
+    assert text == text.strip()
+    assert not text.startswith(b"\xef\xbb\xbf")
+
+
+def listed(running: Running, query: str) -> object:
+    answer = parse_answer(get(running.port, f"{PATH}?api_key={running.key}&{query}"))
+    return json.loads(answer.body) if answer.headers["content-type"] == "application/json" else answer.body.decode()
+
+
+TELEGRAM = {"6": {"tg": {"cost": 0.08, "count": 1000, "physicalCount": 1000}}}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "action=getPrices&service=tg&country=6",
+        "action=%67etPrices&servi%63e=%74%67&countr%79=%36",
+        "action=getPrices&service=wa&service=tg&country=7&country=6",  # the last of a name
+        "action=getBalance&action=getPrices&service=tg&country=6",
+        "&&action=getPrices&=&=x&service=tg&country=6&&",
+        "action=getPrices&service[]=tg&country[]=6",  # an array of one
+        "action=getPrices&service%5B%5D=tg&country%5b0%5d=6",
+        "action=getPrices&service[]=wa&service=tg&country=7&country[]=6",  # each takes the other's place
+        "action=getPrices&service=tg&country=6&operator[=x&]=y&[]=z",
+    ],
+)
+def test_names_and_values_are_decoded_as_php_does(running: Running, query: str) -> None:
+    assert listed(running, query) == TELEGRAM
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("action=getBalance;x=1", "BAD_ACTION"),  # a semicolon parts nothing
+        ("action=get+Balance", "BAD_ACTION"),
+        ("action=getBalance%20", "BAD_ACTION"),
+        ("action=getBalance%0A", "BAD_ACTION"),
+        ("action=getNumber&service=t%2Bg&country=6", "BAD_SERVICE"),
+        ("action=getNumber&service=%zz&country=6", "BAD_SERVICE"),  # no escape, so it stays as it is
+        ("action=getNumber&service[]=tg&service[]=wa&country=6", "BAD_SERVICE"),  # a list is one value with commas
+        ("action=getNumber&service=tg&country=6&phoneException[]=7918&phoneException[]=x", "WRONG_EXCEPTION_PHONE"),
+        ("action=getNumber&service=tg&country=6&phoneException[]=62&phoneException[]=", "WRONG_EXCEPTION_PHONE"),
+    ],
+)
+def test_what_is_decoded_is_not_guessed_at(running: Running, query: str, answer: str) -> None:
+    assert listed(running, query) == answer
+
+
+def multipart(running: Running, body: str, content_type: str = 'multipart/form-data; boundary="-x-"') -> bytes:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: g\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
+    request = f"{head}Content-Length: {len(body.encode())}\r\n\r\n{body}"
+    return parse_answer(raw(running.port, request.encode())).body
+
+
+def part(name: str, value: str, more: str = "") -> str:
+    return f'---x-\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{value}\r\n'
+
+
+def test_a_multipart_form_is_a_form(running: Running) -> None:
+    """What PHP's curl sends for an array of fields."""
+    key, action = part("api_key", running.key), part("action", "getPrices")
+    more = part("service", "wa", '; filename="a.txt"') + part("service", "tg") + part("country[]", "6")
+    assert json.loads(multipart(running, f"{key}{action}{more}---x---\r\n")) == TELEGRAM
+    assert multipart(running, part("action", "getBalance") + part("api_key", "a&api_key=" + running.key)) == b"BAD_KEY"
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=other"]
+)
+def test_a_multipart_form_without_its_boundary_says_nothing(running: Running, content_type: str) -> None:
+    body = part("api_key", running.key) + part("action", "getBalance")
+    assert multipart(running, body, content_type) == b"BAD_ACTION"
+
+
+def test_a_multipart_form_of_nothing_but_boundaries_is_answered_soon(running: Running) -> None:
+    started = time.monotonic()
+    assert multipart(running, "---x-" * 13_000) == b"BAD_ACTION"
+    assert time.monotonic() - started < 2

@@ -103,13 +103,13 @@ def until(read: Callable[[], T | None], pause_seconds: float = 0.05) -> T:
 
 
 @contextmanager
-def shop(directory: Path, url: str) -> Iterator[Shop]:
+def shop(directory: Path, url: str, sms_delay_seconds: float = SMS_DELAY_SECONDS) -> Iterator[Shop]:
     """Opens the gateway on the database given, with the account alice and every price list read."""
     with ExitStack() as stack:
         apps = {
-            "herosms": handler_api.build(brand="herosms", sms_delay_seconds=SMS_DELAY_SECONDS, early_cancel_seconds=0),
-            "generic": handler_api.build(brand="generic", sms_delay_seconds=SMS_DELAY_SECONDS, early_cancel_seconds=0),
-            "fivesim": fivesim.build(sms_delay_seconds=SMS_DELAY_SECONDS),
+            "herosms": handler_api.build(brand="herosms", sms_delay_seconds=sms_delay_seconds, early_cancel_seconds=0),
+            "generic": handler_api.build(brand="generic", sms_delay_seconds=sms_delay_seconds, early_cancel_seconds=0),
+            "fivesim": fivesim.build(sms_delay_seconds=sms_delay_seconds),
         }
         hero, generic, five = (stack.enter_context(serve(app)) for app in apps.values())
         config = config_directory(

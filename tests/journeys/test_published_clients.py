@@ -6,12 +6,7 @@ Behind it the simulators stand for the upstreams, on sockets of their own: three
 from __future__ import annotations
 
 import asyncio
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,21 +223,3 @@ async def test_herosms_cancels(open_shop: Shop, service: str) -> None:
         await activation.cancel()
         assert (await client.get_balance()).amount == balance
         assert {country.id for country in await client.get_countries()} >= {6, 187}
-
-
-# Scripts in the manner of thousands of bots
-
-SCRIPTS = Path(__file__).parent / "scripts"
-INTERPRETERS = {"bot.py": sys.executable, "bot.php": "php", "bot.js": "node", "bot.sh": "sh"}
-
-
-@pytest.mark.parametrize("script", INTERPRETERS)
-def test_a_script_without_a_library_lives_its_life(open_shop: Shop, script: str) -> None:
-    interpreter = INTERPRETERS[script]
-    for needed in (interpreter, *(["curl"] if script.endswith(".sh") else [])):
-        if shutil.which(needed) is None:
-            pytest.skip(f"{script} needs {needed}, which is not installed here")
-    command = [interpreter, str(SCRIPTS / script), open_shop.url, open_shop.key, "tg"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.fullmatch(r"OK:62\d+:\d{4,8}:\d{4,8}", done.stdout.strip()), done.stdout + done.stderr
