@@ -11,6 +11,7 @@ from compat._endpoint import Endpoint
 from compat._lists import Lists
 from compat.daisysms import DaisySms
 from compat.dssmshub import DsSmsHub
+from compat.fivesim_api1 import FiveSimApi1
 from compat.grizzlysms import GrizzlySms
 from compat.handler_api import SmsActivate
 from compat.herosms import HeroSms
@@ -24,7 +25,7 @@ PATHS = ("/stubs/handler_api.php", "/stubs/handler_api")
 
 DIALECTS: Mapping[str, type[Dialect]] = {
     dialect.name: dialect
-    for dialect in (SmsActivate, HeroSms, SmsHub, DaisySms, TigerSms, SmsBower, GrizzlySms, DsSmsHub)
+    for dialect in (SmsActivate, HeroSms, SmsHub, DaisySms, TigerSms, SmsBower, GrizzlySms, DsSmsHub, FiveSimApi1)
 }
 """By the name that paths (`/hero/stubs/handler_api.php`), keys and `server.dialect` use."""
 

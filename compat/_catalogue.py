@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from cachetools import LRUCache
@@ -27,6 +28,16 @@ Printer = Callable[[Row], str]
 
 Render = Callable[[Caller, str | None, int | None, Printer], Coroutine[Any, Any, bytes]]
 """A whole list for a caller, one service (None: all) and one country."""
+
+
+def quoted_count(row: Row) -> str:
+    """As SMS-Activate counted since 2022."""
+    return f'"{row.count}"'
+
+
+def plain_count(row: Row) -> str:
+    """As everybody else counts."""
+    return str(row.count)
 
 
 class Catalogue(Core):
@@ -52,16 +63,33 @@ class Catalogue(Core):
         return f'{{"cost":{row.price.micros / 1_000_000},"count":{row.count},"physicalCount":{row.count}}}'
 
     async def get_numbers_status(self, call: Call) -> Reply:
+        """How many numbers there are, of certain operators where the call names some."""
         try:
             service, country = self.narrowed(call.values, is_country_needed=True)
         except (BadService, BadCountry) as error:
             return self.nothing_listed(error, call)
-        return Reply(await self.rendered(call, service, country, self.of_one_country, self._count), self.counts_type)
+        is_old, operator = call.caller.has_old_counts, call.values.get("operator", "").lower()
+        render = partial(self._counts, is_old=is_old, operator=operator)
+        leaf = plain_count if is_old or not self.counts_are_text else quoted_count
+        body = await self.rendered(call, service, country, render, leaf, variant=(is_old, operator))
+        return Reply(body, self.counts_type)
 
-    def _count(self, row: Row) -> str:
-        return f'"{row.count}"' if self.counts_are_text else str(row.count)
+    async def _counts(
+        self,
+        caller: Caller,
+        service: str | None,
+        country: int | None,
+        leaf: Printer,
+        *,
+        is_old: bool,
+        operator: str,
+    ) -> bytes:
+        suffix = self.count_suffix or ("_0" if is_old else "")
+        listing = self.front.house.market.listing(caller, service, country, operator)
+        rows = [f'"{self.service_word(row.service)}{suffix}":{leaf(row)}' async for row in listing]
+        return f"{{{','.join(rows)}}}".encode()
 
-    async def listed(self, call: Call, render: Render, leaf: Printer, *, variant: bool = False) -> Reply:
+    async def listed(self, call: Call, render: Render, leaf: Printer, *, variant: Hashable = False) -> Reply:
         """A list of everything the call asks for, as JSON. `variant` tells two forms of one action apart."""
         try:
             service, country = self.narrowed(call.values)
@@ -88,7 +116,7 @@ class Catalogue(Core):
         render: Render,
         leaf: Printer,
         *,
-        variant: bool = False,
+        variant: Hashable = False,
     ) -> bytes:
         """The list's bytes, from `render`; made once for everybody who asks for it at the same time."""
         market = self.front.house.market
@@ -107,7 +135,7 @@ class Catalogue(Core):
     async def of_one_country(self, caller: Caller, service: str | None, country: int | None, leaf: Printer) -> bytes:
         """`{service: leaf}`."""
         rows = [
-            f'"{self.service_word(row.service)}{self.count_suffix}":{leaf(row)}'
+            f'"{self.service_word(row.service)}":{leaf(row)}'
             async for row in self.front.house.market.listing(caller, service, country)
         ]
         return f"{{{','.join(rows)}}}".encode()

@@ -60,6 +60,9 @@ class Caller:
     polls_per_minute: int | None = None
     """The key's own limits; None for the deployment's."""
 
+    has_old_counts: bool = False
+    """Whether its lists of counts look as they did before 2022: numbers, each service with `_0` behind."""
+
     allowed: Allowed = EVERYTHING
     """What may be bought, under the rules of the key, the account and every account above it."""
 
@@ -249,8 +252,9 @@ def rotate_key(tx: Tx, vault: Vault, key_id: int, at: float, grace_seconds: floa
     key = new_api_key()
     new_id = tx.insert(
         "insert into api_keys (account_id, digest, hint, created_at, dialect, name, origin_id, changes_per_minute,"
-        " polls_per_minute) select account_id, :digest, :hint, :at, dialect, name, coalesce(origin_id, id),"
-        " changes_per_minute, polls_per_minute from api_keys where id = :id returning id",
+        " polls_per_minute, has_old_counts) select account_id, :digest, :hint, :at, dialect, name,"
+        " coalesce(origin_id, id), changes_per_minute, polls_per_minute, has_old_counts from api_keys"
+        " where id = :id returning id",
         digest=vault.key_digests(key)[0],
         hint=key[:4],
         at=at,
@@ -292,6 +296,13 @@ def set_limits(tx: Tx, key_id: int, limits: Mapping[str, int | None]) -> Row:
             tx.execute(f"update api_keys set {column} = :most where id = :id", most=limits[column], id=key_id)  # noqa: S608
     bump(tx)
     return {**row, **limits}
+
+
+def set_old_counts(tx: Tx, key_id: int, *, has_old_counts: bool) -> None:
+    """How a key's lists of counts look (`Caller.has_old_counts`). Raises AccountError."""
+    row_id = find_key(tx, key_id)["id"]
+    tx.execute("update api_keys set has_old_counts = :old where id = :id", old=int(has_old_counts), id=row_id)
+    bump(tx)
 
 
 def _known_dialect(name: str | None) -> str | None:
@@ -425,8 +436,8 @@ def _by_digest(tx: Tx, digests: Sequence[str]) -> Caller | None:
     """The caller behind a key, whether or not it works still; None where there is no such key."""
     for digest in digests:
         row = tx.one(
-            "select k.id as key_id, k.dialect, k.changes_per_minute, k.polls_per_minute, a.id as account_id, a.name,"
-            " a.currency, a.is_demo, a.barred_until"
+            "select k.id as key_id, k.dialect, k.changes_per_minute, k.polls_per_minute, k.has_old_counts,"
+            " a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until"
             " from api_keys k join accounts a on a.id = k.account_id where k.digest = :digest",
             digest=digest,
         )
@@ -441,6 +452,7 @@ def _by_digest(tx: Tx, digests: Sequence[str]) -> Caller | None:
                 dialect=row["dialect"] or "",
                 changes_per_minute=row["changes_per_minute"],
                 polls_per_minute=row["polls_per_minute"],
+                has_old_counts=bool(row["has_old_counts"]),
             )
             return _bound(caller, levels.of_key(tx, row["account_id"], row["key_id"]))
     return None

@@ -441,6 +441,21 @@ def key_limits(context: Context, key_id: int, changes: int | None, polls: int | 
     tell(context, facts, f"key {key_id}: {words}")
 
 
+@key_group.command("counts")
+@click.argument("key_id", metavar="ID", type=int)
+@click.argument("form", type=click.Choice(("old", "new")))
+@common
+@click.pass_obj
+def key_counts(context: Context, key_id: int, form: str) -> None:
+    """How getNumbersStatus looks for a key: `old`, as before 2022 (`"tg_0":498`), or `new` (`"tg":"498"`)."""
+
+    async def change(database: Database) -> None:
+        await database.store.run(accounts.set_old_counts, key_id, has_old_counts=form == "old")
+
+    with_database(context, change)
+    tell(context, {"id": key_id, "counts": form}, f"key {key_id} gets the {form} form of getNumbersStatus")
+
+
 @key_group.command("list")
 @click.argument("name", metavar="[ACCOUNT]", required=False)
 @common

@@ -289,13 +289,17 @@ class Market:
         ]
         return choose(found, terms, view.routes.route(service, country, buyer.account_name))
 
-    async def listing(self, buyer: Buyer, service: str | None = None, country: int | None = None) -> AsyncIterator[Row]:
+    async def listing(
+        self, buyer: Buyer, service: str | None = None, country: int | None = None, operator: str = ""
+    ) -> AsyncIterator[Row]:
         """Listed price and count of everything this caller can buy, a country at a time; None stands for all.
+
+        `operator` narrows it down to numbers of these, by comma; empty or `any` for all.
 
         Lets the loop run every few milliseconds, the time its reader takes between rows included.
         """
         pause_at = time.perf_counter() + SLICE_SECONDS
-        for number, row in enumerate(self._rows(buyer, service, country)):
+        for number, row in enumerate(self._rows(buyer, service, country, _operator_words(operator))):
             if row is not None:
                 yield row
             if number % ROWS_BETWEEN_LOOKS == 0 and time.perf_counter() >= pause_at:
@@ -372,23 +376,34 @@ class Market:
             if barrier(facts, terms) is None
         ]
 
-    def _rows(self, buyer: Buyer, service: str | None, country: int | None) -> Iterator[Row | None]:
+    def _rows(
+        self, buyer: Buyer, service: str | None, country: int | None, operators: frozenset[str] = frozenset()
+    ) -> Iterator[Row | None]:
         """A row for each pair in question, None where nothing is for sale: looking takes time as well."""
         view, sources, terms, allowed = self._view, self._sources(buyer), _any_terms(buyer), buyer.allowed
         for pair in _pairs(view, sources, service, country):
             if allowed is not EVERYTHING and not allowed.sells(*pair):
                 yield None
                 continue
-            listed = self._listed(view, sources, buyer, terms, pair)
+            listed = self._listed(view, sources, buyer, terms, pair, operators)
             yield None if listed is None else Row(pair[1], pair[0], listed.price, listed.count)
 
-    def _listed(self, view: View, sources: Iterable[_Source], buyer: Buyer, terms: Terms, pair: Pair) -> Listed | None:
+    def _listed(
+        self,
+        view: View,
+        sources: Iterable[_Source],
+        buyer: Buyer,
+        terms: Terms,
+        pair: Pair,
+        operators: frozenset[str],
+    ) -> Listed | None:
         service, country = pair
         route = view.routes.route(service, country, buyer.account_name)
         stalls = [
             (source.facts, offers)
             for source in sources
-            if (offers := source.at(service, country)) and self._may_sell(source.entry.name, route, pair)
+            if (offers := _of_operators(source.at(service, country), operators))
+            and self._may_sell(source.entry.name, route, pair)
         ]
         if len(stalls) == 1 and len(stalls[0][1]) == 1:
             return _sole(view.pricing, stalls[0][1][0], buyer)

@@ -226,7 +226,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-DialectName = Literal["sms_activate", "hero", "smshub", "daisy", "tiger", "bower", "grizzly", "ds"]
+DialectName = Literal["sms_activate", "hero", "smshub", "daisy", "tiger", "bower", "grizzly", "ds", "api1"]
 DIALECTS: tuple[str, ...] = get_args(DialectName)
 """The `handler_api.php` dialects served, by the names that paths, keys and this file use."""
 

@@ -9,6 +9,7 @@
     @ suspend alice               the account may not buy until it is resumed
     @ resume alice                and may again
     @ dialect alice daisy         what her key is answered in, where the path names no dialect
+    @ old_counts alice            her key gets getNumbersStatus as it was before 2022
     @ database away | back        nothing can be read or written
     @ balance alice 9.88 0.12     what must be available and held
     >> GET /path?query HTTP/1.1   what is sent: the request line, then headers, an empty line and a body
@@ -27,6 +28,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,10 @@ class Player:
                 await self.house.database.store.run(
                     accounts.set_dialect, self._key_id(name), None if dialect == "default" else dialect
                 )
+                await self.house.gateway.callers.refresh()
+            case ["old_counts", name]:
+                old = partial(accounts.set_old_counts, has_old_counts=True)
+                await self.house.database.store.run(old, self._key_id(name))
                 await self.house.gateway.callers.refresh()
             case ["database", "away"]:
                 self.away.enter_context(self.house.database_away())

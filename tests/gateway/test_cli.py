@@ -59,6 +59,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "key suspend": ("1",),
     "key resume": ("1",),
     "transfer": ("alice", "bob", "1.25", "--reference", "march"),
+    "key counts": ("1", "old"),
     "key list": (),
     "key revoke": ("1",),
     "ledger verify": (),
