@@ -173,21 +173,18 @@ class Core:
 
     async def find(self, call: Call, name: str = "id") -> Live:
         """The activation the call names. Raises BadActivationId, UnknownActivation, TooManyRequests, Unavailable."""
-        given = call.values.get(name, "")
-        if not (given.isascii() and given.isdigit()):
-            raise BadActivationId
-        activation_id = int(given) if len(given) <= 20 else ID_MAX + 1
-        if activation_id > ID_MAX:
-            raise UnknownActivation
+        activation_id = named_id(call, name)
         front, caller = self.front, call.caller
         is_within = front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute)
         live = front.activations.peek(caller.account_id, activation_id)
-        if live is not None:
-            return live
-        # Over the limit a poll still gets what is known in memory, but costs no look-up.
-        if not is_within:
-            raise TooManyRequests
-        return await front.activations.get(caller, activation_id)
+        if live is None:
+            # Over the limit a poll still gets what is known in memory, but costs no look-up.
+            if not is_within:
+                raise TooManyRequests
+            live = await front.activations.get(caller, activation_id)
+        if not live.product.is_for_codes:
+            raise UnknownActivation
+        return live
 
     # Limits
 
@@ -202,3 +199,14 @@ class Core:
         limits = self.front.house.settings.gateway.limits
         if not self.front.limits.poll(call.caller.key_id, limits.polls_per_minute):
             raise TooManyRequests
+
+
+def named_id(call: Call, name: str = "id") -> int:
+    """The id in a parameter. Raises BadActivationId, UnknownActivation."""
+    given = call.values.get(name, "")
+    if not (given.isascii() and given.isdigit()):
+        raise BadActivationId
+    found = int(given) if len(given) <= 20 else ID_MAX + 1
+    if found > ID_MAX:
+        raise UnknownActivation
+    return found

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from compat._rest_http import BODY_BYTES_MAX, Operation
-from compat._rest_models import ACTIVATION_ID, NoBody, Problem
+from compat._rest_models import Problem
 from compat._rest_problems import KINDS, MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -21,7 +21,7 @@ _REF = "#/components/schemas/{model}"
 _INTRODUCTION = (
     "Numbers for one-time codes. A key is required everywhere: `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or the"
     " parameter `api_key`. Amounts are decimals in text, times RFC 3339 in UTC, ids look like `ver_123456` (the bare"
-    " number is taken as well). What can't be done is told as `application/problem+json` with a stable `code`."
+    " number is taken as well), those of rentals like `rent_123456`. What can't be done is told as `application/problem+json` with a stable `code`."
 )
 
 
@@ -70,7 +70,7 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
         described["description"] = operation.description
     if operation.body is not None:
         described["requestBody"] = {
-            "required": operation.body is not NoBody,
+            "required": not operation.body.may_be_absent,
             "description": f"{BODY_BYTES_MAX} bytes at most.",
             "content": {"application/json": {"schema": names[operation.body]}},
         }
@@ -80,7 +80,7 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
 def _parameters(operation: Operation, path: str) -> list[Json]:
     found: list[Json] = []
     if "{id}" in path:
-        schema: Json = {"type": "string", "pattern": ACTIVATION_ID, "examples": ["ver_123456"]}
+        schema: Json = {"type": "string", "pattern": operation.id_pattern, "examples": [operation.id_example]}
         found.append({"name": "id", "in": "path", "required": True, "schema": schema})
     for name, member in operation.query.model_json_schema().get("properties", {}).items():
         schema = _without_null(member)
