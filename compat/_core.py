@@ -177,14 +177,12 @@ class Core:
         front, caller = self.front, call.caller
         is_within = front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute)
         live = front.activations.peek(caller.account_id, activation_id)
-        if live is None:
-            # Over the limit a poll still gets what is known in memory, but costs no look-up.
-            if not is_within:
-                raise TooManyRequests
-            live = await front.activations.get(caller, activation_id)
-        if not live.product.is_for_codes:
-            raise UnknownActivation
-        return live
+        if live is not None:
+            return live
+        # Over the limit a poll still gets what is known in memory, but costs no look-up.
+        if not is_within:
+            raise TooManyRequests
+        return await front.activations.get(caller, activation_id)
 
     # Limits
 

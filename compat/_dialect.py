@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from compat._core import Handler
@@ -95,6 +95,9 @@ class Dialect(Rentals, Extras, PastActivations, PriceLists):
     def own_actions(self) -> dict[str, Handler]:
         """What a dialect has beyond the reference, or does otherwise."""
         return {}
+
+    async def renting(self, call: Call) -> Collection[int]:
+        return await self.front.rentals.countries(call.caller) if "getRentNumber" in self.actions else ()
 
     # Money
 

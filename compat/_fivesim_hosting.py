@@ -111,8 +111,8 @@ class Hosting:
         front = self._common.front
         if self._common.poll(caller):
             return await front.rentals.get(caller, rental_id)
-        live = front.activations.peek(caller.account_id, rental_id)
-        if live is None or not live.is_rental:
+        live = front.activations.peek(caller.account_id, rental_id, is_rental=True)
+        if live is None:
             raise TooManyRequests
         return live
 

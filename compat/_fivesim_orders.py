@@ -127,16 +127,25 @@ class Orders:
     async def find(self, call: Call, caller: Caller) -> Live:
         """The order the path names. Raises BadAction, UnknownActivation, TooManyRequests, Unavailable."""
         activation_id = named_order(call)
-        is_within = self._common.poll(caller)
-        live = self._common.front.activations.peek(caller.account_id, activation_id)
-        if live is None:
-            # Over the limit a poll still gets what is known in memory, but costs no look-up.
-            if not is_within:
-                raise TooManyRequests
-            live = await self._common.front.activations.get(caller, activation_id)
+        live = await self._either(caller, activation_id)
         if live.status is Status.FAILED:
             raise UnknownActivation  # it never got a number, and its client was told so
         return live
+
+    async def _either(self, caller: Caller, order_id: int) -> Live:
+        """An order of either kind. Raises UnknownActivation, TooManyRequests, Unavailable."""
+        is_within, front = self._common.poll(caller), self._common.front
+        for is_rental in (False, True):
+            live = front.activations.peek(caller.account_id, order_id, is_rental=is_rental)
+            if live is not None:
+                return live
+        # Over the limit a poll still gets what is known in memory, but costs no look-up.
+        if not is_within:
+            raise TooManyRequests
+        try:
+            return await front.activations.get(caller, order_id)
+        except UnknownActivation:
+            return await front.rentals.get(caller, order_id)
 
     def rendered(self, live: Live) -> Rendered:
         """The order as JSON, made anew only where it has changed since it was last shown."""

@@ -185,8 +185,8 @@ class Rentals(Activations):
         if front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute):
             return await front.rentals.get(caller, rental_id)
         # Over the limit a poll still gets what is known in memory, but costs no look-up.
-        live = front.activations.peek(caller.account_id, rental_id)
-        if live is None or not live.is_rental:
+        live = front.activations.peek(caller.account_id, rental_id, is_rental=True)
+        if live is None:
             raise TooManyRequests
         return live
 

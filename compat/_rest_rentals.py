@@ -94,8 +94,8 @@ class _Rentals(Shared):
         rental_id = self.path_id(call, _ID, "rent_")
         if self.is_within(call):
             return await self.front.rentals.get(call.caller, rental_id)
-        live = self.front.activations.peek(call.caller.account_id, rental_id)
-        if live is None or not live.is_rental:
+        live = self.front.activations.peek(call.caller.account_id, rental_id, is_rental=True)
+        if live is None:
             raise TooManyRequests
         return live
 

@@ -101,7 +101,7 @@ class Shared:
             if was_there and not was_gone:
                 if order.reference:
                     # Another request with the key may have hung up: the number is not given back for that.
-                    self.front.activations.peek(live.account_id, live.id)
+                    self.front.activations.peek(live.account_id, live.id, is_rental=live.is_rental)
                 self.front.purchases.answered(live)
             elif bought.is_new:
                 self.front.purchases.abandon(live, order.fingerprint)

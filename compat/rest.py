@@ -52,7 +52,7 @@ from compat._rest_rentals import rental_operations
 from compat._rest_shared import BUYING, PREFIX, Shared, before, cap, cursor, no_such
 from compat._rest_waiting import Place, Waiting, is_awaited
 from gateway import accounts, journal, ledger
-from gateway.errors import BadCountry, BadService, TooManyRequests, UnknownActivation
+from gateway.errors import BadCountry, BadService, TooManyRequests
 from gateway.front import Front
 from gateway.live import Live
 from gateway.model import Order, Product
@@ -207,13 +207,11 @@ class _Rest(Shared):
         activation_id = self.path_id(call, _ID, "ver_")
         is_within = self.is_within(call)
         live = self.front.activations.peek(call.caller.account_id, activation_id)
-        if live is None:
-            if not is_within:
-                raise TooManyRequests
-            live = await self.front.activations.get(call.caller, activation_id)
-        if not live.product.is_for_codes:
-            raise UnknownActivation
-        return live
+        if live is not None:
+            return live
+        if not is_within:
+            raise TooManyRequests
+        return await self.front.activations.get(call.caller, activation_id)
 
     async def _awaited(self, call: Call) -> Live:
         """The activation, once there is something to tell or the time given is up.
