@@ -2,6 +2,9 @@
 
 Every change is one conditional update on the row as it stands, together with its money; the map in memory follows after
 the commit. A call to an upstream is never made inside a transaction.
+
+A rental lives by the same rules but for its money: that is kept with its first message, or once the time has passed in
+which it can be given back, and then it may wait for messages still.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway import ledger
+from gateway import attempts, ledger
 from gateway.accounts import Caller
 from gateway.codes import clean_code
 from gateway.errors import (
@@ -29,7 +32,7 @@ from gateway.errors import (
 )
 from gateway.house import House
 from gateway.live import Live, Shown
-from gateway.model import LeaseState, Outcome, Progress, Sms, Status, Watched
+from gateway.model import LeaseState, Outcome, Product, Progress, Sms, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load, load_open
 from gateway.store import Row, Tx
@@ -37,7 +40,11 @@ from gateway.upstream import AsksAgain, Upstream
 from gateway.vault import Vault
 
 UNKNOWN_TIMES_MAX = 3
-"""How often an upstream may say it does not know a lease before we believe it."""
+RENTAL_UNKNOWN_TIMES_MAX = 20
+"""How often an upstream may say it does not know a lease before we believe it; of a rental, more is lost by that."""
+
+END_MOVED_SECONDS = 1.0
+"""A rental's end that is later by less is the same end."""
 
 JUDGED_AFTER_SECONDS = 60.0
 """A caller who gives up sooner says nothing about whether a code would have come."""
@@ -58,6 +65,7 @@ class _New:
     code: str
     text: str
     received_at: float
+    sender: str
 
 
 class Activations:
@@ -65,6 +73,7 @@ class Activations:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._cancelling: set[int] = set()
 
     async def restore(self) -> None:
         """Fills the map at start. Raises Unavailable."""
@@ -73,22 +82,26 @@ class Activations:
 
     # Reading
 
-    def peek(self, account_id: int, activation_id: int) -> Live | None:
+    def peek(self, account_id: int, activation_id: int, *, is_rental: bool = False) -> Live | None:
         """The caller's activation if it is in memory: what nearly every poll needs."""
         live = self._house.live.get(activation_id)
-        if live is None or live.account_id != account_id:
+        if live is None or live.account_id != account_id or live.is_rental is not is_rental:
             return None
         live.polled_at = self._house.clock()
         return live
 
-    async def get(self, caller: Caller, activation_id: int) -> Live:
-        """The caller's activation. Raises UnknownActivation (also where it is somebody else's), Unavailable."""
-        live = self.peek(caller.account_id, activation_id)
+    async def get(self, caller: Caller, activation_id: int, *, is_rental: bool = False) -> Live:
+        """The caller's activation, or its rental: neither is known as the other.
+
+        Raises UnknownActivation (also where it is somebody else's), Unavailable.
+        """
+        live = self.peek(caller.account_id, activation_id, is_rental=is_rental)
         if live is not None:
             return live
         # Somebody else's, in memory or not, is looked up like one that nobody has: the same answer at the same price.
         found = await load(self._house.store, self._house.vault, activation_id)
-        if found is None or found.account_id != caller.account_id:
+        is_this_kind = found is not None and (found.is_rental if is_rental else found.product.is_for_codes)
+        if found is None or found.account_id != caller.account_id or not is_this_kind:
             raise UnknownActivation
         live = self._house.live.get(activation_id)
         if live is None:
@@ -97,9 +110,10 @@ class Activations:
         live.polled_at = self._house.clock()
         return live
 
-    def open_of(self, caller: Caller) -> list[Live]:
-        """The caller's open activations, oldest first."""
-        return list(self._house.live.of_account(caller.account_id))
+    def open_of(self, caller: Caller, *, is_rental: bool = False) -> list[Live]:
+        """The caller's open activations, or its rentals, oldest first."""
+        lives = self._house.live.of_account(caller.account_id)
+        return [live for live in lives if live.is_rental is is_rental]
 
     # Delivering
 
@@ -107,14 +121,24 @@ class Activations:
         """Brings in what an upstream showed when asked in a given round; whether a message came. Raises Unavailable."""
         live.unknown_times = live.unknown_times + 1 if progress.state is LeaseState.UNKNOWN else 0
         is_new = await self.deliver(live, round_asked, progress.messages)
-        is_over = (
-            progress.state in (LeaseState.CANCELLED, LeaseState.FINISHED) or live.unknown_times >= UNKNOWN_TIMES_MAX
-        )
+        if live.is_rental:
+            await self._take_end(live, progress.expires_at)
+        unknown_max = RENTAL_UNKNOWN_TIMES_MAX if live.is_rental else UNKNOWN_TIMES_MAX
+        is_over = progress.state in (LeaseState.CANCELLED, LeaseState.FINISHED) or live.unknown_times >= unknown_max
         if is_over and not live.is_over_upstream:
-            live.is_over_upstream = True
-            if live.status is Status.WAITING:
+            if live.is_rental:
+                await self._end_rental(live, is_over_upstream=True)
+            elif live.status is Status.WAITING:
                 await self._end_without_code(live, close=False)
+            live.is_over_upstream = True
         return is_new
+
+    async def _take_end(self, live: Live, ends_at: float | None) -> None:
+        """A rental ends when its upstream says so, once that is later than was known."""
+        if ends_at is None or ends_at < live.expires_at + END_MOVED_SECONDS or not live.status.is_open:
+            return
+        await self._house.store.run(attempts.move_end, live.id, ends_at)
+        live.expires_at = max(live.expires_at, ends_at)
 
     async def deliver(self, live: Live, round_asked: int, messages: Sequence[Sms]) -> bool:
         """Writes new messages down, captures the hold with the first, queues the notice: one transaction.
@@ -145,13 +169,13 @@ class Activations:
             if identity not in live.identities:
                 code = clean_code(sms.code, sms.text)
                 received_at = sms.received_at if sms.received_at is not None else now
-                found[identity] = _New(identity, round_asked, code, sms.text or sms.code, received_at)
+                found[identity] = _New(identity, round_asked, code, sms.text or sms.code, received_at, sms.sender)
         return list(found.values())
 
     def _show(self, live: Live, fresh: Sequence[_New], shown: set[str]) -> None:
         is_first = not live.messages
         added = tuple(
-            Shown(new.code, new.text, new.received_at, new.round)
+            Shown(new.code, new.text, new.received_at, new.round, new.sender)
             for new in fresh
             if new.identity in shown and new.identity not in live.identities
         )
@@ -162,9 +186,10 @@ class Activations:
         if live.status.is_open:
             live.status = Status.RECEIVED
         self._house.live.put(live)
-        if is_first:
+        if is_first and not live.is_rental:
             self._house.health.delivered(live.upstream, live.country, live.service)
-            self._house.metrics.activations.labels(live.upstream, "received").inc()
+        if is_first:
+            self._house.metrics.count(live.product, live.upstream, "received")
         log.info("message.delivered", activation=live.id, upstream=live.upstream, is_first=is_first)
 
     async def _refresh(self, live: Live) -> Status:
@@ -176,6 +201,7 @@ class Activations:
         live.identities |= known.identities
         live.messages, live.round = known.messages, known.round
         live.status, live.ended_at = known.status, known.ended_at
+        live.expires_at, live.refundable_until = known.expires_at, known.refundable_until
         self._house.live.put(live)
         return live.status
 
@@ -229,9 +255,15 @@ class Activations:
         await self._finish(live)
         return live
 
-    async def _finish(self, live: Live) -> None:
+    async def finish_rental(self, live: Live) -> None:
+        """Ends an open rental, which is kept. Raises Unavailable."""
+        await self._finish(live)
+
+    async def _finish(self, live: Live, *, close: bool = True) -> None:
         now = self._house.clock()
-        if await self._house.store.run(_end, live.id, Status.FINISHED, Outcome.FINISHED, now, now):
+        unit = _finish_rental if live.is_rental else _end
+        outcome = Outcome.FINISHED if close else None
+        if await self._house.store.run(unit, live.id, Status.FINISHED, outcome, now, now):
             self._ended(live, Status.FINISHED, now)
         else:
             await self._refresh(live)
@@ -252,10 +284,20 @@ class Activations:
         return live
 
     async def give_back(self, live: Live) -> None:
-        """Cancels a waiting activation, whoever wants it. Raises NotAllowedNow, CancelTooEarly, Unavailable."""
-        house = self._house
-        if live.status is not Status.WAITING:
+        """Cancels a waiting activation, whoever wants it. Raises NotAllowedNow, CancelTooEarly, Unavailable.
+
+        A rental is given back only as long as its money can be had back.
+        """
+        if live.status is not Status.WAITING or not _is_refundable(live, self._house.clock()):
             raise NotAllowedNow
+        self._cancelling.add(live.id)
+        try:
+            await self._give_back(live)
+        finally:
+            self._cancelling.discard(live.id)
+
+    async def _give_back(self, live: Live) -> None:
+        house = self._house
         close_at = await self._ask_to_cancel(live)
         now = house.clock()
         cap = round(house.settings.gateway.activations.cancel_exposure * MICROS)
@@ -290,7 +332,11 @@ class Activations:
             # Upstreams tell the least age a lease has to have, so its age counts already.
             age = now - live.opened_at
             return now + max(2.0, (error.retry_seconds or 5.0) - age)
-        except (UnknownLease, NotAllowed):
+        except (UnknownLease, NotAllowed) as error:
+            if live.is_rental and isinstance(error, NotAllowed):
+                # There it is paid for, or over. What it says of itself decides.
+                await self.look(live)
+                raise NotAllowedNow from None
             return None
         except (UpstreamError, TimeoutError):
             return now + 2.0
@@ -319,7 +365,45 @@ class Activations:
         for start in range(0, len(overdue), EXPIRED_TOGETHER):
             await asyncio.gather(*map(self._expire_one, overdue[start : start + EXPIRED_TOGETHER]))
 
+    async def keep_rentals(self) -> None:
+        """Keeps the money of rentals that can't be given back any more. Raises Unavailable."""
+        now = self._house.clock()
+        for live in list(self._house.live.all_open()):
+            if live.is_rental and live.status is Status.WAITING and not _is_refundable(live, now):
+                await self._keep(live)
+
+    async def _keep(self, live: Live) -> None:
+        if live.is_kept or live.id in self._cancelling:
+            return  # one that is being given back right now was asked for in time
+        if await self._house.store.run(attempts.keep, live.id, self._house.clock(), actor="time"):
+            self._house.metrics.count(live.product, live.upstream, "kept")
+            log.info("rental.kept", activation=live.id, upstream=live.upstream)
+            live.refundable_until = 0.0
+        else:
+            await self._refresh(live)
+
+    async def _end_rental(self, live: Live, *, is_over_upstream: bool = False) -> None:
+        """Ends a rental by what became of it: kept it is finished, else its money is given back."""
+        if live.status is Status.WAITING and not _is_refundable(live, self._house.clock()):
+            await self._keep(live)
+        if live.status is Status.WAITING and not live.is_kept:
+            await self._end_without_code(live, close=not is_over_upstream)
+        elif live.status.is_open:
+            await self._finish(live, close=not is_over_upstream)
+
+    async def _expire_rental(self, live: Live) -> None:
+        """At its end, unless that has moved; what came last is looked for first."""
+        if not live.is_over_upstream:
+            await self.look(live)
+        # An extension whose commit was lost may have moved the end, and only the database knows.
+        await self._refresh(live)
+        if live.status.is_open and live.expires_at <= self._house.clock():
+            await self._end_rental(live)
+
     async def _expire_one(self, live: Live) -> None:
+        if live.is_rental:
+            await self._expire_rental(live)
+            return
         if live.status is Status.WAITING and not live.is_over_upstream:
             await self.look(live)
         if live.status is Status.WAITING:
@@ -336,11 +420,12 @@ class Activations:
             await self._refresh(live)
 
     def _ended(self, live: Live, status: Status, at: float) -> None:
-        if status is not Status.FINISHED and at - live.opened_at >= JUDGED_AFTER_SECONDS:
+        is_judged = status is not Status.FINISHED and at - live.opened_at >= JUDGED_AFTER_SECONDS
+        if is_judged and not live.is_rental:
             self._house.health.undelivered(live.upstream, live.country, live.service)
         live.status, live.ended_at = status, at
         self._house.live.put(live)
-        self._house.metrics.activations.labels(live.upstream, status.value).inc()
+        self._house.metrics.count(live.product, live.upstream, status.value)
         log.info("activation.ended", activation=live.id, upstream=live.upstream, status=status.value)
 
     async def close_upstream(self) -> None:
@@ -356,8 +441,10 @@ class Activations:
         now = house.clock()
         try:
             await self._close_there(upstream, row)
-        except (UnknownLease, NotAllowed):
+        except (UnknownLease, NotAllowed) as error:
             log.info("close.refused", activation=row["id"], upstream=row["upstream"])
+            if isinstance(error, NotAllowed) and await self._is_lost(upstream, row):
+                await house.store.run(_lose_rental, row["id"], now)
         except UpstreamError as error:
             if row["close_tries"] < CLOSE_TRIES_MAX:
                 await house.store.run(
@@ -365,7 +452,19 @@ class Activations:
                 )
                 return
             log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)
+            if row["product"] == Product.RENTAL:
+                await house.store.run(_lose_rental, row["id"], now)
         await house.store.run(_closed, row["id"])
+
+    async def _is_lost(self, upstream: Upstream, row: Row) -> bool:
+        """Whether a rental whose caller was released is kept there all the same, and so is the operator's loss."""
+        if row["product"] != Product.RENTAL or row["close_outcome"] != Outcome.CANCELLED:
+            return False
+        try:
+            progress = await upstream.read(Watched(row["reference"], 1, row["service"], row["opened_at"]))
+        except UpstreamError:
+            return True
+        return progress.state is not LeaseState.CANCELLED
 
     async def _close_there(self, upstream: Upstream, row: Row) -> None:
         """As `Upstream.close`. A message that came after the caller was released is written down, not shown."""
@@ -380,6 +479,11 @@ class Activations:
 def watched(live: Live) -> Watched:
     """What an adapter is told of a lease it shall read."""
     return Watched(live.reference, live.round, live.service, live.opened_at)
+
+
+def _is_refundable(live: Live, now: float) -> bool:
+    """Whether a waiting activation's money can be given back: a rental's only for a time."""
+    return live.refundable_until is None or now < live.refundable_until
 
 
 # Units of work
@@ -414,17 +518,18 @@ def _deliver(tx: Tx, vault: Vault, activation_id: int, fresh: Sequence[_New], at
 
 def _insert(tx: Tx, vault: Vault, activation_id: int, new: _New, *, is_shown: bool) -> int | None:
     row = tx.one(
-        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at, is_shown)"
-        " values (:activation, :identity, :round, :code, :text, :at, :shown)"
+        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, sender_sealed, received_at,"
+        " is_shown) values (:activation, :identity, :round, :code, :text, :sender, :at, :shown)"
         " on conflict (activation_id, identity) do nothing returning id",
         activation=activation_id, identity=new.identity, round=new.round, code=vault.seal(new.code),
-        text=vault.seal(new.text), at=new.received_at, shown=int(is_shown),
+        text=vault.seal(new.text), sender=vault.seal(new.sender) if new.sender else None, at=new.received_at,
+        shown=int(is_shown),
     )  # fmt: skip
     return row["id"] if row is not None else None
 
 
 def _queue_notice(tx: Tx, account_id: int, activation_id: int, message_id: int, at: float) -> None:
-    """The outgoing notice, in the transaction of the delivery it tells of; nothing where no webhook is set."""
+    """The outgoing notices, in the transaction of the delivery they tell of; none where no webhook is set."""
     tx.execute(
         "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at)"
         " select id, :activation, :message, 'sms_activate', 'pending', :at, :at from accounts"
@@ -434,6 +539,22 @@ def _queue_notice(tx: Tx, account_id: int, activation_id: int, message_id: int, 
         at=at,
         account=account_id,
     )
+    # A rental may have an address of its own.
+    tx.execute(
+        "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at)"
+        " select account_id, id, :message, 'rent', 'pending', :at, :at from activations"
+        " where id = :activation and webhook_url_sealed is not null",
+        activation=activation_id,
+        message=message_id,
+        at=at,
+    )
+
+
+def _lose_rental(tx: Tx, activation_id: int, at: float) -> None:
+    """Books a rental that was given back to its caller, and not to us."""
+    row = tx.one("select upstream, cost, cost_currency from activations where id = :id", id=activation_id)
+    if row is not None:
+        _book_loss(tx, activation_id, row, at)
 
 
 def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> None:
@@ -455,6 +576,18 @@ def _retry(tx: Tx, activation_id: int) -> int | None:
     return None if row is None else int(row["round"])
 
 
+def _finish_rental(
+    tx: Tx, activation_id: int, status: Status, outcome: Outcome | None, close_at: float | None, at: float
+) -> bool:
+    """As `_end`: a rental can be finished while it waits, too, and is kept by that."""
+    attempts.keep(tx, activation_id, at, actor="finish")
+    tx.execute(
+        "update activations set status = 'received' where id = :id and product = 'rental' and status = 'waiting'",
+        id=activation_id,
+    )
+    return _end(tx, activation_id, status, outcome, close_at, at)
+
+
 _FROM = {
     Status.FINISHED: (Status.RECEIVED, Status.RETRYING),
     Status.EXPIRED: (Status.WAITING, Status.WAITING),
@@ -469,13 +602,15 @@ def _end(
     """Ends an activation, gives back its place and, without a code, its money; whether this call did it."""
     row = tx.one(
         "update activations set status = :status, ended_at = :at, close_outcome = :outcome, close_at = :close_at"
-        " where id = :id and status in (:first, :second) returning account_id",
+        " where id = :id and status in (:first, :second)"
+        " and (:keeps = 1 or refundable_until is null or refundable_until <> 0) returning account_id",
         first=_FROM[status][0].value,
         second=_FROM[status][1].value,
         status=status.value,
         at=at,
         outcome=outcome.value if outcome else None,
         close_at=close_at if outcome else None,
+        keeps=int(status is Status.FINISHED),
         id=activation_id,
     )
     if row is None:
@@ -505,7 +640,7 @@ def _cancel(
 
 def _closing(tx: Tx, now: float) -> Sequence[Row]:
     return tx.all(
-        "select id, upstream, reference, close_outcome, close_tries from activations"
+        "select id, upstream, reference, close_outcome, close_tries, product, service, opened_at from activations"
         " where close_outcome is not null and close_at <= :now order by close_at limit 50",
         now=now,
     )

@@ -112,7 +112,7 @@ class Gateway:
         self.callers = Callers(database.store, database.vault)
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
-        self.rentals = Rentals()
+        self.rentals = Rentals(self.house, self.activations, self.purchases)
         self._courier = Courier(self.house)
         self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, self._notifier.send))
         self.worker = Worker(self.house, self.callers, self.activations, self.purchases, self._courier, self._overseer)

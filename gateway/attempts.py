@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gateway import ledger
 from gateway.accounts import Caller
-from gateway.errors import NoBalance, OrderExists
-from gateway.model import BuyOrder, Found, Lease, Order, Quote
+from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
+from gateway.model import BuyOrder, Found, Lease, Order, Product, Quote
 from gateway.money import Money
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row, Tx
@@ -49,12 +50,13 @@ def intend(
     try:
         activation_id = tx.insert(
             "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
-            " opened_at, fingerprint, order_reference, config_version)"
+            " opened_at, fingerprint, order_reference, config_version, product, hours, parent_id)"
             " values (:account, :key, :service, :country, :operator, 'opening', :price, :currency,"
-            " :at, :fingerprint, :reference, :version) returning id",
+            " :at, :fingerprint, :reference, :version, :product, :hours, :parent) returning id",
             account=caller.account_id, key=caller.key_id, service=order.service, country=order.country,
             operator=order.operator, price=ceiling, currency=caller.currency, at=at, fingerprint=order.fingerprint,
-            reference=order.reference or None, version=version,
+            reference=order.reference or None, version=version, product=order.product.value,
+            hours=quotes[0].quote.offer.hours or None, parent=order.parent_id,
         )  # fmt: skip
     except Conflict:
         raise OrderExists from None
@@ -69,7 +71,7 @@ def intend(
         _hold(tx, caller, activation_id, ceiling, at, open_max)
         tx.execute("update activations set price = :price where id = :id", price=ceiling, id=activation_id)
     first = quotes[0].quote
-    attempt_id = begin(tx, activation_id, first, first.offer.cost, at)
+    attempt_id = begin(tx, activation_id, first, first.offer.cost, at, order.product)
     return Intent(activation_id, attempt_id, Money(ceiling, caller.currency), quotes, at)
 
 
@@ -78,12 +80,43 @@ def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, op
     ledger.hold(tx, caller.account_id, activation_id, money, at, open_max=open_max, actor=f"key:{caller.key_id}")
 
 
-def begin(tx: Tx, activation_id: int, quote: Quote, cost_max: Money, at: float) -> int:
+def intend_extension(
+    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int, version: str
+) -> Intent:
+    """As `intend`, for more time of an open rental; its row keeps the end that the rental had before.
+
+    One at a time: raises Unavailable while another one is under way or in doubt, NotAllowedNow where it is over.
+    """
+    # An update that changes nothing takes the rental's lock: of two extensions at once the second sees the first.
+    rental = tx.one(
+        "update activations set round = round where id = :id and account_id = :account and product = 'rental'"
+        " and status in ('waiting', 'received') returning expires_at",
+        id=order.parent_id,
+        account=caller.account_id,
+    )
+    if rental is None:
+        raise NotAllowedNow
+    busy = tx.one(
+        "select 1 as x from activations a join attempts t on t.activation_id = a.id"
+        " where a.parent_id = :id and a.product = 'extension' and t.state in ('pending', 'in_doubt')",
+        id=order.parent_id,
+    )
+    if busy is not None:
+        raise Unavailable
+    intent = intend(tx, caller, order, quotes, at, open_max, version)
+    tx.execute(
+        "update activations set expires_at = :had where id = :id", had=rental["expires_at"], id=intent.activation_id
+    )
+    return intent
+
+
+def begin(tx: Tx, activation_id: int, quote: Quote, cost_max: Money, at: float, product: Product = Product.SMS) -> int:
     return tx.insert(
-        "insert into attempts (activation_id, upstream, service, country, cost_max, currency, state, started_at)"
-        " values (:activation, :upstream, :service, :country, :cost, :currency, 'pending', :at) returning id",
+        "insert into attempts (activation_id, upstream, service, country, cost_max, currency, state, started_at,"
+        " product)"
+        " values (:activation, :upstream, :service, :country, :cost, :currency, 'pending', :at, :product) returning id",
         activation=activation_id, upstream=quote.offer.upstream, service=quote.offer.service,
-        country=quote.offer.country, cost=cost_max.micros, currency=cost_max.currency, at=at,
+        country=quote.offer.country, cost=cost_max.micros, currency=cost_max.currency, at=at, product=product.value,
     )  # fmt: skip
 
 
@@ -111,19 +144,75 @@ def attach(
     cost: Money,
     expires_at: float,
     at: float,
+    hours: int = 0,
+    refundable_until: float | None = None,
+    webhook_sealed: str | None = None,
 ) -> None:
-    """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up."""
+    """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up.
+
+    The last three are a rental's: how long it lasts, until when it can be given back, where its messages are told.
+    """
     if price.micros < intent.held.micros:
         ledger.shrink(tx, intent.activation_id, price, at, actor="purchase")
     # Raises Conflict where there is no such row: the order was given up meanwhile.
     tx.insert(
         "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
         " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at,"
-        " operator = :operator where id = :id and status = 'opening' returning id",
+        " operator = :operator, hours = :hours, refundable_until = :refundable, webhook_url_sealed = :webhook"
+        " where id = :id and status = 'opening' returning id",
         upstream=upstream, reference=lease.reference, sealed=sealed, price=price.micros, cost=cost.micros,
-        currency=cost.currency, expires_at=expires_at, operator=operator, id=intent.activation_id,
+        currency=cost.currency, expires_at=expires_at, operator=operator, hours=hours or None,
+        refundable=refundable_until, webhook=webhook_sealed, id=intent.activation_id,
     )  # fmt: skip
     end(tx, intent.attempt_id, "leased", "", at, lease.reference)
+
+
+def prolong(
+    tx: Tx, intent: Intent, rental_id: int, quote: Quote, ends_at: float, at: float, actor: str = "extension"
+) -> None:
+    """The extension is paid for and over, and its rental ends later. Raises Conflict on an order given up.
+
+    Whoever prolongs a rental keeps it: its own money is captured with the extension's.
+    """
+    upstream, cost = quote.offer.upstream, quote.offer.cost
+    ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor)
+    tx.insert(
+        "update activations set status = 'finished', upstream = :upstream, price = :price, cost = :cost,"
+        " cost_currency = :currency, hours = :hours, ended_at = :at where id = :id and status = 'opening' returning id",
+        upstream=upstream, price=quote.price.micros, cost=cost.micros, currency=cost.currency,
+        hours=quote.offer.hours, at=at, id=intent.activation_id,
+    )  # fmt: skip
+    ledger.capture(tx, intent.activation_id, cost, upstream, at, actor=actor)
+    row = tx.one("select account_id from activations where id = :id", id=intent.activation_id)
+    if row is not None:
+        ledger.leave(tx, row["account_id"])
+    end(tx, intent.attempt_id, "leased", "", at)
+    move_end(tx, rental_id, ends_at)
+    keep(tx, rental_id, at, actor=actor)
+
+
+def move_end(tx: Tx, rental_id: int, ends_at: float) -> bool:
+    """A rental ends later than was known; it never comes to end sooner. Whether this call moved it."""
+    return bool(
+        tx.execute(
+            "update activations set expires_at = :ends where id = :id and product = 'rental' and ended_at is null"
+            " and expires_at < :ends",
+            ends=ends_at,
+            id=rental_id,
+        )
+    )
+
+
+def keep(tx: Tx, rental_id: int, at: float, *, actor: str) -> bool:
+    """Captures a rental that waits for its first message: it can't be given back any more. Whether this call did."""
+    row = tx.one(
+        "update activations set refundable_until = 0 where id = :id and product = 'rental' and status = 'waiting'"
+        " and refundable_until <> 0 returning upstream, cost, cost_currency",
+        id=rental_id,
+    )
+    if row is None:
+        return False
+    return ledger.capture(tx, rental_id, Money(row["cost"], row["cost_currency"]), row["upstream"], at, actor=actor)
 
 
 def end_unattached(tx: Tx, attempt_id: int, upstream: str, reference: str, at: float) -> bool:
@@ -174,15 +263,14 @@ def orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference:
 
 
 def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> bool:
-    """Ends an attempt in doubt, if by now it can be told what came of it; whether this call did.
+    """Ends an attempt in doubt to get a number, if by now it can be told what came of it; whether this call did.
 
     While another order of ours is being bought in the same place, what the list shows may be that one's.
     """
-    place = {"upstream": row["upstream"], "service": row["service"], "country": row["country"]}
+    place = {**_place(row), "upstream": row["upstream"]}
     still = tx.one("select 1 as x from attempts where id = :id and state = 'in_doubt'", id=row["id"])
     busy = tx.one(
-        "select 1 as x from attempts where upstream = :upstream and service = :service and country = :country"
-        " and state = 'pending'",
+        f"select 1 as x from attempts where upstream = :upstream and {_SAME_PLACE} and state = 'pending'",  # noqa: S608 — constant text
         **place,
     )
     if still is None or busy is not None:
@@ -196,6 +284,35 @@ def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, 
         end(tx, row["id"], "gone", "never seen upstream", at)
         return True
     return False
+
+
+def settle_extension(tx: Tx, row: Row, ends_at: float | None, at: float) -> bool:
+    """Ends an extension in doubt, if the end its rental has by now tells what came of it; whether this call did.
+
+    Where it was made after all the caller, whose money was given back, keeps the time, and the cost is our loss.
+    """
+    if ends_at is not None and has_moved(row["had_until"], ends_at, row["hours"]):
+        reason = "made, and the caller was not charged"
+    elif at - row["started_at"] > (SURELY_LATE_SECONDS if ends_at is not None else NEVER_LISTED_SECONDS):
+        reason, ends_at = "never made upstream", None
+    else:
+        return False
+    ended = tx.execute(
+        "update attempts set state = 'gone', reason = :reason, ended_at = :at where id = :id and state = 'in_doubt'",
+        reason=reason,
+        at=at,
+        id=row["id"],
+    )
+    if ended and ends_at is not None:
+        cost, note = Money(row["cost_max"], row["currency"]), f"attempt {row['id']}"
+        ledger.spend(tx, "loss", cost, row["upstream"], at, activation=None, actor="settle", note=note)
+        move_end(tx, row["parent_id"], ends_at)
+    return bool(ended)
+
+
+def has_moved(had_until: float, ends_at: float, hours: int) -> bool:
+    """Whether an end moved by about so many hours: upstreams tell it to the minute or so."""
+    return ends_at - had_until >= hours * 1800.0
 
 
 def lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> None:
@@ -224,17 +341,24 @@ def unknown_among(tx: Tx, upstream: str, found: Sequence[Found]) -> list[Found]:
 
 
 def sole_unknown(
-    tx: Tx, upstream: str, attempt_id: int, found: Sequence[Found], wanted: BuyOrder, asked_at: float
+    tx: Tx,
+    upstream: str,
+    attempt_id: int,
+    found: Sequence[Found],
+    wanted: BuyOrder,
+    asked_at: float,
+    *,
+    is_rental: bool = False,
 ) -> Found | None:
     """The one open order upstream that can only be this attempt's, claimed for it; else None."""
-    row = {"service": wanted.service, "country": wanted.country, "started_at": asked_at}
+    product = Product.RENTAL if is_rental else Product.SMS
+    row = {"service": wanted.service, "country": wanted.country, "started_at": asked_at, "product": product.value}
     others = tx.one(
-        "select count(*) as n from attempts where upstream = :u and service = :s and country = :c"
+        f"select count(*) as n from attempts where upstream = :upstream and {_SAME_PLACE}"  # noqa: S608 — constant text
         " and state in ('pending', 'in_doubt') and id <> :id",
-        u=upstream,
-        s=wanted.service,
-        c=wanted.country,
+        upstream=upstream,
         id=attempt_id,
+        **_place(row),
     )
     candidates = unknown_among(tx, upstream, _fitting(found, row))
     if len(candidates) != 1 or (others and others["n"]):
@@ -248,10 +372,24 @@ def sole_unknown(
 
 
 def unsettled(tx: Tx) -> Sequence[Row]:
+    """Attempts in doubt. For those to prolong a rental: which one, by how many hours, and when it ended before."""
     return tx.all(
-        "select id, activation_id, upstream, service, country, cost_max, currency, state, started_at from attempts"
-        " where state = 'in_doubt' order by id"
+        "select t.id, t.activation_id, t.upstream, t.service, t.country, t.cost_max, t.currency, t.state,"
+        " t.started_at, t.product, a.parent_id, a.hours, a.expires_at as had_until"
+        " from attempts t join activations a on a.id = t.activation_id where t.state = 'in_doubt' order by t.id"
     )
+
+
+_SAME_PLACE = (
+    "service = :service and country = :country and product <> 'extension'"
+    " and (case when product = 'rental' then 1 else 0 end) = :rental"
+)
+"""Attempts that may have got the same number; an extension gets none."""
+
+
+def _place(row: Row) -> dict[str, Any]:
+    is_rental = row["product"] == Product.RENTAL
+    return {"service": row["service"], "country": row["country"], "rental": int(is_rental)}
 
 
 def orphans(tx: Tx) -> Sequence[Row]:
@@ -282,11 +420,12 @@ def exposures(tx: Tx) -> Sequence[Row]:
 
 
 def _fitting(found: Iterable[Found], row: Row) -> list[Found]:
-    """Those that can be the attempt's: same service and country, made after it was asked for."""
+    """Those that can be the attempt's: same kind, service and country, made after it was asked for."""
     return [
         one
         for one in found
         if one.service == row["service"]
+        and one.is_rental is (row["product"] == Product.RENTAL)
         and one.country == row["country"]
         and (one.created_at is None or one.created_at >= row["started_at"] - CLOCK_SKEW_SECONDS)
     ]

@@ -215,7 +215,8 @@ def _delivery(tx: Tx, now: float) -> dict[str, tuple[int, int]]:
         "select upstream, sum(case when status in ('received', 'retrying', 'finished') then 1 else 0 end) as delivered,"
         " sum(case when status in ('received', 'retrying', 'finished') then 1"
         " when status in ('cancelled', 'expired') and ended_at - opened_at >= :judged then 1 else 0 end) as judged"
-        " from activations where upstream is not null and opened_at >= :since group by upstream",
+        " from activations where upstream is not null and opened_at >= :since"
+        " and product not in ('rental', 'extension') group by upstream",
         judged=JUDGED_AFTER_SECONDS,
         since=now - RATE_WINDOW_SECONDS,
     )

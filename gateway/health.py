@@ -31,6 +31,10 @@ CHANCE_MIN = 0.01
 EVIDENCE_KEPT = 100_000
 
 
+Place = tuple[str, str, int, bool]
+"""Upstream, service, country, and whether it is a rental: one kind in doubt says nothing of the other."""
+
+
 class Phase(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
@@ -87,7 +91,7 @@ class Health:
         self._clock = clock
         self._circuits: dict[str, _Circuit] = {}
         self._evidence: LRUCache[tuple[str, int, str], _Evidence] = LRUCache(EVIDENCE_KEPT)
-        self._blocks: dict[tuple[str, str, int], int] = {}
+        self._blocks: dict[Place, int] = {}
 
     # Circuits
 
@@ -197,28 +201,28 @@ class Health:
 
     # Purchases in doubt
 
-    def block(self, upstream: str, service: str, country: int) -> None:
+    def block(self, upstream: str, service: str, country: int, *, is_rental: bool = False) -> None:
         """A purchase is in doubt: buy no more of this kind there until it is settled. Blocks are counted."""
-        key = (upstream, service, country)
+        key = (upstream, service, country, is_rental)
         self._blocks[key] = self._blocks.get(key, 0) + 1
         self.changes += 1
 
-    def unblock(self, upstream: str, service: str, country: int) -> None:
+    def unblock(self, upstream: str, service: str, country: int, *, is_rental: bool = False) -> None:
         """One purchase in doubt is settled; without a block there this does nothing."""
-        key = (upstream, service, country)
+        key = (upstream, service, country, is_rental)
         left = self._blocks.pop(key, 0) - 1
         self.changes += left >= 0
         if left > 0:
             self._blocks[key] = left
 
-    def set_blocks(self, places: Iterable[tuple[str, str, int]]) -> None:
+    def set_blocks(self, places: Iterable[Place]) -> None:
         """Puts the blocks that stand in place of those known so far: the database knows about all processes'."""
         counted = dict(Counter(places))
         self.changes += counted != self._blocks
         self._blocks = counted
 
-    def is_blocked(self, upstream: str, service: str, country: int) -> bool:
-        return (upstream, service, country) in self._blocks
+    def is_blocked(self, upstream: str, service: str, country: int, *, is_rental: bool = False) -> bool:
+        return (upstream, service, country, is_rental) in self._blocks
 
 
 def _cooldown(base_seconds: float, reopened: int) -> float:

@@ -1,6 +1,7 @@
 """An account's activations as it sees them afterwards: units of work that name the account they are for.
 
 Everything is read along the index of an account's activations, newest first: how much others have bought costs nothing.
+Rentals and their extensions are lists of their own (`gateway.rentals`), and none of these.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def page(
         " (select m.text_sealed from messages m where m.activation_id = a.id and m.is_shown = 1"
         " order by m.id desc limit 1) as text_sealed"
         " from activations a where account_id = :account and status not in ('opening', 'failed')"
+        " and product not in ('rental', 'extension')"
         " and opened_at >= :start and opened_at <= :end and (order_reference = :reference or :reference = '')"
         " order by opened_at desc, id desc limit :limit offset :offset",
         account=account_id,
@@ -83,7 +85,8 @@ def opened(vault: Vault, rows: Iterable[Row]) -> list[Past]:
 def id_of_order(tx: Tx, account_id: int, reference: str) -> int | None:
     """The activation an account's own order reference was used for."""
     row = tx.one(
-        "select id from activations where account_id = :account and order_reference = :reference",
+        "select id from activations where account_id = :account and order_reference = :reference"
+        " and product not in ('rental', 'extension')",
         account=account_id,
         reference=reference,
     )
@@ -96,7 +99,8 @@ def countries_of(tx: Tx, account_id: int, service: str) -> Sequence[Row]:
         "select country, count(*) as bought,"
         " sum(case when status in ('received', 'retrying', 'finished') then 1 else 0 end) as received"
         " from (select country, service, status from activations"
-        " where account_id = :account and status not in ('opening', 'failed') order by id desc limit :most) as newest"
+        " where account_id = :account and status not in ('opening', 'failed')"
+        " and product not in ('rental', 'extension') order by id desc limit :most) as newest"
         " where service = :service group by country order by bought desc, country",
         account=account_id,
         service=service,
@@ -107,7 +111,8 @@ def countries_of(tx: Tx, account_id: int, service: str) -> Sequence[Row]:
 def order_ids(tx: Tx, account_id: int, offset: int, limit: int, *, newest_first: bool) -> tuple[list[int], int]:
     """One page of the account's orders as ids, and how many there are in all. Orders that got no number are none."""
     total = tx.one(
-        "select count(*) as n from activations where account_id = :account and status not in ('opening', 'failed')",
+        "select count(*) as n from activations where account_id = :account and status not in ('opening', 'failed')"
+        " and product not in ('rental', 'extension')",
         account=account_id,
     )
     page = tx.all(_NEWEST_FIRST if newest_first else _OLDEST_FIRST, account=account_id, limit=limit, offset=offset)
@@ -116,11 +121,11 @@ def order_ids(tx: Tx, account_id: int, offset: int, limit: int, *, newest_first:
 
 _OLDEST_FIRST = (
     "select id from activations where account_id = :account and status not in ('opening', 'failed')"
-    " order by id limit :limit offset :offset"
+    " and product not in ('rental', 'extension') order by id limit :limit offset :offset"
 )
 _NEWEST_FIRST = (
     "select id from activations where account_id = :account and status not in ('opening', 'failed')"
-    " order by id desc limit :limit offset :offset"
+    " and product not in ('rental', 'extension') order by id desc limit :limit offset :offset"
 )
 
 
@@ -128,7 +133,8 @@ def newest(tx: Tx, account_id: int) -> Row | None:
     """The account's latest order that got a number, as far as a profile tells of it."""
     return tx.one(
         "select id, service, country, operator, price from activations where account_id = :account"
-        " and status not in ('opening', 'failed') order by id desc limit 1",
+        " and status not in ('opening', 'failed') and product not in ('rental', 'extension')"
+        " order by id desc limit 1",
         account=account_id,
     )
 

@@ -1,5 +1,7 @@
 """An account's activations as a list, past ones too, and those behind a caller's own reference: units of work.
 
+Rentals and their extensions are not in the list; a reference is used once, whatever it was for.
+
 Numbers and messages are opened within the unit, so on its thread: a page of a hundred would hold up the loop.
 """
 
@@ -22,7 +24,8 @@ def page(
     rows = tx.all(
         "select id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed,"
         " expires_at, ended_at from activations where account_id = :account and id < :before and status <> 'opening'"
-        " and (:all = 1 or ended_at is not null) order by id desc limit :limit",
+        " and product not in ('rental', 'extension') and (:all = 1 or ended_at is not null)"
+        " order by id desc limit :limit",
         account=account_id,
         before=before,
         all=int(not only_ended),

@@ -226,7 +226,7 @@ HOLD_OF_STATUS = {
     "expired": "released",
     "failed": "released",
 }
-"""What an activation's status says about its money."""
+"""What an activation's status says about its money. A rental that waits has paid once `refundable_until` is nought."""
 
 
 def verify(tx: Tx) -> list[str]:
@@ -283,10 +283,11 @@ def _verify_holds(tx: Tx) -> Iterable[str]:
 
 def _verify_activations(tx: Tx) -> Iterable[str]:
     for row in tx.all(
-        "select a.id, a.status, a.price, h.state, h.amount from activations a"
+        "select a.id, a.status, a.price, a.product, a.refundable_until, h.state, h.amount from activations a"
         " left join holds h on h.activation_id = a.id"
     ):
-        expected = HOLD_OF_STATUS.get(row["status"])
+        is_kept = row["product"] == "rental" and row["status"] == "waiting" and row["refundable_until"] == 0
+        expected = "captured" if is_kept else HOLD_OF_STATUS.get(row["status"])
         if row["state"] != expected:
             yield f"activations: {row['id']} is {row['status']} and its hold is {row['state']}, not {expected}"
         elif row["amount"] != row["price"]:

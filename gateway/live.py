@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from cachetools import LRUCache
 
-from gateway.model import Status
+from gateway.model import Product, Status
 
 K = TypeVar("K")
 L = TypeVar("L")
@@ -24,6 +24,7 @@ class Shown:
     text: str
     received_at: float
     round: int
+    sender: str = ""
 
     def __repr__(self) -> str:
         return "Shown(…)"
@@ -54,6 +55,20 @@ class Live:
     read_at: float = 0.0
     unknown_times: int = 0
     is_over_upstream: bool = False
+    product: Product = Product.SMS
+    hours: int = 0
+    parent_id: int | None = None
+    refundable_until: float | None = None
+    """Until when a rental without a message can be given back; nought once its money is kept, None for others."""
+
+    @property
+    def is_rental(self) -> bool:
+        return self.product is Product.RENTAL
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a rental that waits for its first message is paid for already."""
+        return self.refundable_until == 0
 
     @property
     def code(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from gateway.model import Product
+
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -33,6 +35,10 @@ class Metrics:
         self.activations = Counter(
             "simroute_activations", "Activations by upstream and what became of them", ["upstream", "status"],
             registry=self.registry,
+        )  # fmt: skip
+        self.rentals = Counter(
+            "simroute_rentals", "Rentals and their extensions by upstream and what became of them",
+            ["upstream", "status"], registry=self.registry,
         )  # fmt: skip
         self.open_activations = Gauge("simroute_open_activations", "Activations open now", registry=self.registry)
         self.holds_open = Gauge("simroute_holds_open", "Holds open now", ["currency"], registry=self.registry)
@@ -69,6 +75,11 @@ class Metrics:
             ["upstream"],
             registry=self.registry,
         )
+
+    def count(self, product: Product, upstream: str, status: str) -> None:
+        """Counts what became of an order; those for rentals and more time apart from the others."""
+        counter = self.activations if product.is_for_codes else self.rentals
+        counter.labels(upstream, status).inc()
 
     def observe_upstream(self, upstream: str, verb: str, outcome: str, seconds: float) -> None:
         """Counts one call; `outcome` is `ok` or an error's class name."""

@@ -49,6 +49,14 @@ class Product(StrEnum):
     RENTAL = "rental"
     EXTENSION = "extension"
 
+    @property
+    def is_for_codes(self) -> bool:
+        """Whether it is an activation as callers know it: a number for one service, its codes asked for one by one."""
+        return self in _FOR_CODES
+
+
+_FOR_CODES = frozenset({Product.SMS, Product.AGAIN, Product.BESIDE})
+
 
 class Outcome(StrEnum):
     """How a lease ends, told to the upstream."""
@@ -62,7 +70,7 @@ class Offer:
     """What an upstream would sell now: `count` numbers at `cost` each.
 
     `operator` is the upstream's own word, empty where it does not tell. `success_rate` is the upstream's own claim
-    (0 to 1), None where it makes none.
+    (0 to 1), None where it makes none. `hours` is how long a rental lasts that is offered; nought for others.
     """
 
     upstream: str
@@ -72,6 +80,7 @@ class Offer:
     count: int
     operator: str = ""
     success_rate: float | None = None
+    hours: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import NamedTuple, Protocol
 
@@ -236,10 +236,11 @@ class Market:
         shelf = self._shelves.get(upstream, _BARE)
         return (0, None, shelf.error) if shelf.table is None else (len(shelf.table), shelf.fetched_at, shelf.error)
 
-    def shortlist(self, buyer: Buyer, order: Order) -> Shortlist:
+    def shortlist(self, buyer: Buyer, order: Order, only: Collection[str] | None = None) -> Shortlist:
         """What to try for this order, in order, and what is left out; with the reasons, so it explains itself.
 
-        `order.price_max` has to be in the buyer's currency: ValueError otherwise.
+        `only` names the upstreams in question; None for all. `order.price_max` has to be in the buyer's currency:
+        ValueError otherwise.
         """
         view, terms = self._view, _terms(buyer, order)
         service, country, now = order.service, order.country, self._clock()
@@ -249,8 +250,38 @@ class Market:
                 self._candidates(view, buyer, self._offers(entry, service, country)),
             )
             for entry in view.entries
+            if only is None or entry.name in only
         ]
         return choose(stalls, terms, view.routes.route(service, country, buyer.account_name))
+
+    def open_to(self, buyer: Buyer) -> list[Facts]:
+        """Upstreams that may serve this caller with what is on no price list: rentals, and numbers used again."""
+        terms, now = Terms(buyer.currency, buyer.is_demo), self._clock()
+        facts = (replace(self._facts(entry, buyer, now), list_age_seconds=0.0) for entry in self._view.entries)
+        return [one for one in facts if barrier(one, terms) is None]
+
+    def rent_shortlist(self, buyer: Buyer, order: Order, stalls: Sequence[tuple[Facts, Sequence[Offer]]]) -> Shortlist:
+        """As `shortlist`, for a rental and what upstreams just said they rent out. A named operator is kept to where
+        anybody has it: the price listed for it is the one it can be had at."""
+        view, terms = self._view, _terms(buyer, order)
+        service, country = order.service, order.country
+        price, value = view.pricing.rentals.price, view.pricing.house_micros
+        kept: Sequence[tuple[Facts, Sequence[Offer]]] = [
+            (facts, _of_operators(offers, terms.operators)) for facts, offers in stalls
+        ]
+        if not any(offers for _, offers in kept):
+            kept = stalls
+        found = [
+            Stall(
+                replace(facts, is_in_doubt=self.health.is_blocked(facts.name, service, country, is_rental=True)),
+                [
+                    Candidate(offer, price(offer, buyer.account_name, buyer.currency), value(offer.cost) or 0.0)
+                    for offer in offers
+                ],
+            )
+            for facts, offers in kept
+        ]
+        return choose(found, terms, view.routes.route(service, country, buyer.account_name))
 
     async def listing(self, buyer: Buyer, service: str | None = None, country: int | None = None) -> AsyncIterator[Row]:
         """Listed price and count of everything this caller can buy, a country at a time; None stands for all.
@@ -374,6 +405,10 @@ def _operator_words(operator: str) -> frozenset[str]:
     if not operator:
         return _ANY
     return frozenset(word.strip() for word in operator.lower().split(",")) - {"", "any"}
+
+
+def _of_operators(offers: Sequence[Offer], operators: frozenset[str]) -> Sequence[Offer]:
+    return offers if not operators else [offer for offer in offers if offer.operator.lower() in operators]
 
 
 _ANY: frozenset[str] = frozenset()

@@ -23,6 +23,9 @@ PAGES_PAUSE_SECONDS = 2.4
 
 PACED_SECONDS_MAX = 10.0
 READ_SECONDS = 10.0
+RENTAL_YOUNG_SECONDS = 1200.0
+RENTAL_YOUNG_PAUSE_SECONDS = 5.0
+RENTAL_OLD_PAUSE_SECONDS = 30.0
 YOUNG_SECONDS = 120.0
 YOUNG_PAUSE_SECONDS = 2.0
 OLD_PAUSE_SECONDS = 6.0
@@ -85,9 +88,12 @@ class Poller:
         await self._read_each(upstream, self._due(missing, SINGLES_AFTER_BULK))
 
     def _due(self, lives: Sequence[Live], most: int) -> list[Live]:
-        """Who waits for a code, the most overdue first: young and recently polled ones are due sooner."""
+        """Who waits for a message, the most overdue first: young and recently polled ones are due sooner.
+
+        A rental waits as long as it lasts.
+        """
         now = self._house.clock()
-        waiting = [live for live in lives if live.status in (Status.WAITING, Status.RETRYING)]
+        waiting = [live for live in lives if live.is_rental or live.status in (Status.WAITING, Status.RETRYING)]
         scored = [((now - live.read_at) / _pause(live, now), live) for live in waiting]
         due = sorted((pair for pair in scored if pair[0] >= 1.0), key=lambda pair: -pair[0])
         return [live for _, live in due[:most]]
@@ -119,6 +125,9 @@ class Poller:
 
 
 def _pause(live: Live, now: float) -> float:
+    if live.is_rental:
+        is_young = now - live.opened_at < RENTAL_YOUNG_SECONDS or now - live.polled_at <= ABANDONED_SECONDS
+        return RENTAL_YOUNG_PAUSE_SECONDS if is_young else RENTAL_OLD_PAUSE_SECONDS
     pause = YOUNG_PAUSE_SECONDS if now - live.opened_at < YOUNG_SECONDS else OLD_PAUSE_SECONDS
     last_asked = max(live.polled_at, live.opened_at)
     return pause * ABANDONED_FACTOR if now - last_asked > ABANDONED_SECONDS else pause

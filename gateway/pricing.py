@@ -6,6 +6,7 @@ A price is the larger of two straight lines over the cost, computed in whole num
     floor     cost × (1 + floor margin), unless the price is fixed and selling below cost is allowed
 
 Rounding once is what makes `cost_ceiling` the exact inverse of `price`. `fixed` and `add` are in house currency.
+Rentals have rules of their own, over the cost of their whole time: a fixed price for a code would be none for a month.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import cached_property
 from math import lcm
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from gateway.model import Offer
+from gateway.model import Offer, Product
 from gateway.money import MICROS, PRICE_STEP_MICROS, Money, round_down_to_step
-from gateway.settings import PriceRule, PriceTerms, PricingSettings
+from gateway.settings import PriceRule, PriceTerms, PricingSettings, RentalPricing, RentalRule, RentalTerms
 
 REMEMBERED = 65_536
 """Entries a lookup keeps before it starts afresh."""
@@ -108,17 +110,30 @@ class Tariff:
 class Pricing:
     """Prices and exchange, for one version of the settings. Bounded caches inside, so keep one and share it."""
 
-    def __init__(self, settings: PricingSettings, rates: Mapping[str, Decimal] = NO_RATES) -> None:
-        """`rates` are values of one unit of other currencies, in house currency."""
+    def __init__(
+        self,
+        settings: PricingSettings,
+        rates: Mapping[str, Decimal] = NO_RATES,
+        rules: RuleBook[PriceTerms] | None = None,
+    ) -> None:
+        """`rates`: values of one unit of other currencies, in house currency. `rules`: those for codes unless given."""
         self.settings = settings
         self.house_currency = settings.currency
+        self._given_rates = rates
         self._rates = {name: Fraction(rate) for name, rate in rates.items()}
         self._rates[settings.currency] = Fraction(1)
         self._house_micros = {name: float(rate) for name, rate in self._rates.items()}
-        self._rules: RuleBook[PriceTerms] = RuleBook(
-            ((_selector(rule), rule) for rule in settings.rule), settings.default
-        )
+        self._rules = rules or RuleBook(((_selector(rule), rule) for rule in settings.rule), settings.default)
         self._tariffs: dict[tuple[int, str, str], Tariff | None] = {}
+
+    @cached_property
+    def rentals(self) -> Pricing:
+        """The same for rentals and their extensions."""
+        return Pricing(self.settings, self._given_rates, _rental_rules(self.settings.rental))
+
+    def of(self, product: Product) -> Pricing:
+        """What an order for this is priced by."""
+        return self.rentals if product in (Product.RENTAL, Product.EXTENSION) else self
 
     def price(self, offer: Offer, account_name: str, currency: str) -> Money | None:
         """What this account pays, in `currency`: a multiple of 0.0001. None where no exchange rate is known."""
@@ -187,8 +202,16 @@ class Pricing:
         return None if source_rate is None or target_rate is None else source_rate / target_rate
 
 
-def _selector(rule: PriceRule) -> Selector:
+def _selector(rule: PriceRule | RentalRule) -> Selector:
     return rule.services, rule.countries, rule.accounts, rule.upstreams
+
+
+def _rental_rules(settings: RentalPricing) -> RuleBook[PriceTerms]:
+    return RuleBook(((_selector(rule), _terms(rule)) for rule in settings.rule), _terms(settings))
+
+
+def _terms(rental: RentalTerms) -> PriceTerms:
+    return PriceTerms(percent=rental.percent, add=rental.add)
 
 
 def _line(rule: PriceTerms) -> tuple[Fraction, Fraction]:

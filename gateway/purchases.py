@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import structlog
+from cachetools import TTLCache
 
 from gateway import attempts
 from gateway.accounts import Caller
@@ -27,6 +28,7 @@ from gateway.errors import (
     CallerError,
     InDoubt,
     NoNumbers,
+    NotAllowedNow,
     NothingTaken,
     NotReached,
     PriceTooLow,
@@ -38,12 +40,12 @@ from gateway.errors import (
 )
 from gateway.house import House
 from gateway.live import Live
-from gateway.model import BuyOrder, Found, Lease, Order, Outcome, Quote, Status
+from gateway.model import BuyOrder, Found, Lease, Order, Outcome, Product, Quote, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row
-from gateway.upstream import Finds, Upstream
+from gateway.upstream import AddsServices, Finds, Rents, Reuses, Upstream
 
 ATTEMPT_SECONDS_MAX = 6.0
 """Of the order's nine, what one upstream gets while there is another one to turn to."""
@@ -64,10 +66,23 @@ LEFT_BEHIND_SECONDS = 30.0
 """An order still `opening` after this long was left behind by a process that died."""
 
 EXCEPTIONS_MAX = 20
+EXTENSIONS_REMEMBERED = 10_000
 
 T = TypeVar("T", int, float)
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What an order is bought from: quotes in order, and the activation it builds upon, where it does.
+
+    `minimum` is the lowest price with stock behind it, for the word a caller gets whose cap is below.
+    """
+
+    quotes: Sequence[Ranked]
+    minimum: Money | None = None
+    parent: Live | None = None
 
 
 @dataclass(slots=True)
@@ -88,7 +103,10 @@ class _Failure:
 
     reasons: list[UpstreamError] = field(default_factory=list)
 
-    def told(self) -> CallerError:
+    def told(self, product: Product) -> CallerError:
+        if product is Product.EXTENSION:
+            is_doubtful = any(isinstance(reason, InDoubt | NotReached) for reason in self.reasons)
+            return Unavailable() if is_doubtful or not self.reasons else NotAllowedNow()
         if self.reasons and all(isinstance(reason, CallerBarred) for reason in self.reasons):
             return Barred(max(reason.until for reason in self.reasons if isinstance(reason, CallerBarred)))
         return NoNumbers()
@@ -107,12 +125,20 @@ class Purchases:
         self._chores: set[asyncio.Task[None]] = set()
         self._unwritten: list[tuple[int, int, str]] = []
         self._settling = asyncio.Lock()
+        self._prolonged: TTLCache[str, int] = TTLCache(EXTENSIONS_REMEMBERED, ttl=3600.0, timer=house.clock)
 
-    async def open(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:
+    async def open(
+        self,
+        caller: Caller,
+        order: Order,
+        is_gone: Callable[[], bool],
+        basis: Callable[[], Awaitable[Basis]] | None = None,
+    ) -> Live:
         """Buys one number for the caller, or hands over the one its lost identical request bought.
 
-        `is_gone` tells whether the client has hung up. Raises Barred, BadService, BadCountry, BadPhoneException,
-        PriceTooLow, TooManyOpen, NoBalance, NoNumbers, OrderExists, Unavailable.
+        `is_gone` tells whether the client has hung up. `basis` tells what to buy from, and may raise; None stands for
+        the market's short-list. An extension's result is its rental. Raises Barred, BadService, BadCountry,
+        BadPhoneException, PriceTooLow, TooManyOpen, NoBalance, NoNumbers, OrderExists, Unavailable.
         """
         house = self._house
         self.require_free(caller)
@@ -123,18 +149,24 @@ class Purchases:
         if len(order.phone_exceptions) > EXCEPTIONS_MAX:
             raise BadPhoneException
         claimed = await self._claim(order.fingerprint, is_gone)
-        return claimed if claimed is not None else await self._open_new(caller, order, is_gone)
+        return claimed if claimed is not None else await self._open_new(caller, order, is_gone, basis)
 
     def require_free(self, caller: Caller) -> None:
         """Asked before an order is even read: a barred caller hears nothing else. Raises Barred."""
         if caller.barred_until is not None and caller.barred_until > self._house.clock():
             raise Barred(caller.barred_until)
 
-    async def _open_new(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:
+    async def _open_new(
+        self,
+        caller: Caller,
+        order: Order,
+        is_gone: Callable[[], bool],
+        basis: Callable[[], Awaitable[Basis]] | None,
+    ) -> Live:
         pending = _Pending(is_gone, asyncio.get_running_loop().create_future())
         self._pending.setdefault(order.fingerprint, []).append(pending)
         # The purchase goes on when its client hangs up: cancelling it halfway is how numbers get lost.
-        task = asyncio.ensure_future(self._buy(caller, order))
+        task = asyncio.ensure_future(self._buy(caller, order, basis))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._finish(order.fingerprint, pending, done))
         live = await asyncio.shield(pending.done)
@@ -166,7 +198,8 @@ class Purchases:
 
     async def _claim(self, fingerprint: str, is_gone: Callable[[], bool]) -> Live | None:
         for activation_id, (known, live, until) in self._unclaimed.items():
-            if known == fingerprint and not live.polled_at and until > self._house.clock() and live.status.is_open:
+            is_unknown = not live.polled_at or activation_id != live.id
+            if known == fingerprint and is_unknown and until > self._house.clock() and live.status.is_open:
                 del self._unclaimed[activation_id]
                 return live
         for pending in self._pending.get(fingerprint, ()):
@@ -178,6 +211,11 @@ class Purchases:
     def abandon(self, live: Live, fingerprint: str) -> None:
         """Nobody was told of this activation: the identical request gets it for a while, then it is given back."""
         until = self._house.clock() + self._house.settings.gateway.activations.claim_seconds
+        extension_id = self._prolonged.get(fingerprint)
+        if extension_id is not None:
+            # The time that was bought can't be given back, and its rental is known to its owner.
+            self._unclaimed[extension_id] = (fingerprint, live, until)
+            return
         self._answered.discard(live.id)
         self._unclaimed[live.id] = (fingerprint, live, until)
 
@@ -188,11 +226,11 @@ class Purchases:
     def overdue(self) -> list[Live]:
         """Activations that nobody asked for again in time; each is named once. Who polls it knows of it after all."""
         now = self._house.clock()
-        ripe = [live for _, live, until in self._unclaimed.values() if until <= now]
-        for live in ripe:
-            del self._unclaimed[live.id]
-            if live.polled_at:
-                self._answered.add(live.id)
+        due = {key: live for key, (_, live, until) in self._unclaimed.items() if until <= now}
+        for key in due:
+            del self._unclaimed[key]
+        ripe = [live for key, live in due.items() if key == live.id]
+        self._answered.update(live.id for live in ripe if live.polled_at)
         return [live for live in ripe if not live.polled_at]
 
     async def note_answered(self) -> None:
@@ -208,23 +246,29 @@ class Purchases:
 
     # One order
 
-    async def _buy(self, caller: Caller, order: Order) -> Live:
+    async def _buy(self, caller: Caller, order: Order, find: Callable[[], Awaitable[Basis]] | None) -> Live:
         house = self._house
         started = house.clock()
-        shortlist = house.market.shortlist(caller, order)
-        if not shortlist.ranked:
-            raise _nothing_for(order, shortlist.minimum)
-        quotes = shortlist.ranked
+        basis = self._from_market(caller, order) if find is None else await find()
+        if not basis.quotes:
+            raise _nothing_for(order, basis.minimum)
         number_of_open = _least(house.settings.gateway.limits.open_activations, order.open_max)
         version = house.settings.version
-        intent = await house.store.run(attempts.intend, caller, order, quotes, started, number_of_open, version)
+        intend = attempts.intend_extension if order.product is Product.EXTENSION else attempts.intend
+        intent = await house.store.run(intend, caller, order, basis.quotes, started, number_of_open, version)
         self._own.add(intent.activation_id)
         try:
-            return await self._try_each(caller, order, intent, started)
+            return await self._try_each(caller, order, intent, started, basis.parent)
         finally:
             self._own.discard(intent.activation_id)
 
-    async def _try_each(self, caller: Caller, order: Order, intent: Intent, started: float) -> Live:
+    def _from_market(self, caller: Caller, order: Order) -> Basis:
+        shortlist = self._house.market.shortlist(caller, order)
+        return Basis(shortlist.ranked, shortlist.minimum)
+
+    async def _try_each(
+        self, caller: Caller, order: Order, intent: Intent, started: float, parent: Live | None
+    ) -> Live:
         house = self._house
         deadline = started + house.settings.gateway.activations.order_deadline_seconds
         failure = _Failure()
@@ -234,12 +278,12 @@ class Purchases:
             if seconds <= 0:
                 break
             if place:
-                cost_max = self._cost_max(ranked, caller, intent)
+                cost_max = self._cost_max(ranked, caller, order, intent)
                 intent.attempt_id = await house.store.run(
-                    attempts.begin, intent.activation_id, ranked.quote, cost_max, house.clock()
+                    attempts.begin, intent.activation_id, ranked.quote, cost_max, house.clock(), order.product
                 )
             try:
-                return await self._try_one(caller, order, intent, ranked, seconds, deadline)
+                return await self._try_one(caller, order, intent, ranked, parent, seconds, deadline)
             except _Settled as error:
                 failure.reasons.append(error)
             except NothingTaken as error:
@@ -248,33 +292,97 @@ class Purchases:
             except InDoubt as error:
                 failure.reasons.append(error)
         await house.store.run(attempts.fail_order, intent.activation_id, house.clock())
-        house.metrics.activations.labels("", "failed").inc()
-        raise failure.told()
+        house.metrics.count(order.product, "", "failed")
+        raise failure.told(order.product)
 
-    def _cost_max(self, ranked: Ranked, caller: Caller, intent: Intent) -> Money:
-        offer = ranked.quote.offer
-        return self._house.market.view.pricing.cost_ceiling(offer, intent.held, caller.account_name) or offer.cost
+    def _cost_max(self, ranked: Ranked, caller: Caller, order: Order, intent: Intent) -> Money:
+        offer, pricing = ranked.quote.offer, self._house.market.view.pricing.of(order.product)
+        return pricing.cost_ceiling(offer, intent.held, caller.account_name) or offer.cost
 
     async def _try_one(
-        self, caller: Caller, order: Order, intent: Intent, ranked: Ranked, seconds: float, deadline: float
+        self,
+        caller: Caller,
+        order: Order,
+        intent: Intent,
+        ranked: Ranked,
+        parent: Live | None,
+        seconds: float,
+        deadline: float,
     ) -> Live:
         """One request to one upstream. Raises NothingTaken, or InDoubt with the attempt left for `settle`."""
         house, offer = self._house, ranked.quote.offer
         upstream = house.upstreams[offer.upstream]
         if not house.health.try_trial(offer.upstream) and not ranked.fail_fast:
             raise Refused("resting after faults")
-        cost_max = self._cost_max(ranked, caller, intent)
-        wanted = BuyOrder(order.service, order.country, offer.operator, cost_max, seconds, order.phone_exceptions)
+        cost_max = self._cost_max(ranked, caller, order, intent)
+        wanted = BuyOrder(
+            order.service, order.country, offer.operator, cost_max, seconds, order.phone_exceptions, offer.hours,
+            parent.reference if parent else "", parent.number if parent else "",
+        )  # fmt: skip
+        if order.product is Product.EXTENSION and parent is not None:
+            return await self._prolong(upstream, intent, ranked.quote, wanted, parent, deadline, order.fingerprint)
         asked_at = house.clock()
         try:
-            lease = await upstream.buy(wanted)
+            lease = await _ask(upstream, order.product, wanted)
         except UpstreamError as error:
             self._judge(offer.upstream, error)
             if not isinstance(error, InDoubt):
                 raise
-            lease = await self._in_doubt(upstream, intent, wanted, asked_at, deadline, error)
+            is_rental = order.product is Product.RENTAL
+            lease = await self._in_doubt(upstream, intent, wanted, asked_at, deadline, error, is_rental=is_rental)
         house.health.success(offer.upstream)
         return await self._adopt(caller, order, intent, ranked.quote, lease, cost_max)
+
+    async def _prolong(
+        self,
+        upstream: Upstream,
+        intent: Intent,
+        quote: Quote,
+        wanted: BuyOrder,
+        rental: Live,
+        deadline: float,
+        fingerprint: str,
+    ) -> Live:
+        """More time for a rental: as `_try_one`, but what is had is a later end, and no number."""
+        house = self._house
+        if not isinstance(upstream, Rents):
+            raise Refused("rents nothing out")
+        had_until = rental.expires_at
+        try:
+            ends_at = await upstream.extend(wanted)
+        except UpstreamError as error:
+            self._judge(upstream.name, error)
+            if not isinstance(error, InDoubt):
+                raise
+            await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
+            seen = await self._end_now(upstream, rental, deadline - house.clock())
+            if seen is None or not attempts.has_moved(had_until, seen, wanted.hours):
+                raise
+            ends_at = seen
+        house.health.success(upstream.name)
+        try:
+            # Should the commit be lost, the end that the upstream tells from now on settles what came of it.
+            await house.store.run(attempts.prolong, intent, rental.id, quote, ends_at, house.clock())
+        except Conflict:
+            raise _Settled("the extension was given up meanwhile") from None
+        rental.expires_at = max(rental.expires_at, ends_at)
+        if rental.status is Status.WAITING:
+            rental.refundable_until = 0.0
+        house.live.put(rental)
+        house.metrics.count(Product.EXTENSION, upstream.name, "finished")
+        self._prolonged[fingerprint] = intent.activation_id
+        return rental
+
+    async def _end_now(self, upstream: Upstream, rental: Live, seconds: float) -> float | None:
+        """When a rental ends, as its upstream has it; None where it does not say."""
+        if seconds <= 0:
+            return None
+        try:
+            async with asyncio.timeout(seconds):
+                progress = await upstream.read(Watched(rental.reference, 1, rental.service, rental.opened_at))
+        except (UpstreamError, TimeoutError):
+            return None
+        return progress.expires_at
 
     def _judge(self, upstream: str, error: UpstreamError) -> None:
         is_fault = isinstance(error, NotReached | InDoubt) or (isinstance(error, Refused) and error.is_fault)
@@ -285,17 +393,27 @@ class Purchases:
             self._house.health.success(upstream)
 
     async def _in_doubt(
-        self, upstream: Upstream, intent: Intent, wanted: BuyOrder, asked_at: float, deadline: float, error: InDoubt
+        self,
+        upstream: Upstream,
+        intent: Intent,
+        wanted: BuyOrder,
+        asked_at: float,
+        deadline: float,
+        error: InDoubt,
+        *,
+        is_rental: bool,
     ) -> Lease:
         """The lease of a purchase whose reply was lost, if the upstream can tell at once; else raises the error."""
         house = self._house
         await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
-        house.health.block(upstream.name, wanted.service, wanted.country)
+        house.health.block(upstream.name, wanted.service, wanted.country, is_rental=is_rental)
         found = await self._found_now(upstream, asked_at, deadline - house.clock())
-        sole = await house.store.run(attempts.sole_unknown, upstream.name, intent.attempt_id, found, wanted, asked_at)
+        sole = await house.store.run(
+            attempts.sole_unknown, upstream.name, intent.attempt_id, found, wanted, asked_at, is_rental=is_rental
+        )
         if sole is None:
             raise error
-        house.health.unblock(upstream.name, wanted.service, wanted.country)
+        house.health.unblock(upstream.name, wanted.service, wanted.country, is_rental=is_rental)
         log.info("attempt.found", attempt=intent.attempt_id, upstream=upstream.name)
         return sole.lease
 
@@ -323,10 +441,9 @@ class Purchases:
                 raise
             self._soon(self._give_back_orphans())
             raise _Settled(reason)
-        price = self._charged(caller, quote, cost)
-        expires_at = now + _least(house.settings.gateway.activations.life_seconds, order.life_seconds)
-        if lease.expires_at is not None:
-            expires_at = min(expires_at, lease.expires_at)
+        price = self._charged(caller, order, quote, cost)
+        expires_at, refundable_until = self._life(order, quote, lease, intent.opened_at, now)
+        webhook_sealed = house.vault.seal(order.webhook_url) if order.webhook_url else None
         sealed = house.vault.seal(lease.number)
         operator = lease.operator or quote.offer.operator
         try:
@@ -341,6 +458,9 @@ class Purchases:
                 cost=cost,
                 expires_at=expires_at,
                 at=now,
+                hours=quote.offer.hours,
+                refundable_until=refundable_until,
+                webhook_sealed=webhook_sealed,
             )
         except Conflict:
             is_ours = await house.store.run(
@@ -355,15 +475,28 @@ class Purchases:
             id=intent.activation_id, account_id=caller.account_id, service=order.service, country=order.country,
             operator=operator, status=Status.WAITING, price_micros=price.micros,
             currency=price.currency, opened_at=intent.opened_at, number=lease.number, upstream=quote.offer.upstream,
-            reference=lease.reference, expires_at=expires_at,
+            reference=lease.reference, expires_at=expires_at, product=order.product, hours=quote.offer.hours,
+            parent_id=order.parent_id, refundable_until=refundable_until,
         )  # fmt: skip
         house.live.put(live)
-        house.metrics.activations.labels(live.upstream, "opened").inc()
+        house.metrics.count(live.product, live.upstream, "opened")
         return live
 
-    def _charged(self, caller: Caller, quote: Quote, cost: Money) -> Money:
+    def _life(
+        self, order: Order, quote: Quote, lease: Lease, opened_at: float, now: float
+    ) -> tuple[float, float | None]:
+        """When it ends and, of a rental, until when it can be given back."""
+        settings = self._house.settings.gateway
+        if order.product is Product.RENTAL:
+            ends_at = lease.expires_at or opened_at + quote.offer.hours * 3600.0
+            # Never nought, which says that it is kept.
+            return ends_at, max(1.0, min(now + settings.rentals.refund_seconds, ends_at))
+        ends_at = now + _least(settings.activations.life_seconds, order.life_seconds)
+        return (ends_at if lease.expires_at is None else min(ends_at, lease.expires_at)), None
+
+    def _charged(self, caller: Caller, order: Order, quote: Quote, cost: Money) -> Money:
         """The lower of what was quoted and what the number really cost, priced the same way."""
-        price = self._house.market.view.pricing.price(
+        price = self._house.market.view.pricing.of(order.product).price(
             replace(quote.offer, cost=cost), caller.account_name, caller.currency
         )
         return quote.price if price is None or price.micros > quote.price.micros else price
@@ -409,7 +542,11 @@ class Purchases:
     async def _block_doubtful(self) -> Sequence[Row]:
         """Takes what is in doubt out of routing, and only that; the attempts."""
         rows = await self._house.store.read(attempts.unsettled)
-        self._house.health.set_blocks((row["upstream"], row["service"], row["country"]) for row in rows)
+        self._house.health.set_blocks(
+            (row["upstream"], row["service"], row["country"], row["product"] == Product.RENTAL)
+            for row in rows
+            if row["product"] != Product.EXTENSION
+        )
         return rows
 
     async def _write_down(self, now: float) -> None:
@@ -430,15 +567,33 @@ class Purchases:
         if not rows:
             return
         found: Sequence[Found] | None = None
-        if isinstance(upstream, Finds):
+        since = [row["started_at"] for row in rows if row["product"] != Product.EXTENSION]
+        if isinstance(upstream, Finds) and since:
             try:
-                found = await upstream.find(min(row["started_at"] for row in rows) - attempts.CLOCK_SKEW_SECONDS)
+                found = await upstream.find(min(since) - attempts.CLOCK_SKEW_SECONDS)
             except UpstreamError as error:
                 log.info("settle.unwell", upstream=name, error=type(error).__name__)
         for row in rows:
             # An order that is still under way asks for its own lost number, and may be about to adopt it.
-            if row["activation_id"] not in self._own:
+            if row["activation_id"] in self._own:
+                continue
+            if row["product"] == Product.EXTENSION:
+                await self._settle_extension(upstream, row)
+            else:
                 await self._settle_attempt(row, found)
+
+    async def _settle_extension(self, upstream: Upstream | None, row: Row) -> None:
+        """By the end its rental has upstream now: a later one says that the extension was made."""
+        house, rental_id = self._house, row["parent_id"]
+        rental = house.live.get(rental_id) or await load(house.store, house.vault, rental_id)
+        ends_at = None
+        if upstream is not None and rental is not None:
+            ends_at = await self._end_now(upstream, rental, house.settings.gateway.activations.order_deadline_seconds)
+        if not await house.store.run(attempts.settle_extension, row, ends_at, house.clock()):
+            return
+        log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
+        if rental is not None and ends_at is not None:
+            rental.expires_at = max(rental.expires_at, ends_at)
 
     async def _settle_attempt(self, row: Row, found: Sequence[Found] | None) -> None:
         house = self._house
@@ -527,6 +682,19 @@ class Purchases:
             log.warning("upstream.exposure", upstream=upstream, is_over=upstream in over)
         if over != self._house.market.overexposed:
             self._house.market.rest(over)
+
+
+async def _ask(upstream: Upstream, product: Product, wanted: BuyOrder) -> Lease:
+    """The one request of an attempt, by the verb that this product is had by."""
+    if product is Product.SMS:
+        return await upstream.buy(wanted)
+    if product is Product.RENTAL and isinstance(upstream, Rents):
+        return await upstream.rent(wanted)
+    if product is Product.AGAIN and isinstance(upstream, Reuses):
+        return await upstream.reuse(wanted)
+    if product is Product.BESIDE and isinstance(upstream, AddsServices):
+        return await upstream.add_service(wanted)
+    raise Refused("this is not to be had there")
 
 
 def _nothing_for(order: Order, minimum: Money | None) -> CallerError:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.live import Live, Shown
-from gateway.model import Status
+from gateway.model import Product, Status
 from gateway.store import Row, Store, Tx
 from gateway.vault import Vault
 
 _COLUMNS = (
     "id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed, upstream,"
-    " reference, expires_at, ended_at, round"
+    " reference, expires_at, ended_at, round, product, hours, parent_id, refundable_until"
 )
 
 
@@ -33,7 +33,7 @@ async def load_open(store: Store, vault: Vault) -> list[Live]:
 def _one(tx: Tx, activation_id: int) -> tuple[Row | None, Sequence[Row]]:
     row = tx.one(f"select {_COLUMNS} from activations where id = :id", id=activation_id)  # noqa: S608 — constant columns
     return row, tx.all(
-        "select activation_id, identity, round, code_sealed, text_sealed, received_at from messages"
+        "select activation_id, identity, round, code_sealed, text_sealed, sender_sealed, received_at from messages"
         " where activation_id = :id and is_shown = 1 order by id",
         id=activation_id,
     )
@@ -44,7 +44,8 @@ def _all_open(tx: Tx) -> tuple[Sequence[Row], Sequence[Row]]:
         f"select {_COLUMNS} from activations where ended_at is null and status <> 'opening' order by id"  # noqa: S608 — constant columns
     )
     return rows, tx.all(
-        "select m.activation_id, m.identity, m.round, m.code_sealed, m.text_sealed, m.received_at from messages m"
+        "select m.activation_id, m.identity, m.round, m.code_sealed, m.text_sealed, m.sender_sealed, m.received_at"
+        " from messages m"
         " join activations a on a.id = m.activation_id and a.ended_at is null where m.is_shown = 1 order by m.id"
     )
 
@@ -68,9 +69,14 @@ def _live(vault: Vault, row: Row, messages: Sequence[Row]) -> Live:
         round=row["round"],
         messages=tuple(_shown(vault, message) for message in messages),
         identities={message["identity"] for message in messages},
+        product=Product(row["product"]),
+        hours=row["hours"] or 0,
+        parent_id=row["parent_id"],
+        refundable_until=row["refundable_until"],
     )
 
 
 def _shown(vault: Vault, message: Row) -> Shown:
     code, text = vault.open(message["code_sealed"]), vault.open(message["text_sealed"])
-    return Shown(code, text, message["received_at"], message["round"])
+    sender = vault.open(message["sender_sealed"]) if message["sender_sealed"] else ""
+    return Shown(code, text, message["received_at"], message["round"], sender)

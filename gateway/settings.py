@@ -293,6 +293,18 @@ class ActivationsSettings(Section):
     )
 
 
+class RentalsSettings(Section):
+    refund_seconds: SecondsOrZero = Field(
+        default=1200, description="How long a rental without a message can be given back for its money."
+    )
+    remembered_seconds: SecondsOrZero = Field(
+        default=60, description="How long an upstream's answer to what it rents out, and for how much, is used again."
+    )
+    quote_seconds: Seconds = Field(
+        default=4.0, description="How long an upstream may take to say what it rents out; after it, it is left out."
+    )
+
+
 class HealthSettings(Section):
     faults_to_open: int = Field(default=5, ge=1, description="Faults in a row after which an upstream is left out.")
     cooldown_seconds: Seconds = Field(default=30, description="How long it is left out before one attempt is risked.")
@@ -328,6 +340,7 @@ class GatewaySettings(Section):
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
     activations: ActivationsSettings = ActivationsSettings()
+    rentals: RentalsSettings = RentalsSettings()
     health: HealthSettings = HealthSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
 
@@ -442,6 +455,28 @@ class PriceRule(PriceTerms):
     upstreams: Upstreams = Field(default=frozenset(), description="Upstreams the number comes from; empty for any.")
 
 
+class RentalTerms(Section):
+    """How the price of a rental is made: the cost of its whole time, with `percent` and `add` on top."""
+
+    percent: Annotated[Exact, Field(ge=0, le=100_000)] = Field(
+        default=Decimal(30), description="Markup on what the whole time costs, in percent."
+    )
+    add: Amount = Field(default=Decimal(0), description="Amount added for each rental or extension, after the markup.")
+
+
+class RentalRule(RentalTerms):
+    """Terms for the rentals that match; the first rule that matches decides."""
+
+    services: Services = Field(default=frozenset(), description="Service codes; empty for any.")
+    countries: Countries = Field(default=frozenset(), description="Country ids or two-letter codes; empty for any.")
+    accounts: Accounts = Field(default=frozenset(), description="Account names or ids; empty for any.")
+    upstreams: Upstreams = Field(default=frozenset(), description="Upstreams the number comes from; empty for any.")
+
+
+class RentalPricing(RentalTerms):
+    rule: Annotated[tuple[RentalRule, ...], BeforeValidator(_as_tuple)] = ()
+
+
 class FloorSettings(Section):
     margin_percent: Annotated[Exact, Field(ge=0, le=100_000)] = Field(
         default=Decimal(0), description="Least margin on the cost, in percent; a lower price is raised to it."
@@ -469,6 +504,7 @@ class PricingSettings(Section):
         default="USD", description="The house currency: amounts in this file and the operator's books."
     )
     default: PriceTerms = PriceTerms(fixed=Decimal("0.08"))
+    rental: RentalPricing = RentalPricing()
     floor: FloorSettings = FloorSettings()
     exchange: ExchangeSettings = ExchangeSettings()
     rule: Annotated[tuple[PriceRule, ...], BeforeValidator(_as_tuple)] = ()

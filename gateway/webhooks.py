@@ -189,6 +189,21 @@ def _body(vault: Vault, row: Row) -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
+def _rent_body(vault: Vault, row: Row) -> str:
+    """The original's push for a rented number. Raises SecretsError."""
+    sms = {
+        "phoneFrom": vault.open(row["sender_sealed"]) if row["sender_sealed"] else "",
+        "text": vault.open(row["text_sealed"]),
+        "date": datetime.fromtimestamp(row["received_at"], UTC).strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    content = {"rentId": row["activation_id"], "sms": sms}
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+RENT = "rent"
+"""The format of notices that go to a rental's own address, not to its account's."""
+
+
 def _headers(vault: Vault, notice_id: int, body: str, at: float) -> Mapping[str, str]:
     """Two signatures of the same body: a plain one, and that of standardwebhooks.com, which covers id and time too."""
     message_id, moment = f"msg_{notice_id}", datetime.fromtimestamp(int(at), UTC)
@@ -392,12 +407,14 @@ class Courier:
 
     async def _attempt(self, row: Row) -> _Result:
         house, digest = self._house, ""
-        if not row["webhook_url_sealed"]:
+        is_rent = row["format"] == RENT
+        sealed = row["rent_url_sealed"] if is_rent else row["webhook_url_sealed"]
+        if not sealed:
             return _Result("no webhook set", is_final=True)
         try:
-            url = house.vault.open(row["webhook_url_sealed"])
+            url = house.vault.open(sealed)
             _parsed(url, house.settings.gateway.webhooks)  # the command line may set what a dialect would refuse
-            body = _body(house.vault, row)
+            body = (_rent_body if is_rent else _body)(house.vault, row)
             digest = house.vault.index_digest("notice", body)
             headers = _headers(house.vault, row["id"], body, house.clock())
             return _answered(await self._wire.post(url, headers, body.encode()), digest)
@@ -469,8 +486,9 @@ def _claim_one(tx: Tx, seen: Row, until: float) -> Row | None:
 
 def _whole(tx: Tx, notice_id: int) -> Row | None:
     return tx.one(
-        "select n.id, n.account_id, n.activation_id, n.tries, n.next_at, v.service, v.country,"
-        " m.text_sealed, m.code_sealed, m.received_at, a.webhook_url_sealed"
+        "select n.id, n.account_id, n.activation_id, n.format, n.tries, n.next_at, v.service, v.country,"
+        " m.text_sealed, m.code_sealed, m.sender_sealed, m.received_at, a.webhook_url_sealed,"
+        " v.webhook_url_sealed as rent_url_sealed"
         " from notices n join messages m on m.id = n.message_id join activations v on v.id = n.activation_id"
         " join accounts a on a.id = n.account_id where n.id = :id",
         id=notice_id,

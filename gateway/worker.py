@@ -124,6 +124,7 @@ class Worker:
     async def _tick(self) -> float:
         await self._callers.refresh()
         await self._overseer.follow_switches()
+        await self._activations.keep_rentals()
         await self._activations.expire()
         for live in self._purchases.overdue():
             try:

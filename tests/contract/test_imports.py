@@ -26,9 +26,9 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "metrics", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words",
+    "money", "codes", "vault", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words",
     # The words everybody uses
-    "errors", "model", "settings",
+    "errors", "model", "metrics", "settings",
     # The seam, the database, and what is kept in memory
     "inhouse", "upstream", "store", "live", "health",
     # Decisions: pure, from facts to a short-list
@@ -38,7 +38,7 @@ LAYERS = (
     "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "attempts",
-    "purchases", "activations", "rentals", "inbox", "webhooks", "poller", "overseer", "worker",
+    "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring

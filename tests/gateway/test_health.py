@@ -261,7 +261,7 @@ def test_unblocking_too_often_does_not_hide_a_later_block(health: Health) -> Non
 def test_blocks_known_elsewhere_replace_those_known_here(health: Health) -> None:
     health.block("x", "tg", 1)
     before = health.changes
-    health.set_blocks([("y", "tg", 1), ("y", "tg", 1)])
+    health.set_blocks([("y", "tg", 1, False), ("y", "tg", 1, False)])
     assert not health.is_blocked("x", "tg", 1)
     health.unblock("y", "tg", 1)
     assert health.is_blocked("y", "tg", 1)
@@ -269,7 +269,7 @@ def test_blocks_known_elsewhere_replace_those_known_here(health: Health) -> None
 
 
 def test_setting_the_same_blocks_again_changes_nothing(health: Health) -> None:
-    health.set_blocks([("y", "tg", 1)])
+    health.set_blocks([("y", "tg", 1, False)])
     before = health.changes
-    health.set_blocks([("y", "tg", 1)])
+    health.set_blocks([("y", "tg", 1, False)])
     assert health.changes == before
