@@ -116,8 +116,7 @@ class Extras(Activations):
         await self.count_change(call)
         self.front.purchases.require_free(call.caller)
         services = self._services(call.values.get("multiService", ""))
-        first_order = self.order(replace(call, values={**call.values, "service": services[0]}))
-        orders = [replace(first_order, service=service) for service in services]
+        orders = [self.order(replace(call, values={**call.values, "service": service})) for service in services]
         rentals = self.front.rentals
         lives, was_gone = await while_there(call, lambda is_gone: rentals.open_many(call.caller, orders, is_gone))
         rows = [{"phone": self.number(live), "activation": str(live.id), "service": live.service} for live in lives]

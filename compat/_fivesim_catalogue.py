@@ -55,7 +55,7 @@ class Catalogue:
         """By country and product; by product and country where only the product is named. `null`: not sold."""
         product, slug = call.values.get("product"), call.values.get("country")
         slug = None if slug == ANY else slug
-        if product in HOSTING:
+        if product is not None and product in HOSTING:
             return await self._hosting_price(call, product, slug)
         service, country = self._narrowed(product, slug)
 

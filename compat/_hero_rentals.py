@@ -11,14 +11,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import ClassVar
 
-from compat._core import Handler
+from compat._core import Handler, named_id
 from compat._envelope import titled
 from compat._extras import Extras
 from compat._rentals import HOURS_MAX, HOURS_MIN, Rentals
 from compat._reply import Call, Refusal, Reply, amount, as_json, currency_number, dumps, whole, zoned
 from compat._wire import JSON
 from gateway.accounts import Caller
-from gateway.errors import NotAllowedNow, Unavailable, UnknownActivation
+from gateway.errors import NotAllowedNow, TooManyRequests, Unavailable, UnknownActivation
 from gateway.live import Live
 
 HOURS_ASKED = (2, 4, 12, 24, 72, 168, 336, 720)
@@ -79,7 +79,7 @@ class HeroRentals(Rentals, Extras):
                         for row in await rentals.offers(caller, number, hours, operator):
                             if row.service == service:
                                 price = amount(row.price.micros)
-                                leaf = {"count": row.count, "price": price, "retail_price": price}
+                                leaf: dict[str, object] = {"count": row.count, "price": price, "retail_price": price}
                                 found.setdefault(self.country_number(number), {})[str(row.hours)] = leaf
                         await asyncio.sleep(0)
         except TimeoutError:
@@ -130,7 +130,7 @@ class HeroRentals(Rentals, Extras):
         try:
             return await super().find_rental(call)
         except UnknownActivation:
-            await self.find(call)
+            await self.front.activations.get(call.caller, named_id(call))
             raise Refusal(titled("ACTION_NOT_AVAILABLE")) from None
 
     async def prolong(self, call: Call) -> Reply:
@@ -197,10 +197,19 @@ class HeroRentals(Rentals, Extras):
 
     async def find_either(self, call: Call) -> Live:
         """The activation or rental named. Raises as `find`."""
+        front, caller, named = self.front, call.caller, named_id(call)
+        is_within = front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute)
+        for is_rental in (False, True):
+            live = front.activations.peek(caller.account_id, named, is_rental=is_rental)
+            if live is not None:
+                return live
+        # Over the limit a poll still gets what is known in memory, but costs no look-up.
+        if not is_within:
+            raise TooManyRequests
         try:
-            return await self.find(call)
+            return await front.activations.get(caller, named)
         except UnknownActivation:
-            return await super().find_rental(call)
+            return await front.rentals.get(caller, named)
 
     async def move_rental(self, caller: Caller, live: Live, move: str) -> None:
         """Finishes or cancels a rental. Raises Refusal, NotAllowedNow, and as those."""
