@@ -13,13 +13,16 @@ Its ways:
 * a message that is nobody's is kept, and can be seen with `simroute numbers messages --unmatched`;
 * a message is durable, and its lease's, before its sender is thanked: a process that dies in between loses nothing,
   since the next reading of the lease shows it;
-* a purchase whose commit was not confirmed is in doubt, and `find` tells what came of it.
+* a purchase whose commit was not confirmed is in doubt, and `find` tells what came of it;
+* a rented number has one tenant. `full` is rented of numbers that may serve anything and that no service's cool-down
+  keeps: the tenant sees every message, so nobody's account may hang on that number.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -27,9 +30,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from adapters import _inbound
 from adapters._receive_sms_rules import Rule, Rules
 from adapters._values import micros
-from gateway.errors import InDoubt, NotReached, PushRefused, Refused, SoldOut, Unavailable, Unwell
+from gateway.errors import (
+    InDoubt,
+    NotAllowed,
+    NotReached,
+    PushRefused,
+    Refused,
+    SoldOut,
+    Unavailable,
+    UnknownLease,
+    Unwell,
+)
 from gateway.inhouse import FreeNumbers, NumberPool, PoolMessage, PoolTerms, Recorded
-from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
+from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, RentOffer, Watched
 from gateway.money import MICROS, Money
 from gateway.upstream import Context, OfferTable, Pushed, PushRequest, PushTaken
 
@@ -51,6 +64,10 @@ SECRETS = {
 """Of every source; those of sources that are not used are left unset, and whatever poses as them is refused."""
 
 BALANCE_MICROS = 1_000 * MICROS
+RENT_HOURS_MIN = 2
+WHOLE = "full"
+"""The service that is all of them, for whoever rents a number."""
+
 SANDBOX_NAME = "Sandbox:"
 """How the catalogue calls the scenarios of the sandbox, which nobody else sells."""
 
@@ -84,6 +101,15 @@ class Options(BaseModel):
 
     shared: Annotated[int, Field(ge=1, le=100)] = 1
     """Services one number may be leased for at the same time."""
+
+    rent_price_hour: Annotated[int, BeforeValidator(micros), Field(ge=0)] | None = None
+    """What an hour of a rental counts as cost; unset, only the services of `rent_prices` are rented out."""
+
+    rent_prices: Mapping[Service, Annotated[int, BeforeValidator(micros), Field(ge=0)]] = {}
+    """The same for single services, `full` among them: every message that comes."""
+
+    rent_hours_max: Annotated[int, Field(ge=RENT_HOURS_MIN, le=24 * 366)] = 1344
+    """The longest a rental may last, extensions included."""
 
     rules: Mapping[Service, Rule] = {}
     """What tells the messages of a service; in place of what is known of it."""
@@ -122,6 +148,7 @@ class ReceiveSms:
         names = context.names.service_names
         sold = options.services or tuple(code for code, name in names.items() if not name.startswith(SANDBOX_NAME))
         self._services = tuple(dict.fromkeys(code for code in sold if code in names))
+        self._rented = _rented(options, names, self._services)
         self._secrets = {**({"generic_secret": context.secret} if context.secret else {}), **context.secrets}
         self._terms = PoolTerms(
             price=self._cost,
@@ -167,18 +194,96 @@ class ReceiveSms:
         """There is no account that could run dry."""
         return Money(BALANCE_MICROS, self._cost.currency)
 
+    # --- renting ---
+
+    async def rent_countries(self) -> Collection[int]:
+        if not self._rented:
+            return ()
+        return {kind.country for kind in await _asked(self._pool.free(self._terms))}
+
+    async def rent_offers(self, country: int, hours: int) -> Sequence[RentOffer]:
+        hours = max(hours, RENT_HOURS_MIN)
+        if not self._rented or hours > self._options.rent_hours_max:
+            return ()
+        counts: Counter[tuple[str, str]] = Counter()
+        for kind in await _asked(self._pool.rentable(country, self._terms)):
+            for service, count in _countable(kind, self._rented):
+                if not (service == WHOLE and kind.is_except):
+                    counts[service, kind.carrier] += count
+        return [
+            RentOffer(self.name, service, country, hours, self._rent_cost(service, hours), count, carrier)
+            for (service, carrier), count in counts.items()
+            if count > 0
+        ]
+
+    async def rent(self, order: BuyOrder) -> Lease:
+        if order.service not in self._rented or not RENT_HOURS_MIN <= order.hours <= self._options.rent_hours_max:
+            raise Refused("this is not rented out")
+        cost = self._rent_cost(order.service, order.hours)
+        self._require_paid(order, cost)
+        return await self._taken(order, lambda pool: pool.rent(order, self._terms, cost))
+
+    async def extension_cost(self, reference: str, hours: int) -> tuple[Money, int]:
+        hours = max(hours, RENT_HOURS_MIN)
+        times = await _asked(self._pool.rental_times(reference))
+        if times.expires_at + hours * 3600 > times.opened_at + self._options.rent_hours_max * 3600:
+            raise NotAllowed(f"a rental lasts {self._options.rent_hours_max} hours at most")
+        if times.service not in self._rented:
+            raise NotAllowed("this is not rented out any more")
+        return self._rent_cost(times.service, hours), hours
+
+    async def extend(self, order: BuyOrder) -> float:
+        if order.service not in self._rented:
+            raise Refused("this is not rented out any more")
+        self._require_paid(order, self._rent_cost(order.service, order.hours))
+        prolonged = self._pool.prolong(order.lease_reference, order.hours, self._options.rent_hours_max)
+        try:
+            async with asyncio.timeout(order.timeout_seconds):
+                return await prolonged
+        except (NotAllowed, UnknownLease) as error:
+            raise Refused(str(error)) from None
+        except (Unavailable, TimeoutError):
+            raise InDoubt("the database did not say whether a rental was prolonged") from None
+
+    def _rent_cost(self, service: str, hours: int) -> Money:
+        return Money(self._rented[service] * hours, self._cost.currency)
+
+    # --- the same number for more ---
+
+    async def reuse_cost(self, reference: str, number: str, service: str, country: int) -> Money:
+        if not await _asked(self._pool.is_reusable(reference, service, self._terms)):
+            raise NotAllowed("this number can't be had again now")
+        return self._cost
+
+    async def reuse(self, order: BuyOrder) -> Lease:
+        self._require_sold(order)
+        return await self._taken(order, lambda pool: pool.reuse(order, self._terms))
+
+    async def add_service(self, order: BuyOrder) -> Lease:
+        self._require_sold(order)
+        return await self._taken(order, lambda pool: pool.add_service(order, self._terms))
+
     # --- buying ---
 
     async def buy(self, order: BuyOrder) -> Lease:
+        self._require_sold(order)
+        return await self._taken(order, lambda pool: pool.lease(order, self._terms))
+
+    def _require_sold(self, order: BuyOrder) -> None:
         if order.service not in self._services:
             raise Refused("this service is not sold")
-        if order.cost_max.currency != self._cost.currency or order.cost_max.micros < self._cost.micros:
+        self._require_paid(order, self._cost)
+
+    def _require_paid(self, order: BuyOrder, cost: Money) -> None:
+        if order.cost_max.currency != cost.currency or order.cost_max.micros < cost.micros:
             raise SoldOut("nothing at this price")
+
+    async def _taken(self, order: BuyOrder, ask: Callable[[NumberPool], Awaitable[Lease | None]]) -> Lease:
         if self._context.pool is None:
             raise NotReached("this upstream was given no pool of numbers")
         try:
             async with asyncio.timeout(order.timeout_seconds):
-                lease = await self._context.pool.lease(order, self._terms)
+                lease = await ask(self._context.pool)
         except (Unavailable, TimeoutError):
             raise InDoubt("the database did not say whether a number was leased") from None
         if lease is None:
@@ -251,7 +356,14 @@ class ReceiveSms:
         return source
 
 
-def _countable(kind: FreeNumbers, services: Sequence[str]) -> Iterator[tuple[str, int]]:
+def _rented(options: Options, names: Mapping[str, str], sold: Sequence[str]) -> Mapping[str, int]:
+    """What is rented out, and for how many micro-units an hour."""
+    everything = dict.fromkeys((*sold, WHOLE), options.rent_price_hour) if options.rent_price_hour is not None else {}
+    prices = {**everything, **options.rent_prices}
+    return {code: price for code, price in prices.items() if code in names and price is not None}
+
+
+def _countable(kind: FreeNumbers, services: Iterable[str]) -> Iterator[tuple[str, int]]:
     for service in services:
         if not kind.services or (service in kind.services) is not kind.is_except:
             yield service, kind.count - kind.taken.get(service, 0)

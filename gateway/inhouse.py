@@ -267,6 +267,15 @@ class Recorded:
     is_kept: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class RentalTimes:
+    """From when to when a rental of a pool lasts, as far as it has been prolonged, and for what."""
+
+    service: str
+    opened_at: float
+    expires_at: float
+
+
 class NumberPool(Protocol):
     """Numbers of our own: rows of the house's database, seen by all its processes.
 
@@ -275,6 +284,39 @@ class NumberPool(Protocol):
 
     async def lease(self, order: BuyOrder, terms: PoolTerms) -> Lease | None:
         """The number used longest ago of those that may be leased, or None. No number is leased twice."""
+        ...
+
+    async def rent(self, order: BuyOrder, terms: PoolTerms, price: Money) -> Lease | None:
+        """As `lease`, for `order.hours` hours and of a number that has no other lease, nor gets one meanwhile.
+
+        Where the service is `full`, the number is one that may be leased for anything, and that nobody has used of
+        late: its messages are all the tenant's.
+        """
+        ...
+
+    async def rentable(self, country: int, terms: PoolTerms) -> Sequence[FreeNumbers]:
+        """What can be rented in a country. `taken` also says, for `full`, how many are in any cool-down."""
+        ...
+
+    async def rental_times(self, reference: str) -> RentalTimes:
+        """Raises NotAllowed (no rental, or over), UnknownLease."""
+        ...
+
+    async def prolong(self, reference: str, hours: int, hours_max: int) -> float:
+        """When the rental ends now. Raises NotAllowed (as above, or longer than so many hours), UnknownLease."""
+        ...
+
+    async def is_reusable(self, reference: str, service: str, terms: PoolTerms) -> bool:
+        """Whether the number of that lease, which had its message, can be leased for its service again: it is free,
+        and nobody has had it since."""
+        ...
+
+    async def reuse(self, order: BuyOrder, terms: PoolTerms) -> Lease | None:
+        """The number of `order.lease_reference` again, or None; its own cool-down and quarantine do not matter."""
+        ...
+
+    async def add_service(self, order: BuyOrder, terms: PoolTerms) -> Lease | None:
+        """The number of the open lease `order.lease_reference` for a further service, or None."""
         ...
 
     async def progress(self, references: Sequence[str], terms: PoolTerms) -> Mapping[str, Progress]:

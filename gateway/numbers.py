@@ -6,6 +6,7 @@ lease:  open ─► finished     its message came; the number cools down for the
 A purchase reads which numbers are free and takes one by a conditional update on the version of its row, which grows
 with everything that makes a number less free: whoever comes second takes another, so that no number is leased twice. A
 message is written down before it is given to a lease, in the same transaction; a lease that has one can't be cancelled.
+A rental is a lease that shares its number with no other; it is over when its time is, and counts as finished then.
 Rows are locked in one order, the number before its leases. Numbers, senders and texts are sealed.
 """
 
@@ -13,20 +14,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import structlog
 
 from gateway.errors import HasSms, NotAllowed, Unavailable, UnknownLease
-from gateway.inhouse import FreeNumbers, PoolLease, PoolMessage, PoolTerms, Recorded
+from gateway.inhouse import FreeNumbers, PoolLease, PoolMessage, PoolTerms, Recorded, RentalTimes
 from gateway.model import BuyOrder, Clock, Found, Lease, LeaseState, Outcome, Progress, Sms
 from gateway.money import Money
 from gateway.store import Row, Store, Tx
 from gateway.vault import Vault
 
 DAY_SECONDS = 86_400.0
+HOUR_SECONDS = 3600.0
+WHOLE = "full"
+"""The service that is all of them: whoever rents it gets every message."""
+
 PAGE = 20
 """Free numbers looked at together: the first one will do, unless its prefix is excepted or somebody was quicker."""
 
@@ -58,8 +63,50 @@ class Numbers:
         self._upstream = upstream_name
 
     async def lease(self, order: BuyOrder, terms: PoolTerms) -> Lease | None:
+        return await self._lease(order, terms, _Wish(terms.price, terms.lease_seconds))
+
+    async def rent(self, order: BuyOrder, terms: PoolTerms, price: Money) -> Lease | None:
+        return await self._lease(order, _alone(terms), _Wish(price, order.hours * HOUR_SECONDS, is_rental=True))
+
+    async def add_service(self, order: BuyOrder, terms: PoolTerms) -> Lease | None:
+        lease_id = _lease_id(order.lease_reference)
+        if lease_id is None:
+            return None
+        return await self._lease(order, terms, _Wish(terms.price, terms.lease_seconds, beside=lease_id))
+
+    async def reuse(self, order: BuyOrder, terms: PoolTerms) -> Lease | None:
+        lease_id = _lease_id(order.lease_reference)
+        if lease_id is None:
+            return None
         await self._end_run_out(terms)
-        values = (self._vault, self._upstream, order, terms)
+        can_skip = self._store.dialect == "postgresql"
+        return await self._store.run(
+            _reuse, self._vault, self._upstream, lease_id, order.service, terms, self._clock(), can_skip=can_skip
+        )
+
+    async def is_reusable(self, reference: str, service: str, terms: PoolTerms) -> bool:
+        lease_id = _lease_id(reference)
+        if lease_id is None:
+            return False
+        found = await self._store.read(_reusable, self._upstream, lease_id, service, terms, self._clock())
+        return found is not None
+
+    async def rentable(self, country: int, terms: PoolTerms) -> Sequence[FreeNumbers]:
+        await self._end_run_out(terms)
+        found = await self._store.read(_free, self._upstream, _alone(terms), self._clock(), with_whole=True)
+        return [kind for kind in found if kind.country == country]
+
+    async def rental_times(self, reference: str) -> RentalTimes:
+        row = await self._store.read(_open_rental, self._upstream, _known_lease_id(reference), self._clock())
+        return RentalTimes(row["service"], row["opened_at"], row["expires_at"])
+
+    async def prolong(self, reference: str, hours: int, hours_max: int) -> float:
+        lease_id = _known_lease_id(reference)
+        return await self._store.run(_prolong, self._upstream, lease_id, hours, hours_max, self._clock())
+
+    async def _lease(self, order: BuyOrder, terms: PoolTerms, wish: _Wish) -> Lease | None:
+        await self._end_run_out(terms)
+        values = (self._vault, self._upstream, order, terms, wish)
         can_skip = self._store.dialect == "postgresql"
         for turn in range(PASSES_MAX):
             # Numbers are sealed: those with another prefix are looked for where nobody waits for the search to end.
@@ -123,6 +170,21 @@ class Numbers:
             log.info("number.message", upstream=self._upstream, reason=one.reason or "matched", is_kept=one.is_kept)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a lease is to be. `beside` is the open lease whose number it shall be of; nought for any number."""
+
+    price: Money
+    seconds: float
+    is_rental: bool = False
+    beside: int = 0
+
+
+def _alone(terms: PoolTerms) -> PoolTerms:
+    """The same terms for numbers that nobody else has."""
+    return replace(terms, shared=1)
+
+
 class _Beaten(Exception):
     """Every number that was free was somebody else's by the time it was to be taken."""
 
@@ -146,8 +208,11 @@ _FREE = (
     " and (select count(*) from number_leases o where o.number_id = n.id and o.ended_at is null) < :shared"
     " and (select count(*) from number_leases d where d.number_id = n.id and d.opened_at > :day)"
     " < coalesce(n.daily_cap, :cap)"
+    " and not exists (select 1 from number_leases r where r.number_id = n.id and r.is_rental = 1"
+    " and (r.ended_at is null or (r.service = 'full' and r.cool_until > :now)))"
 )
-"""A number that may be leased, as far as the service does not matter."""
+"""A number that may be leased, as far as the service does not matter: one that was rented for everything cools down for
+everything."""
 
 _ALLOWED = (
     "(n.services = '' or (n.services like '+%' and n.services like :word)"
@@ -165,6 +230,7 @@ def _lease(
     upstream: str,
     order: BuyOrder,
     terms: PoolTerms,
+    wish: _Wish,
     at: float,
     rows: Iterable[Row] | None,
     *,
@@ -175,34 +241,39 @@ def _lease(
     Raises _Beaten where somebody was quicker for each of them.
     """
     was_beaten = False
-    for row in _candidates(tx, upstream, order, terms, at) if rows is None else rows:
-        lease_id = _take(tx, upstream, row, order.service, terms, at, can_skip=can_skip)
+    for row in _candidates(tx, upstream, order, terms, wish, at) if rows is None else rows:
+        lease_id = _take(tx, upstream, row, order.service, wish, at, can_skip=can_skip)
         if lease_id is not None:
             number = vault.open(row["number_sealed"])
-            return Lease(str(lease_id), number, terms.price, row["carrier"], at + terms.lease_seconds)
+            return Lease(str(lease_id), number, wish.price, row["carrier"], at + wish.seconds)
         was_beaten = True
     if was_beaten:
         raise _Beaten
     return None
 
 
-def _unexcepted(tx: Tx, vault: Vault, upstream: str, order: BuyOrder, terms: PoolTerms, at: float) -> Sequence[Row]:
+def _unexcepted(
+    tx: Tx, vault: Vault, upstream: str, order: BuyOrder, terms: PoolTerms, wish: _Wish, at: float
+) -> Sequence[Row]:
     """The first free numbers that don't begin as the order excepts. Their versions say whether they are free still."""
-    rows = _candidates(tx, upstream, order, terms, at)
+    rows = _candidates(tx, upstream, order, terms, wish, at)
     return list(
         islice((row for row in rows if not vault.open(row["number_sealed"]).startswith(order.phone_exceptions)), PAGE)
     )
 
 
-def _candidates(tx: Tx, upstream: str, order: BuyOrder, terms: PoolTerms, at: float) -> Iterator[Row]:
+def _candidates(tx: Tx, upstream: str, order: BuyOrder, terms: PoolTerms, wish: _Wish, at: float) -> Iterator[Row]:
     """Numbers that may be leased, the one used longest ago first."""
     used_at, last_id = -1.0, 0
     for _ in range(LOOKED_AT_MAX // PAGE):
         rows = tx.all(
             "select n.id, n.version, n.number_sealed, n.carrier, n.used_at from numbers n"  # noqa: S608 — constant text
             f" where {_FREE} and {_ALLOWED} and n.country = :country and (:carrier = '' or n.carrier = :carrier)"
-            " and not exists (select 1 from number_leases l where l.number_id = n.id and l.service = :service"
-            " and (l.ended_at is null or l.cool_until > :now))"
+            " and not exists (select 1 from number_leases l where l.number_id = n.id"
+            " and (l.service = :service or :whole = 1) and (l.ended_at is null or l.cool_until > :now))"
+            " and (:whole = 0 or n.services not like '-%')"
+            " and (:beside = 0 or exists (select 1 from number_leases b where b.id = :beside and b.number_id = n.id"
+            " and b.ended_at is null and b.expires_at > :now))"
             " and (n.used_at > :used or (n.used_at = :used and n.id > :last))"
             " order by n.used_at, n.id limit :page",
             **_free_values(upstream, terms, at),
@@ -210,6 +281,8 @@ def _candidates(tx: Tx, upstream: str, order: BuyOrder, terms: PoolTerms, at: fl
             country=order.country,
             carrier=order.operator,
             service=order.service,
+            whole=int(wish.is_rental and order.service == WHOLE),
+            beside=wish.beside,
             used=used_at,
             last=last_id,
             page=PAGE,
@@ -220,9 +293,7 @@ def _candidates(tx: Tx, upstream: str, order: BuyOrder, terms: PoolTerms, at: fl
         used_at, last_id = rows[-1]["used_at"], rows[-1]["id"]
 
 
-def _take(
-    tx: Tx, upstream: str, number: Row, service: str, terms: PoolTerms, at: float, *, can_skip: bool
-) -> int | None:
+def _take(tx: Tx, upstream: str, number: Row, service: str, wish: _Wish, at: float, *, can_skip: bool) -> int | None:
     """The lease's id; None where somebody else is changing the number, or has since it was looked at.
 
     Nobody waits here for another's lock: with a lock of its own in hand, each of two would wait for the other.
@@ -244,18 +315,56 @@ def _take(
     # The index of open leases is a second lock on the same door.
     row = tx.one(
         "insert into number_leases (upstream, number_id, service, price, currency, state, messages, is_waiting,"
-        " opened_at, expires_at, cool_until)"
-        " values (:upstream, :number, :service, :price, :currency, 'open', 0, 1, :at, :expires, 0)"
+        " opened_at, expires_at, cool_until, is_rental)"
+        " values (:upstream, :number, :service, :price, :currency, 'open', 0, 1, :at, :expires, 0, :rental)"
         " on conflict do nothing returning id",
-        upstream=upstream, number=number["id"], service=service, price=terms.price.micros,
-        currency=terms.price.currency, at=at, expires=at + terms.lease_seconds,
+        upstream=upstream, number=number["id"], service=service, price=wish.price.micros,
+        currency=wish.price.currency, at=at, expires=at + wish.seconds, rental=int(wish.is_rental),
     )  # fmt: skip
     return int(row["id"]) if row is not None else None
 
 
+def _reusable(tx: Tx, upstream: str, lease_id: int, service: str, terms: PoolTerms, at: float) -> Row | None:
+    """The number of a lease that had its message, if it is free and nobody has had it since."""
+    return tx.one(
+        "select n.id, n.version, n.number_sealed, n.carrier, l.ended_at from number_leases l"
+        " join numbers n on n.id = l.number_id"
+        " where l.id = :lease and l.upstream = :upstream and l.service = :service and l.is_rental = 0"
+        " and l.messages > 0 and l.state <> 'cancelled' and n.removed_at is null and n.is_enabled = 1"
+        " and (n.quarantined_until <= :now or n.quarantined_until <= l.ended_at + :quarantine)"
+        " and not exists (select 1 from number_leases x where x.number_id = n.id"
+        " and (x.id > l.id or (x.ended_at is null and x.id <> l.id)))"
+        " and (select count(*) from number_leases d where d.number_id = n.id and d.opened_at > :day)"
+        " < coalesce(n.daily_cap, :cap)",
+        lease=lease_id,
+        upstream=upstream,
+        service=service,
+        now=at,
+        quarantine=terms.quarantine_seconds,
+        day=at - DAY_SECONDS,
+        cap=terms.daily_cap,
+    )
+
+
+def _reuse(
+    tx: Tx, vault: Vault, upstream: str, lease_id: int, service: str, terms: PoolTerms, at: float, *, can_skip: bool
+) -> Lease | None:
+    """The house may not have told yet that the lease is over; whoever wants the number again has said so."""
+    row = _reusable(tx, upstream, lease_id, service, terms, at)
+    if row is not None and row["ended_at"] is None:
+        _end(tx, _lease_row(tx, upstream, lease_id), Outcome.FINISHED, terms, at)
+        row = _reusable(tx, upstream, lease_id, service, terms, at)
+    wish = _Wish(terms.price, terms.lease_seconds)
+    again = None if row is None else _take(tx, upstream, row, service, wish, at, can_skip=can_skip)
+    if row is None or again is None:
+        return None
+    return Lease(str(again), vault.open(row["number_sealed"]), wish.price, row["carrier"], at + wish.seconds)
+
+
 def _find(tx: Tx, vault: Vault, upstream: str, since: float, at: float) -> list[Found]:
     rows = tx.all(
-        "select l.id, l.service, l.price, l.currency, l.opened_at, l.expires_at, n.country, n.carrier, n.number_sealed"
+        "select l.id, l.service, l.price, l.currency, l.opened_at, l.expires_at, l.is_rental, n.country, n.carrier,"
+        " n.number_sealed"
         " from number_leases l join numbers n on n.id = l.number_id"
         " where l.upstream = :upstream and l.ended_at is null and l.expires_at > :now and l.opened_at >= :since"
         " order by l.id",
@@ -269,14 +378,17 @@ def _find(tx: Tx, vault: Vault, upstream: str, since: float, at: float) -> list[
                 str(row["id"]), vault.open(row["number_sealed"]), Money(row["price"], row["currency"]),
                 row["carrier"], row["expires_at"],
             ),
-            row["service"], row["country"], row["opened_at"],
+            row["service"], row["country"], row["opened_at"], bool(row["is_rental"]),
         )
         for row in rows
     ]  # fmt: skip
 
 
-def _free(tx: Tx, upstream: str, terms: PoolTerms, at: float) -> list[FreeNumbers]:
-    """Counted by what numbers have in common, so that ten thousand numbers are no more work than their kinds."""
+def _free(tx: Tx, upstream: str, terms: PoolTerms, at: float, *, with_whole: bool = False) -> list[FreeNumbers]:
+    """Counted by what numbers have in common, so that ten thousand numbers are no more work than their kinds.
+
+    `with_whole` also says how many are in any cool-down, as taken for everything.
+    """
     values = _free_values(upstream, terms, at)
     free = f"(select n.id, n.country, n.carrier, n.services from numbers n where {_FREE}) f"  # noqa: S608 — constant text
     kinds = tx.all(
@@ -293,6 +405,15 @@ def _free(tx: Tx, upstream: str, terms: PoolTerms, at: float) -> list[FreeNumber
     ):
         kind = (row["country"], row["carrier"], row["services"])
         taken.setdefault(kind, {})[row["service"]] = int(row["numbers"])
+    if with_whole:
+        for row in tx.all(
+            f"select f.country, f.carrier, f.services, count(distinct f.id) as numbers from {free}"  # noqa: S608 — constant text
+            " join number_leases l on l.number_id = f.id where l.ended_at is null or l.cool_until > :now"
+            " group by f.country, f.carrier, f.services",
+            **values,
+        ):
+            kind = (row["country"], row["carrier"], row["services"])
+            taken.setdefault(kind, {})[WHOLE] = int(row["numbers"])
     return [
         FreeNumbers(
             row["country"], row["carrier"], frozenset(row["services"][1:].split()), row["services"].startswith("-"),
@@ -308,7 +429,8 @@ def _free(tx: Tx, upstream: str, terms: PoolTerms, at: float) -> list[FreeNumber
 def _progress(tx: Tx, vault: Vault, upstream: str, ids: Sequence[int], at: float) -> dict[int, Progress]:
     leases = among(
         tx,
-        "select id, state, messages, ended_at, expires_at from number_leases where upstream = :upstream and id",
+        "select id, state, messages, ended_at, expires_at, is_rental from number_leases"
+        " where upstream = :upstream and id",
         ids,
         upstream=upstream,
     )
@@ -321,12 +443,17 @@ def _progress(tx: Tx, vault: Vault, upstream: str, ids: Sequence[int], at: float
     )
     for row in sorted(rows, key=lambda row: int(row["id"])):
         messages.setdefault(row["lease_id"], []).append(_sms(vault, row))
-    return {row["id"]: Progress(_state(row, at), tuple(messages.get(row["id"], ()))) for row in leases}
+    return {
+        row["id"]: Progress(
+            _state(row, at), tuple(messages.get(row["id"], ())), row["expires_at"] if row["is_rental"] else None
+        )
+        for row in leases
+    }
 
 
 def _state(lease: Row, at: float) -> LeaseState:
     if lease["ended_at"] is None and lease["expires_at"] <= at:
-        return LeaseState.FINISHED if lease["messages"] else LeaseState.CANCELLED
+        return LeaseState.FINISHED if lease["messages"] or lease["is_rental"] else LeaseState.CANCELLED
     return LeaseState(lease["state"])
 
 
@@ -344,7 +471,7 @@ def _close(tx: Tx, upstream: str, lease_id: int, outcome: Outcome, terms: PoolTe
 
 def _lease_row(tx: Tx, upstream: str, lease_id: int) -> Row:
     row = tx.one(
-        "select id, number_id, state, messages, ended_at, expires_at from number_leases"
+        "select id, number_id, service, state, messages, ended_at, expires_at, opened_at, is_rental from number_leases"
         " where id = :id and upstream = :upstream",
         id=lease_id,
         upstream=upstream,
@@ -354,8 +481,32 @@ def _lease_row(tx: Tx, upstream: str, lease_id: int) -> Row:
     return row
 
 
-def _end(tx: Tx, lease: Row, outcome: Outcome, terms: PoolTerms, at: float) -> bool:
+def _open_rental(tx: Tx, upstream: str, lease_id: int, at: float) -> Row:
+    row = _lease_row(tx, upstream, lease_id)
+    if not row["is_rental"] or row["ended_at"] is not None or row["expires_at"] <= at:
+        raise NotAllowed("no open rental")
+    return row
+
+
+def _prolong(tx: Tx, upstream: str, lease_id: int, hours: int, hours_max: int, at: float) -> float:
+    row = _open_rental(tx, upstream, lease_id, at)
+    later = tx.one(
+        "update number_leases set expires_at = expires_at + :seconds where id = :id and ended_at is null"
+        " and expires_at > :now and expires_at + :seconds <= opened_at + :most returning expires_at",
+        seconds=hours * HOUR_SECONDS,
+        id=row["id"],
+        now=at,
+        most=hours_max * HOUR_SECONDS,
+    )
+    if later is None:
+        raise NotAllowed(f"a rental lasts {hours_max} hours at most")
+    return float(later["expires_at"])
+
+
+def _end(tx: Tx, lease: Row, outcome: Outcome, terms: PoolTerms, at: float, *, if_run_out: bool = False) -> bool:
     """Ends an open lease; False where it has ended, or has a message and is to be cancelled.
+
+    `if_run_out` ends it only if it was not prolonged since it was looked at.
 
     Given back without a message, a number cools down too, if for a short time: whoever gave it back asked for a message
     that may still be on its way, and must not meet the next one who wants the same service.
@@ -369,12 +520,17 @@ def _end(tx: Tx, lease: Row, outcome: Outcome, terms: PoolTerms, at: float) -> b
         id=lease["number_id"],
     )
     changed = tx.execute(
-        "update number_leases set state = :state, ended_at = :at, cool_until = :cool, is_waiting = 0"
-        " where id = :id and ended_at is null and (messages = 0 or :finished = 1)",
+        "update number_leases set state = :state, ended_at = :at, is_waiting = 0,"
+        " cool_until = case when is_rental = 1 and messages = 0 then :short else :cool end"
+        " where id = :id and ended_at is null and (messages = 0 or :finished = 1)"
+        " and (:any = 1 or expires_at <= :seen)",
         state=outcome.value,
         at=at,
+        short=at + terms.cancelled_cooldown_seconds,
         cool=at + (terms.cooldown_seconds if is_finished else terms.cancelled_cooldown_seconds),
         finished=int(is_finished),
+        any=int(not if_run_out),
+        seen=lease["expires_at"],
         id=lease["id"],
     )
     return bool(changed)
@@ -393,8 +549,8 @@ def _run_out(tx: Tx, upstream: str, at: float) -> list[int]:
 
 def _end_one_run_out(tx: Tx, upstream: str, lease_id: int, terms: PoolTerms) -> None:
     row = _lease_row(tx, upstream, lease_id)
-    outcome = Outcome.FINISHED if row["messages"] else Outcome.CANCELLED
-    _end(tx, row, outcome, terms, row["expires_at"])
+    outcome = Outcome.FINISHED if row["messages"] or row["is_rental"] else Outcome.CANCELLED
+    _end(tx, row, outcome, terms, row["expires_at"], if_run_out=True)
 
 
 def _ask_again(tx: Tx, upstream: str, lease_id: int, at: float) -> None:

@@ -10,8 +10,8 @@ import asyncio
 import itertools
 import shutil
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,19 @@ from gateway.errors import (
     Unwell,
 )
 from gateway.live import Live
-from gateway.model import BuyOrder, Found, Lease, LeaseState, Order, Outcome, Progress, Sms, Watched
+from gateway.model import (
+    BuyOrder,
+    Found,
+    Lease,
+    LeaseState,
+    Order,
+    Outcome,
+    Product,
+    Progress,
+    RentOffer,
+    Sms,
+    Watched,
+)
 from gateway.money import Money, parse
 from gateway.offers import view_of
 from gateway.store import Store, Tx, connect, sqlite_path
@@ -84,6 +96,9 @@ class Sold:
     was_hidden: bool = False
     state: LeaseState = LeaseState.OPEN
     messages: list[Sms] = field(default_factory=list)
+    is_rental: bool = False
+    ends_at: float | None = None
+    extended: list[Money] = field(default_factory=list)
 
     @property
     def is_paid(self) -> bool:
@@ -95,7 +110,11 @@ class Scripted:
 
     buys:   lease, cheaper, dearer, again, slow (sold, and told when `gate` opens), sold_out, refused, not_reached,
             doubt, doubt_taken, doubt_hidden
-    closes: accept, too_early, sms, unwell, deaf (done, but the answer is lost)
+    closes: accept, too_early, sms, unwell, deaf (done, but the answer is lost), never
+    extends: accept, refused, not_reached, doubt, doubt_made
+
+    A rental is bought by the same plans, at `cost` an hour. Numbers are handed out again, and for further services, by
+    them too.
     """
 
     def __init__(self, name: str, clock: Callable[[], float], cost_micros: int) -> None:
@@ -104,6 +123,7 @@ class Scripted:
         self.cost = Money(cost_micros, "USD")
         self.buys: deque[str] = deque()
         self.closes: deque[str] = deque()
+        self.extends: deque[str] = deque()
         self.asked: list[BuyOrder] = []
         self.sold: dict[str, Sold] = {}
         self.is_well = self.is_readable = True
@@ -114,6 +134,62 @@ class Scripted:
         return OfferTable(self.name, "USD", [(SERVICE, COUNTRY, self.cost.micros, 1000, "", None)])
 
     async def buy(self, order: BuyOrder) -> Lease:
+        return await self._by_plan(order, self.cost)
+
+    async def rent_countries(self) -> Collection[int]:
+        return {COUNTRY}
+
+    async def rent_offers(self, country: int, hours: int) -> Sequence[RentOffer]:
+        if not self.is_well:
+            raise Unwell("not now")
+        hours = max(hours, 2)
+        return [RentOffer(self.name, "full", COUNTRY, hours, self._rent_cost(hours), 10)] if country == COUNTRY else []
+
+    async def rent(self, order: BuyOrder) -> Lease:
+        return await self._by_plan(order, self._rent_cost(order.hours))
+
+    def _rent_cost(self, hours: int) -> Money:
+        return Money(self.cost.micros * hours, "USD")
+
+    async def extension_cost(self, reference: str, hours: int) -> tuple[Money, int]:
+        if not self.is_well:
+            raise Unwell("not now")
+        sold = self.sold.get(reference)
+        if sold is None or sold.state is not LeaseState.OPEN:
+            raise NotAllowed("over")
+        return self._rent_cost(max(hours, 2)), max(hours, 2)
+
+    async def extend(self, order: BuyOrder) -> float:
+        self.asked.append(order)
+        plan = self.extends.popleft() if self.extends else "accept"
+        await asyncio.sleep(0)
+        sold = self.sold[order.lease_reference]
+        match plan:
+            case "refused":
+                raise Refused("not by that")
+            case "not_reached":
+                raise NotReached("no connection")
+            case "doubt":
+                raise InDoubt("the reply was lost, and nothing was done")
+        assert sold.ends_at is not None
+        sold.ends_at += order.hours * 3600
+        sold.extended.append(self._rent_cost(order.hours))
+        if plan == "doubt_made":
+            raise InDoubt("the reply was lost")
+        return sold.ends_at
+
+    async def reuse_cost(self, reference: str, number: str, service: str, country: int) -> Money:
+        if self.sold[reference].state is LeaseState.CANCELLED:
+            raise NotAllowed("never had a message")
+        return self.cost
+
+    async def reuse(self, order: BuyOrder) -> Lease:
+        return await self._by_plan(order, self.cost)
+
+    async def add_service(self, order: BuyOrder) -> Lease:
+        return await self._by_plan(order, self.cost)
+
+    async def _by_plan(self, order: BuyOrder, cost: Money) -> Lease:
         self.asked.append(order)
         plan = self.buys.popleft() if self.buys else "lease"
         await asyncio.sleep(0)
@@ -127,10 +203,10 @@ class Scripted:
             case "doubt":
                 raise InDoubt("the reply was lost, and nothing was taken")
             case "doubt_taken" | "doubt_hidden":
-                self._sell(order, self.cost, is_listed=plan == "doubt_taken")
+                self._sell(order, cost, is_listed=plan == "doubt_taken")
                 raise InDoubt("the reply was lost")
             case "slow":
-                sold = self._sell(order, self.cost)
+                sold = self._sell(order, cost)
                 await self.gate.wait()
                 return self._lease(sold)
             case "again" if self.sold:
@@ -138,17 +214,22 @@ class Scripted:
             case "dearer":
                 return self._lease(self._sell(order, Money(order.cost_max.micros + 100, "USD")))
             case "cheaper":
-                return self._lease(self._sell(order, Money(self.cost.micros // 2, "USD")))
-        return self._lease(self._sell(order, self.cost))
+                return self._lease(self._sell(order, Money(cost.micros // 2, "USD")))
+        return self._lease(self._sell(order, cost))
 
     def _sell(self, order: BuyOrder, cost: Money, *, is_listed: bool = True) -> Sold:
-        reference = f"{self.name}-{next(self._serial)}"
-        self.sold[reference] = Sold(reference, order, cost, self.clock(), is_listed, not is_listed)
+        is_rental = order.hours > 0
+        reference = f"{'rent:' if is_rental else ''}{self.name}-{next(self._serial)}"
+        ends_at = self.clock() + order.hours * 3600 if is_rental else None
+        self.sold[reference] = Sold(
+            reference, order, cost, self.clock(), is_listed, not is_listed, is_rental=is_rental, ends_at=ends_at
+        )
         self.has_sold.set()
         return self.sold[reference]
 
     def _lease(self, sold: Sold) -> Lease:
-        return Lease(sold.reference, "62800" + sold.reference.partition("-")[2].rjust(7, "0"), sold.cost, "telkomsel")
+        number = sold.order.lease_number or "62800" + sold.reference.partition("-")[2].rjust(7, "0")
+        return Lease(sold.reference, number, sold.cost, "telkomsel", sold.ends_at)
 
     async def read(self, watched: Watched) -> Progress:
         if not self.is_well or not self.is_readable:
@@ -158,7 +239,9 @@ class Scripted:
     def progress(self, reference: str) -> Progress:
         """What the books say of a lease."""
         sold = self.sold.get(reference)
-        return Progress(LeaseState.UNKNOWN) if sold is None else Progress(sold.state, tuple(sold.messages))
+        if sold is None:
+            return Progress(LeaseState.UNKNOWN)
+        return Progress(sold.state, tuple(sold.messages), sold.ends_at)
 
     async def ask_again(self, reference: str) -> None:
         if not self.sold[reference].messages:
@@ -185,6 +268,8 @@ class Scripted:
             return
         if plan == "too_early":
             raise TooEarly(10.0)
+        if plan == "never":
+            raise NotAllowed("not this one")
         if plan == "sms":
             self.sms(sold.reference)
         if sold.messages:
@@ -224,7 +309,7 @@ class Listing(Scripted):
         if not self.is_well:
             raise Unwell("not now")
         return [
-            Found(self._lease(sold), sold.order.service, sold.order.country, sold.at)
+            Found(self._lease(sold), sold.order.service, sold.order.country, sold.at, sold.is_rental)
             for sold in self.sold.values()
             if sold.is_listed and sold.state is LeaseState.OPEN and sold.at >= since
         ]
@@ -367,6 +452,20 @@ class World:
             self.gateway.house.market.put(upstream.name, await upstream.offers())
         return await self.gateway.purchases.open(self.caller, order or self.order(), is_gone)
 
+    def rental(self, fingerprint: str = "", hours: int = 2, price_max: str = "") -> Order:
+        """An order for a rental that no other one is identical to, unless told."""
+        order = self.order(fingerprint, price_max)
+        return replace(order, service="full", product=Product.RENTAL, hours=hours)
+
+    async def rent(self, order: Order | None = None, is_gone: Callable[[], bool] = lambda: False) -> Live:
+        """A rental through the real use-case."""
+        return await self.gateway.rentals.open(self.caller, order or self.rental(), is_gone)
+
+    async def extend(self, rental: Live, fingerprint: str = "", hours: int = 2) -> Live:
+        """More time for it, likewise."""
+        order = replace(self.order(fingerprint), product=Product.EXTENSION, hours=hours, parent_id=rental.id)
+        return await self.gateway.rentals.extend(self.caller, order, lambda: False)
+
     async def poll(self) -> None:
         """One look at every open lease, as the pollers have it."""
         for upstream in self.upstreams:
@@ -389,11 +488,16 @@ class World:
         for upstream in self.upstreams:
             upstream.buys.clear()
             upstream.closes.clear()
-            upstream.is_well = True
+            upstream.extends.clear()
+            upstream.is_well = upstream.is_readable = True
             upstream.show_hidden()
         for seconds in (0, 1, 3, 6, 35, 61, 100, 130, 400, 700, 900, 1200, 1600, 61, 61):
             self.watch.now += seconds
             await self.round()
+        while ends := [live.expires_at for live in self.gateway.house.live.all_open() if live.is_rental]:
+            self.watch.now = max(self.watch.now, *ends) + 1
+            await self.round()
+        await self.round()
 
     # What is so
 
@@ -452,7 +556,8 @@ class World:
         assert await self.rows("select id from activations where close_outcome is not null") == []
         costs = await self.rows(
             "select a.upstream, a.reference, l.kind, l.amount from ledger l"
-            " join activations a on a.id = l.activation_id where l.kind in ('cost', 'loss') and l.actor = 'delivery'"
+            " join activations a on a.id = l.activation_id where l.kind in ('cost', 'loss')"
+            " and a.product <> 'extension'"
         )
         booked = {(row["upstream"], row["reference"]): row for row in costs}
         attempts = await self.rows("select upstream, reference, state from attempts where reference is not null")
@@ -467,6 +572,23 @@ class World:
                     assert row["amount"] == sold.cost.micros
                 else:
                     assert self._is_accounted(upstream, sold, states.get(place)), f"{place} was paid for and forgotten"
+
+        await self._check_extensions()
+
+    async def _check_extensions(self) -> None:
+        """Each extension made upstream is somebody's, or the operator's loss."""
+        rows = await self.rows(
+            "select l.amount from ledger l join activations a on a.id = l.activation_id"
+            " where a.product = 'extension' and l.kind = 'cost'"
+        )
+        notes = await self.rows(
+            "select amount, note from ledger where kind = 'loss' and actor = 'settle' and note like 'attempt %'"
+        )
+        made = [cost.micros for upstream in self.upstreams for sold in upstream.sold.values() for cost in sold.extended]
+        extensions = await self.rows("select id from attempts where product = 'extension'")
+        lost = {f"attempt {row['id']}" for row in extensions}
+        booked = [row["amount"] for row in rows] + [row["amount"] for row in notes if row["note"] in lost]
+        assert sorted(booked) == sorted(made)
 
     def _is_accounted(self, upstream: Scripted, sold: Sold, state: str | None) -> bool:
         """Only what no list told us of in time, or what could not be given back, may stay unknown."""

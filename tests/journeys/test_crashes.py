@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,89 @@ async def settling(world: World) -> None:
     await world.gateway.purchases.settle()
 
 
+async def rented(world: World) -> None:
+    """A rental whose client was told of it."""
+    world.gateway.purchases.answered(await world.rent())
+    await world.gateway.purchases.note_answered()
+
+
+async def rented_with_sms(world: World) -> None:
+    await rented(world)
+    world.one.sms("rent:one-1")
+    await world.poll()
+
+
+async def extension_left_in_doubt(world: World) -> None:
+    """More time was made, and neither the reply nor the rental's end could be seen."""
+    await rented(world)
+    world.one.extends.append("doubt_made")
+    world.one.is_readable = False
+    with pytest.raises(CallerError):
+        await world.extend(sole(world))
+    world.one.is_readable = True
+
+
+async def finished(world: World) -> None:
+    """An activation that is over, whose number may be had again."""
+    await with_sms(world)
+    await world.gateway.activations.finish(world.caller, sole(world).id)
+
+
+def renting(one: str, two: str = "lease") -> Scenario:
+    async def act(world: World) -> None:
+        world.one.buys.append(one)
+        world.two.buys.append(two)
+        await world.rent(world.rental("the same", price_max="0.50"))
+        await world.gateway.purchases.drain()
+
+    return act
+
+
+def extending(plan: str) -> Scenario:
+    async def act(world: World) -> None:
+        world.one.extends.append(plan)
+        await world.extend(sole(world))
+
+    return act
+
+
+def giving_back_the_rental(close: str) -> Scenario:
+    async def act(world: World) -> None:
+        world.one.closes.append(close)
+        await world.gateway.rentals.cancel(world.caller, sole(world).id)
+        world.watch.now += 30
+        await world.gateway.activations.close_upstream()
+
+    return act
+
+
+async def finishing_the_rental(world: World) -> None:
+    await world.gateway.rentals.finish(world.caller, sole(world).id)
+    await world.gateway.activations.close_upstream()
+
+
+async def keeping(world: World) -> None:
+    world.watch.now += 1300
+    await world.gateway.activations.keep_rentals()
+
+
+async def delivering_to_the_rental(world: World) -> None:
+    world.one.sms("rent:one-1")
+    await world.poll()
+
+
+async def ending_the_rental(world: World) -> None:
+    world.watch.now += 7300
+    await world.gateway.activations.expire()
+    await world.gateway.activations.close_upstream()
+
+
+async def having_the_number_again(world: World) -> None:
+    order = world.order()
+    (row,) = await world.rows("select id from activations")
+    await world.gateway.rentals.open_extra(world.caller, replace(order, parent_id=row["id"]), lambda: False)
+
+
 def sole(world: World) -> Live:
     (live,) = world.gateway.house.live.all_open()
     return live
@@ -130,6 +214,26 @@ SCENARIOS: dict[str, tuple[Scenario, Scenario, int]] = {
     "another code, then finished": (with_sms, asking_again_and_finishing, 4),
     "an end without a code": (bought, expiring, 2),
     "an end with a code": (with_sms, expiring, 2),
+    "a rental": (nothing, renting("lease"), 2),
+    "a rental, found after its reply was lost": (nothing, renting("doubt_taken"), 4),
+    "a rental, lost for good, then rented": (nothing, renting("doubt_hidden"), 5),
+    "a rental in doubt where nobody can be asked": (nothing, renting("sold_out", "doubt_taken"), 6),
+    "a rental above the cap, then rented": (nothing, renting("dearer"), 5),
+    "a rental's money is kept": (rented, keeping, 1),
+    "a rental's first message": (rented, delivering_to_the_rental, 1),
+    "a rental given back": (rented, giving_back_the_rental("accept"), 1),
+    "a rental given back for later": (rented, giving_back_the_rental("too_early"), 2),
+    "a rental given back, its answer lost": (rented, giving_back_the_rental("deaf"), 2),
+    "a rental finished without a message": (rented, finishing_the_rental, 2),
+    "a rental finished": (rented_with_sms, finishing_the_rental, 2),
+    "a rental at its end": (rented, ending_the_rental, 3),
+    "a rental at its end, with messages": (rented_with_sms, ending_the_rental, 2),
+    "more time": (rented, extending("accept"), 2),
+    "more time, refused": (rented, extending("refused"), 3),
+    "more time, seen after its reply was lost": (rented, extending("doubt_made"), 3),
+    "more time in doubt": (rented, extending("doubt"), 3),
+    "more time in doubt is settled": (extension_left_in_doubt, settling, 1),
+    "the number again": (finished, having_the_number_again, 2),
 }
 """What comes first, what is interrupted, and how many units of work that takes at least."""
 

@@ -31,10 +31,12 @@ BUYS = st.sampled_from(
         "doubt", "doubt_taken", "doubt_hidden",
     ]
 )  # fmt: skip
-CLOSES = st.sampled_from(["accept", "too_early", "sms", "unwell", "deaf"])
+CLOSES = st.sampled_from(["accept", "accept", "too_early", "sms", "unwell", "deaf"])
 VERBS = st.sampled_from(
-    ["buy", "abandon", "sms", "poll", "ask_again", "finish", "cancel", "settle", "expire", "close", "overdue"]
-)
+    ["buy", "abandon", "sms", "poll", "ask_again", "finish", "cancel", "settle", "expire", "close", "overdue",
+     "rent", "extend", "keep"]
+)  # fmt: skip
+EXTENDS = st.sampled_from(["accept", "refused", "not_reached", "doubt", "doubt_made"])
 PLACES = st.integers(0, 30)
 
 THOROUGHNESS = int(os.environ.get("STATE_MACHINE_THOROUGHNESS", "1"))
@@ -84,6 +86,21 @@ class Machine(RuleBasedStateMachine):
         self._script_close(close)
         self.do(self._act(verb, place))
 
+    @rule(one=BUYS, two=BUYS, price_max=st.sampled_from(["", "", "0.27", "0.5"]))
+    def rent(self, one: str, two: str, price_max: str) -> None:
+        self._script(one, two)
+        self.do(self._rent(price_max))
+
+    @rule(place=PLACES, plan=EXTENDS, is_readable=st.booleans())
+    def extend(self, place: int, plan: str, is_readable: bool) -> None:
+        for upstream in self.world.upstreams:
+            upstream.extends.clear()
+            upstream.extends.append(plan)
+            upstream.is_readable = is_readable
+        self.do(self._act("extend", place))
+        for upstream in self.world.upstreams:
+            upstream.is_readable = True
+
     @rule(verbs=st.tuples(VERBS, VERBS), place=PLACES, other=PLACES, buys=st.tuples(BUYS, BUYS), close=CLOSES)
     def two_at_once(self, verbs: tuple[str, str], place: int, other: int, buys: tuple[str, str], close: str) -> None:
         """Mostly on one and the same activation, which is where they can hurt each other."""
@@ -91,7 +108,7 @@ class Machine(RuleBasedStateMachine):
         self._script_close(close)
         self.do(self._together(verbs, place, place if other % 3 else other))
 
-    @rule(seconds=st.sampled_from([1.0, 4.0, 12.0, 61.0, 130.0, 1300.0]))
+    @rule(seconds=st.sampled_from([1.0, 4.0, 12.0, 61.0, 130.0, 1300.0, 7300.0]))
     def time_passes(self, seconds: float) -> None:
         self.world.watch.now += seconds
         self.do(self.world.round())
@@ -146,6 +163,15 @@ class Machine(RuleBasedStateMachine):
         self.known.append(live)
         self.world.gateway.purchases.answered(live)
 
+    async def _rent(self, price_max: str = "") -> None:
+        try:
+            live = await self.world.rent(self.world.rental(price_max=price_max))
+        except CallerError:
+            return
+        assert live.id not in {other.id for other in self.known}
+        self.known.append(live)
+        self.world.gateway.purchases.answered(live)
+
     async def _act(self, verb: str, place: int) -> None:
         gateway, caller = self.world.gateway, self.world.caller
         live = self.known[place % len(self.known)] if self.known else None
@@ -156,6 +182,8 @@ class Machine(RuleBasedStateMachine):
             "expire": gateway.activations.expire,
             "close": gateway.activations.close_upstream,
             "overdue": gateway.worker._tick,
+            "rent": self._rent,
+            "keep": gateway.activations.keep_rentals,
         }
         try:
             if verb in plain:
@@ -166,6 +194,10 @@ class Machine(RuleBasedStateMachine):
                 gateway.purchases.abandon(live, f"left-{live.id}")
             elif verb == "sms":
                 await self._sms(live)
+            elif verb == "extend":
+                await self.world.extend(live)
+            elif live.is_rental and verb in ("finish", "cancel"):
+                await getattr(gateway.rentals, verb)(caller, live.id)
             else:
                 await getattr(gateway.activations, verb)(caller, live.id)
         except CallerError:
@@ -174,7 +206,7 @@ class Machine(RuleBasedStateMachine):
     async def _sms(self, live: Live) -> None:
         """A message arrives and is read at once, also for an activation that is over; not in every case a new one."""
         upstream = next(one for one in self.world.upstreams if one.name == live.upstream)
-        if len(upstream.sold[live.reference].messages) <= live.round:
+        if len(upstream.sold[live.reference].messages) <= live.round or live.is_rental:
             upstream.sms(live.reference)
         await self.world.gateway.activations.take(live, live.round, upstream.progress(live.reference))
 

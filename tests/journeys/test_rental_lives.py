@@ -1,0 +1,501 @@
+"""What becomes of rentals and of their money, on a clock of the test's: kept, given back, prolonged, lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS
+from gateway.errors import (
+    CallerError,
+    CancelTooEarly,
+    NoBalance,
+    NoNumbers,
+    NotAllowedNow,
+    OrderExists,
+    Unavailable,
+    UnknownActivation,
+)
+from gateway.live import Live
+from gateway.model import LeaseState, Product, Status
+from gateway.store import Tx
+from tests.scripted import World, worlds
+
+COST = 200_000
+PRICE = 260_000
+"""Two hours at `one`, with the default markup."""
+
+
+@pytest.fixture
+async def world(tmp_path: Path, database_url: str) -> AsyncIterator[World]:
+    world = worlds(database_url, tmp_path)()
+    await world.begin()
+    yield world
+    await world.check()
+    await world.settle_everything()
+    await world.check_settled()
+    await world.end()
+
+
+def again(world: World, live: Live) -> Live:
+    """The same activation, as the gateway that runs now has it."""
+    found = world.gateway.house.live.get(live.id)
+    assert found is not None
+    return found
+
+
+async def paid(world: World) -> tuple[int, int]:
+    """What is held, and what was captured in all."""
+    return (await world.balance()).held.micros, await world.captured()
+
+
+# Kept and given back
+
+
+async def test_it_is_kept_once_it_cannot_be_given_back(world: World) -> None:
+    live = await world.rent()
+    assert await paid(world) == (PRICE, 0)
+    world.watch.now += 1199
+    await world.round()
+    assert await paid(world) == (PRICE, 0)
+    world.watch.now += 1
+    await world.round()
+    assert await paid(world) == (0, PRICE)
+    assert live.status is Status.WAITING
+    await world.check()
+    with pytest.raises(NotAllowedNow):
+        await world.gateway.rentals.cancel(world.caller, live.id)
+    await world.boot()
+    live = again(world, live)
+    assert live.is_kept
+    world.one.sms(live.reference)
+    await world.poll()
+    assert (live.status, live.code) == (Status.RECEIVED, "1001")
+    assert await paid(world) == (0, PRICE)
+    world.watch.now = live.expires_at + 1
+    await world.round()
+    assert live.status is Status.FINISHED
+
+
+async def test_every_message_is_shown_and_the_first_one_pays(world: World) -> None:
+    live = await world.rent()
+    for count in (1, 2, 3):
+        world.one.sms(live.reference)
+        await world.poll()
+        assert (live.status, len(live.messages)) == (Status.RECEIVED, count)
+        assert await paid(world) == (0, PRICE)
+    with pytest.raises(NotAllowedNow):
+        await world.gateway.rentals.cancel(world.caller, live.id)
+    await world.boot()
+    assert [shown.code for shown in again(world, live).messages] == ["1001", "1002", "1003"]
+
+
+async def test_one_that_never_got_a_message_and_is_over_was_paid_all_the_same(world: World) -> None:
+    """The process was away from before it could be kept until after its end."""
+    live = await world.rent()
+    world.watch.now = live.expires_at + 100
+    await world.boot()
+    await world.round()
+    assert again(world, live).status is Status.FINISHED
+    assert await paid(world) == (0, PRICE)
+
+
+@pytest.mark.parametrize("close", ["accept", "deaf", "unwell", "too_early"])
+async def test_given_back_in_time_it_costs_nothing(world: World, close: str) -> None:
+    live = await world.rent()
+    world.one.closes.append(close)
+    world.watch.now += 600
+    assert (await world.gateway.rentals.cancel(world.caller, live.id)).status is Status.CANCELLED
+    assert await paid(world) == (0, 0)
+    world.watch.now += 30
+    await world.round()
+    assert world.one.sold[live.reference].state is LeaseState.CANCELLED
+
+
+async def test_where_the_upstream_keeps_it_so_does_the_caller(world: World) -> None:
+    live = await world.rent()
+    world.one.closes.append("never")
+    with pytest.raises(NotAllowedNow):
+        await world.gateway.rentals.cancel(world.caller, live.id)
+    assert (live.status, await paid(world)) == (Status.WAITING, (PRICE, 0))
+
+
+async def test_a_refusal_that_comes_after_the_release_is_the_houses_loss(world: World) -> None:
+    live = await world.rent()
+    world.one.closes.extend(["too_early", "never"])
+    await world.gateway.rentals.cancel(world.caller, live.id)
+    world.watch.now += 30
+    await world.round()
+    rows = await world.rows("select kind, amount from ledger where kind in ('cost', 'loss')")
+    assert [tuple(row.values()) for row in rows] == [("loss", COST)]
+    assert await paid(world) == (0, 0)
+
+
+async def test_what_cancels_may_cost_is_capped_for_rentals_too(world: World) -> None:
+    live = await world.rent(world.rental(hours=24))
+    world.one.closes.append("unwell")
+    with pytest.raises(CancelTooEarly):
+        await world.gateway.rentals.cancel(world.caller, live.id)
+    assert live.status is Status.WAITING
+
+
+async def test_a_message_that_comes_with_the_cancel_wins(world: World) -> None:
+    live = await world.rent()
+    world.one.closes.append("sms")
+    with pytest.raises(NotAllowedNow):
+        await world.gateway.rentals.cancel(world.caller, live.id)
+    assert (live.status, await paid(world)) == (Status.RECEIVED, (0, PRICE))
+
+
+async def test_cancel_and_message_at_once_have_one_outcome(world: World) -> None:
+    for _ in range(10):
+        live = await world.rent(world.rental(hours=2))
+        world.one.sms(live.reference)
+        world.one.closes.append("too_early")  # so that the message does not decide it upstream
+        progress = world.one.progress(live.reference)
+        await asyncio.gather(
+            world.gateway.activations.take(live, 1, progress),
+            world.gateway.rentals.cancel(world.caller, live.id),
+            return_exceptions=True,
+        )
+        assert live.status in (Status.RECEIVED, Status.CANCELLED)
+        await world.check()
+        if live.status is Status.RECEIVED:
+            await world.gateway.rentals.finish(world.caller, live.id)
+
+
+async def test_time_does_not_keep_what_is_being_given_back(world: World) -> None:
+    live = await world.rent()
+    world.watch.now += 1199
+
+    async def late() -> None:
+        world.watch.now += 5
+        await world.gateway.activations.keep_rentals()
+
+    await asyncio.gather(world.gateway.rentals.cancel(world.caller, live.id), late())
+    assert (live.status, await paid(world)) == (Status.CANCELLED, (0, 0))
+
+
+async def test_finished_before_a_message_it_is_paid(world: World) -> None:
+    live = await world.rent()
+    for _ in range(2):
+        assert (await world.gateway.rentals.finish(world.caller, live.id)).status is Status.FINISHED
+    assert await paid(world) == (0, PRICE)
+    assert (await world.balance()).open_count == 0
+    await world.round()
+    assert world.one.sold[live.reference].state is LeaseState.FINISHED
+
+
+@pytest.mark.parametrize(("seconds", "captured"), [(600, 0), (1300, PRICE)])
+async def test_over_upstream_it_is_over_here(world: World, seconds: float, captured: int) -> None:
+    live = await world.rent()
+    world.watch.now += seconds
+    await world.round()
+    world.one.sold[live.reference].state = LeaseState.FINISHED if captured else LeaseState.CANCELLED
+    await world.poll()
+    assert live.status is (Status.FINISHED if captured else Status.EXPIRED)
+    assert await paid(world) == (0, captured)
+
+
+async def test_an_upstream_that_forgets_a_rental_is_not_believed_at_once(world: World) -> None:
+    live = await world.rent()
+    sold = world.one.sold.pop(live.reference)
+    for _ in range(10):
+        await world.poll()
+    assert live.status is Status.WAITING
+    world.one.sold[live.reference] = sold
+
+
+# Buying
+
+
+async def test_a_lost_reply_is_found_among_rentals_only(world: World) -> None:
+    """The list shows a number of the same service that is no rental: that is not it."""
+    world.one.buys.append("doubt_taken")
+    live = await world.rent()
+    assert live.upstream == "one"
+    assert world.one.sold[live.reference].is_rental
+    assert live.expires_at == world.one.sold[live.reference].ends_at
+
+
+async def test_a_lost_number_is_not_taken_for_a_lost_rental(world: World) -> None:
+    world.one.buys.append("doubt")
+    world.two.buys.append("sold_out")
+    with pytest.raises(NoNumbers):
+        await world.rent()
+    stray = replace(world.one.asked[-1], hours=0)
+    sold = world.one._sell(stray, world.one.cost)
+    world.watch.now += 60
+    await world.gateway.purchases.settle()
+    assert sold.state is LeaseState.OPEN
+    rows = await world.rows("select state from attempts order by id")
+    assert rows[0]["state"] == "in_doubt"
+    sold.state = LeaseState.CANCELLED
+
+
+async def test_in_doubt_a_rental_blocks_rentals_and_nothing_else(world: World) -> None:
+    health = world.gateway.house.health
+    world.one.buys.append("doubt_hidden")
+    world.two.buys.append("sold_out")
+    with pytest.raises(NoNumbers):
+        await world.rent(world.rental(price_max="0.50"))
+    for _ in range(2):
+        assert health.is_blocked("one", "full", 6, is_rental=True)
+        assert not health.is_blocked("one", "full", 6)
+        await world.gateway.purchases.settle()
+    assert (await world.rent(world.rental(price_max="0.50"))).upstream == "two"
+    world.one.show_hidden()
+    await world.gateway.purchases.settle()
+    assert not health.is_blocked("one", "full", 6, is_rental=True)
+    assert not any(sold.is_paid for sold in world.one.sold.values())
+    assert (await world.rent()).upstream == "one"
+
+
+async def test_a_rental_that_is_dearer_than_listed_is_given_back(world: World) -> None:
+    world.one.buys.append("dearer")
+    with pytest.raises(NoNumbers):
+        await world.rent()
+    await world.gateway.purchases.drain()
+    assert not world.one.sold["rent:one-1"].is_paid
+    world.one.buys.append("cheaper")
+    live = await world.rent()
+    assert live.price_micros == PRICE // 2
+    assert await paid(world) == (PRICE // 2, 0)
+
+
+async def test_one_request_and_one_rental_however_often_it_is_sent(world: World) -> None:
+    live = await world.rent(world.rental("the same"))
+    world.gateway.purchases.abandon(live, "the same")
+    assert (await world.rent(world.rental("the same"))).id == live.id
+    assert (await world.rent(world.rental("the same"))).id != live.id
+    order = replace(world.rental(), reference="mine")
+    await world.rent(order)
+    with pytest.raises(OrderExists):
+        await world.rent(replace(order, fingerprint="other"))
+
+
+async def test_nobody_asks_again_for_a_rental_and_it_is_given_back(world: World) -> None:
+    live = await world.rent(world.rental("the same"))
+    world.gateway.purchases.abandon(live, "the same")
+    await world.boot()
+    world.watch.now += 70
+    await world.round()
+    assert again(world, live).status is Status.CANCELLED
+    assert await paid(world) == (0, 0)
+
+
+async def test_money_and_places_bound_parallel_rentals(world: World) -> None:
+    got = await asyncio.gather(*(world.rent(world.rental(hours=4)) for _ in range(30)), return_exceptions=True)
+    lives = [one for one in got if isinstance(one, Live)]
+    errors = [one for one in got if not isinstance(one, Live)]
+    assert len(lives) == 10_000_000 // (2 * PRICE)
+    assert all(isinstance(error, NoBalance) for error in errors)
+    assert len({live.number for live in lives}) == len(lives)
+    for live in lives:
+        await world.gateway.rentals.cancel(world.caller, live.id)
+    assert await paid(world) == (0, 0)
+
+
+# More time
+
+
+async def test_more_time_is_paid_at_once_and_keeps_the_rental(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    await world.extend(live)
+    assert live.expires_at == ends_at + 7200
+    assert await paid(world) == (0, 2 * PRICE)
+    assert (await world.balance()).open_count == 1
+    with pytest.raises(NotAllowedNow):
+        await world.gateway.rentals.cancel(world.caller, live.id)
+    await world.boot()
+    assert again(world, live).expires_at == ends_at + 7200
+    world.watch.now = ends_at + 60
+    await world.round()
+    assert again(world, live).status.is_open
+    (one,) = await world.gateway.rentals.extensions(world.caller, live.id)
+    assert (one.hours, one.price.micros) == (2, PRICE)
+
+
+@pytest.mark.parametrize(("plan", "error"), [("refused", NotAllowedNow), ("not_reached", Unavailable)])
+async def test_more_time_that_is_not_to_be_had_costs_nothing(world: World, plan: str, error: type[CallerError]) -> None:
+    live = await world.rent()
+    world.one.extends.append(plan)
+    with pytest.raises(error):
+        await world.extend(live)
+    assert await paid(world) == (PRICE, 0)
+    assert (await world.balance()).open_count == 1
+    await world.extend(live)
+
+
+async def test_more_time_whose_reply_was_lost_is_seen_at_once(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    world.one.extends.append("doubt_made")
+    await world.extend(live)
+    assert live.expires_at == ends_at + 7200
+    assert await paid(world) == (0, 2 * PRICE)
+    assert [row["state"] for row in await world.rows("select state from attempts order by id")] == ["leased", "leased"]
+
+
+async def test_more_time_made_and_not_seen_is_the_houses_gift(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    world.one.extends.append("doubt_made")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    assert await paid(world) == (PRICE, 0)
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    assert len(world.one.sold[live.reference].extended) == 1
+    await world.boot()
+    world.one.is_readable = True
+    await world.gateway.purchases.settle()
+    assert again(world, live).expires_at == ends_at + 7200
+    rows = await world.rows("select kind, amount, activation_id from ledger where kind = 'loss'")
+    assert [tuple(row.values()) for row in rows] == [("loss", COST, None)]
+    assert await world.gateway.rentals.extensions(world.caller, live.id) == []
+    await world.extend(again(world, live))
+    assert again(world, live).expires_at == ends_at + 14_400
+
+
+async def test_a_poll_between_does_not_hide_that_more_time_was_made(world: World) -> None:
+    live = await world.rent()
+    world.one.extends.append("doubt_made")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    world.one.is_readable = True
+    await world.poll()
+    await world.gateway.purchases.settle()
+    assert len(await world.rows("select id from ledger where kind = 'loss'")) == 1
+
+
+async def test_more_time_that_was_never_made_is_settled_as_nothing(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    world.one.extends.append("doubt")
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    await world.gateway.purchases.settle()
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.gateway.purchases.settle()
+    assert live.expires_at == ends_at
+    assert await world.rows("select id from ledger where kind = 'loss'") == []
+    await world.extend(live)
+
+
+async def test_where_the_end_cannot_be_read_a_lost_extension_is_given_up_in_the_end(world: World) -> None:
+    live = await world.rent()
+    world.one.extends.append("doubt")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    world.watch.now += NEVER_LISTED_SECONDS - 1
+    await world.gateway.purchases.settle()
+    assert [row["state"] for row in await world.rows("select state from attempts order by id")] == [
+        "leased",
+        "in_doubt",
+    ]
+    world.watch.now += 2
+    await world.gateway.purchases.settle()
+    assert [row["state"] for row in await world.rows("select state from attempts order by id")] == ["leased", "gone"]
+
+
+async def test_two_extensions_at_once_are_one(world: World) -> None:
+    live = await world.rent()
+    got = await asyncio.gather(*(world.extend(live) for _ in range(5)), return_exceptions=True)
+    made = [one for one in got if isinstance(one, Live)]
+    assert len(made) == len(world.one.sold[live.reference].extended) >= 1
+    assert all(isinstance(one, Live | Unavailable) for one in got)
+
+
+async def test_a_repeated_extension_of_a_client_that_hung_up_is_not_made_twice(world: World) -> None:
+    live = await world.rent()
+    await world.extend(live, "more")
+    world.gateway.purchases.abandon(live, "more")
+    await world.extend(live, "more")
+    assert len(world.one.sold[live.reference].extended) == 1
+    await world.extend(live, "more")
+    assert len(world.one.sold[live.reference].extended) == 2
+    world.gateway.purchases.abandon(live, "more")
+    world.watch.now += 70
+    await world.round()
+    assert live.status.is_open
+
+
+async def test_an_end_that_the_upstream_moves_is_moved_here(world: World) -> None:
+    live = await world.rent()
+    sold = world.one.sold[live.reference]
+    assert sold.ends_at is not None
+    sold.ends_at += 5000
+    await world.poll()
+    assert live.expires_at == sold.ends_at
+    await world.boot()
+    assert again(world, live).expires_at == sold.ends_at
+    sold.ends_at -= 9000
+    await world.poll()
+    assert again(world, live).expires_at == sold.ends_at + 9000
+
+
+async def test_a_rental_that_is_over_cannot_be_prolonged(world: World) -> None:
+    live = await world.rent()
+    await world.gateway.rentals.finish(world.caller, live.id)
+    with pytest.raises(NotAllowedNow):
+        await world.extend(live)
+    number = await world.buy()
+    with pytest.raises(UnknownActivation):
+        await world.extend(number)
+    await world.gateway.activations.cancel(world.caller, number.id)
+
+
+# What builds on an activation
+
+
+async def test_the_number_again_and_its_lost_reply(world: World) -> None:
+    first = await world.buy()
+    world.one.sms(first.reference)
+    await world.poll()
+    await world.gateway.activations.finish(world.caller, first.id)
+    world.one.buys.append("doubt_taken")
+    order = replace(world.order(), parent_id=first.id)
+    live = await world.gateway.rentals.open_extra(world.caller, order, lambda: False)
+    assert (live.number, live.product, live.upstream) == (first.number, Product.AGAIN, "one")
+    assert world.one.asked[-1].lease_reference == first.reference
+    await world.gateway.activations.cancel(world.caller, live.id)
+
+
+async def test_several_services_or_none(world: World) -> None:
+    for upstream in world.upstreams:
+        table = await upstream.offers()
+        world.gateway.house.market.put(upstream.name, table)
+    orders = [world.order(), replace(world.order(), service="tg")]
+    world.one.buys.extend(["lease", "sold_out"])
+    with pytest.raises(NoNumbers):
+        # The second is the same service as the first, which the number has already.
+        await world.gateway.rentals.open_many(world.caller, orders, lambda: False)
+    assert not world.one.sold["one-1"].is_paid
+    assert (await world.balance()).open_count == 0
+
+
+async def test_a_rentals_own_address_is_told_beside_the_accounts(world: World) -> None:
+    live = await world.rent(replace(world.rental(), webhook_url="https://example.test/rent"))
+    world.one.sms(live.reference)
+    await world.poll()
+    assert [row["format"] for row in await world.rows("select format from notices order by id")] == ["rent"]
+    await world.store.run(_set_webhook, world.gateway.house.vault.seal("https://example.test/account"))
+    world.one.sms(live.reference)
+    await world.poll()
+    rows = await world.rows("select format from notices order by id")
+    assert [row["format"] for row in rows] == ["rent", "sms_activate", "rent"]
+
+
+def _set_webhook(tx: Tx, sealed: str) -> None:
+    tx.execute("update accounts set webhook_url_sealed = :url", url=sealed)
