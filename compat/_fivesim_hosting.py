@@ -71,8 +71,8 @@ class Hosting:
 
     async def row(self, caller: Caller, country: int, hours: int, operator: str) -> RentRow | None:
         """What such a number costs there, None where there is none to be had."""
-        rows = await self._common.front.rentals.offers(caller, country, hours, operator)
-        return next((row for row in rows if row.service == FULL), None)
+        rows = await self._common.front.rentals.offers(caller, country, hours, operator, service=FULL)
+        return rows[0] if rows else None
 
     async def _at_operator(self, caller: Caller, order: Order) -> Order:
         """Capped at what the named operator costs: for the house it is a wish, for this protocol the article.

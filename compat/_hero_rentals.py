@@ -7,7 +7,6 @@ cancelActivation, and told apart by `subtype`. Facts: `protocol/handler_api.md` 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -18,13 +17,12 @@ from compat._rentals import HOURS_MAX, HOURS_MIN, Rentals
 from compat._reply import Call, Refusal, Reply, amount, as_json, currency_number, dumps, whole, zoned
 from compat._wire import JSON
 from gateway.accounts import Caller
-from gateway.errors import NotAllowedNow, TooManyRequests, Unavailable, UnknownActivation
+from gateway.errors import NotAllowedNow, TooManyRequests, UnknownActivation
 from gateway.live import Live
 
 HOURS_ASKED = (2, 4, 12, 24, 72, 168, 336, 720)
 """What is asked for where no time is named."""
 
-LIST_SECONDS = 9.0
 RENTAL = 2
 """The `subtype` of a rental; an activation's is 1."""
 
@@ -61,30 +59,19 @@ class HeroRentals(Rentals, Extras):
     # What there is
 
     async def service_count_rent(self, call: Call) -> Reply:
-        """serviceCountRent: `{country: {hours: …}}` of one service."""
+        """serviceCountRent: `{country: {hours: …}}` of one service. Upstreams are asked country by country, so one has
+        to be named."""
         self.count_look(call)
         self._require_currency(call)
         service, operator = self.service(call.values), self.rent_operator(call.values)
-        country = self.country(call.values) if "country" in call.values else None
-        key = (self.name, call.action, call.caller.account_name, service, country, operator)
-        return Reply(await self.lists.get(key, lambda: self._counted(call.caller, service, country, operator)), JSON)
-
-    async def _counted(self, caller: Caller, service: str, country: int | None, operator: str) -> bytes:
-        rentals = self.front.rentals
-        found: dict[str, dict[str, dict[str, object]]] = {}
-        try:
-            async with asyncio.timeout(LIST_SECONDS):
-                for number in sorted(await rentals.countries(caller)) if country is None else [country]:
-                    for hours in HOURS_ASKED:
-                        for row in await rentals.offers(caller, number, hours, operator):
-                            if row.service == service:
-                                price = amount(row.price.micros)
-                                leaf: dict[str, object] = {"count": row.count, "price": price, "retail_price": price}
-                                found.setdefault(self.country_number(number), {})[str(row.hours)] = leaf
-                        await asyncio.sleep(0)
-        except TimeoutError:
-            raise Unavailable from None
-        return dumps(found)
+        country = self.country(call.values)
+        found: dict[str, dict[str, object]] = {}
+        for hours in HOURS_ASKED:
+            rows = await self.front.rentals.offers(call.caller, country, hours, operator, service=service)
+            for row in rows:
+                price = amount(row.price.micros)
+                found[str(row.hours)] = {"count": row.count, "price": price, "retail_price": price}
+        return as_json({self.country_number(country): found} if found else {})
 
     async def get_rent_services(self, call: Call) -> Reply:
         """getRentServicesAndCountries, where country and time have to be named."""

@@ -70,13 +70,10 @@ class GrizzlySms(Dialect):
         """What can be rented in one country for the time asked, in the form of getPrices."""
         self.count_look(call)
         hours, country = self.hours(call.values, "rent_time", "time"), self.country(call.values)
-        service = self.service(call.values) if "service" in call.values else None
-        rows = await self.front.rentals.offers(call.caller, country, hours, self.rent_operator(call.values))
-        leaves = {
-            row.service: {"cost": amount(row.price.micros), "count": row.count}
-            for row in rows
-            if service in (None, row.service)
-        }
+        service = self.service(call.values) if "service" in call.values else ""
+        operator = self.rent_operator(call.values)
+        rows = await self.front.rentals.offers(call.caller, country, hours, operator, service=service)
+        leaves = {row.service: {"cost": amount(row.price.micros), "count": row.count} for row in rows}
         return as_json({self.country_number(country): leaves} if leaves else {})
 
     def no_rent_messages(self, live: Live) -> Reply:
