@@ -17,7 +17,7 @@ from gateway import history
 from gateway.accounts import Caller
 from gateway.errors import NoNumbers, NotAllowedNow, PriceTooLow, TooManyRequests, UnknownActivation
 from gateway.live import Live
-from gateway.model import Order, Product
+from gateway.model import Order, Product, Status
 from gateway.money import MAX_MICROS, Money
 from gateway.rentals import RentRow
 
@@ -108,12 +108,14 @@ class Hosting:
     async def find(self, call: Call, caller: Caller) -> Live:
         """The rental the path names. Raises BadAction, UnknownActivation, TooManyRequests, Unavailable."""
         rental_id = named_order(call)
-        front = self._common.front
-        if self._common.poll(caller):
-            return await front.rentals.get(caller, rental_id)
+        front, is_within = self._common.front, self._common.poll(caller)
         live = front.activations.peek(caller.account_id, rental_id, is_rental=True)
         if live is None:
-            raise TooManyRequests
+            if not is_within:
+                raise TooManyRequests
+            live = await front.rentals.get(caller, rental_id)
+        if live.status is Status.FAILED:
+            raise UnknownActivation  # it never got a number, and its client was told so
         return live
 
     async def inbox(self, call: Call, caller: Caller) -> Reply:

@@ -7,7 +7,7 @@ cancelActivation, and told apart by `subtype`. Facts: `protocol/handler_api.md` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from compat._core import Handler, named_id
@@ -19,6 +19,7 @@ from compat._wire import JSON
 from gateway.accounts import Caller
 from gateway.errors import NotAllowedNow, TooManyRequests, UnknownActivation
 from gateway.live import Live
+from gateway.rentals import RentRow
 
 HOURS_ASKED = (2, 4, 12, 24, 72, 168, 336, 720)
 """What is asked for where no time is named."""
@@ -78,14 +79,12 @@ class HeroRentals(Rentals, Extras):
         self.count_look(call)
         self._require_currency(call)
         hours, country = self.hours(call.values, "duration"), self.country(call.values)
-        rows = await self.front.rentals.offers(call.caller, country, hours, self.rent_operator(call.values))
-        operators = ["any", *sorted({name for row in rows for name in row.operators})]
-        services = {
-            row.service: {"quantity": row.count, "price": price, "retail_price": price}
-            for row in rows
-            for price in [amount(row.price.micros)]
-        }
-        return as_json({"operators": {str(place): name for place, name in enumerate(operators)}, "services": services})
+        operator = self.rent_operator(call.values)
+
+        async def make() -> bytes:
+            return dumps(_services(await self.front.rentals.offers(call.caller, country, hours, operator)))
+
+        return Reply(await self.listed_rentals(call, make, hours, country, operator), JSON)
 
     def _require_currency(self, call: Call) -> None:
         """Prices are in the account's currency. Raises Refusal on another."""
@@ -210,6 +209,15 @@ class HeroRentals(Rentals, Extras):
             if not now.status.is_open:
                 raise Refusal(titled("ACTIVATION_NOT_ACTIVE")) from None
             raise Refusal(titled("OTP_RECEIVED" if now.messages else "FREE_CANCELLATION_EXPIRED")) from None
+
+
+def _services(rows: Sequence[RentRow]) -> dict[str, object]:
+    operators = ["any", *sorted({name for row in rows for name in row.operators})]
+    services: dict[str, object] = {}
+    for row in rows:
+        price = amount(row.price.micros)
+        services[row.service] = {"quantity": row.count, "price": price, "retail_price": price}
+    return {"operators": {str(place): name for place, name in enumerate(operators)}, "services": services}
 
 
 def _options(unit: str, prices: Mapping[int, float]) -> Reply:

@@ -8,14 +8,15 @@ Facts: `protocol/handler_api.md` §8.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from compat._activations import Activations, while_there
 from compat._core import named_id
 from compat._reply import Call, Refusal, Reply, amount, as_json, currency_number, date, dumps, is_true, whole
 from compat._wire import JSON, first
-from gateway.errors import CallerError, NoNumbers, NotAllowedNow, TooManyRequests
+from gateway.accounts import Caller
+from gateway.errors import CallerError, NoNumbers, NotAllowedNow, TooManyRequests, UnknownActivation
 from gateway.live import Live
 from gateway.model import Order, Product, Status
 from gateway.money import Money
@@ -101,26 +102,34 @@ class Rentals(Activations):
         country = self.country(values)
         if is_true(values.get("incomingCall")):
             raise self.rent_refusal("OUT_OF_STOCK")  # no number here takes calls
-        operator = self.rent_operator(values)
-        countries = await self.front.rentals.countries(caller)
-        rows = await self.front.rentals.offers(caller, country, hours, operator)
-        if not countries or (not rows and "country" in values):
+        operator, is_named = self.rent_operator(values), "country" in values
+
+        async def make() -> bytes:
+            countries = await self.front.rentals.countries(caller)
+            rows = await self.front.rentals.offers(caller, country, hours, operator)
+            if not countries or (is_named and not rows):
+                return b""
+            return dumps(self.rent_offers(caller, countries, rows))
+
+        body = await self.listed_rentals(call, make, hours, country, operator, is_named)
+        if not body:
             raise self.rent_refusal("OUT_OF_STOCK")
+        return Reply(body, JSON)
+
+    def rent_offers(self, caller: Caller, countries: Collection[int], rows: Sequence[RentRow]) -> dict[str, object]:
         operators = sorted({name for row in rows for name in row.operators})
-        return as_json(
-            {
-                "countries": _numbered(int(self.country_number(one)) for one in sorted(countries)),
-                "operators": _numbered([*operators, "any"]),
-                "services": {self.service_of(row): self.rent_leaf(row) for row in rows},
-                "currency": currency_number(caller.currency),
-            }
-        )
+        return {
+            "countries": _numbered(int(self.country_number(one)) for one in sorted(countries)),
+            "operators": _numbered([*operators, "any"]),
+            "services": {row.service: {"cost": amount(row.price.micros), "quant": row.count} for row in rows},
+            "currency": currency_number(caller.currency),
+        }
 
-    def service_of(self, row: RentRow) -> str:
-        return row.service
-
-    def rent_leaf(self, row: RentRow) -> dict[str, object]:
-        return {"cost": amount(row.price.micros), "quant": row.count}
+    async def listed_rentals(self, call: Call, make: Callable[[], Awaitable[bytes]], *terms: Hashable) -> bytes:
+        """A list of what can be rented on such terms, made once for everybody who asks at the same time."""
+        market = self.front.house.market
+        key = (self.name, call.action, call.caller.account_name, market.generation, *terms)
+        return await self.lists.get(key, make)
 
     def rent_operator(self, values: Mapping[str, str]) -> str:
         operator = values.get("operator", "")
@@ -178,12 +187,15 @@ class Rentals(Activations):
         """The rental named. Raises BadActivationId, UnknownActivation, TooManyRequests, Unavailable."""
         rental_id = named_id(call)
         front, caller = self.front, call.caller
-        if front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute):
-            return await front.rentals.get(caller, rental_id)
-        # Over the limit a poll still gets what is known in memory, but costs no look-up.
+        is_within = front.limits.poll(caller.key_id, front.house.settings.gateway.limits.polls_per_minute)
         live = front.activations.peek(caller.account_id, rental_id, is_rental=True)
         if live is None:
-            raise TooManyRequests
+            # Over the limit a poll still gets what is known in memory, but costs no look-up.
+            if not is_within:
+                raise TooManyRequests
+            live = await front.rentals.get(caller, rental_id)
+        if live.status is Status.FAILED:
+            raise UnknownActivation  # it never got a number, and its client was told so
         return live
 
     async def get_rent_status(self, call: Call) -> Reply:

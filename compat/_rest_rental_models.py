@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -192,7 +193,7 @@ def rental_name(rental_id: int) -> str:
     return f"rent_{rental_id}"
 
 
-def rental_offers(currency: str, rows: list[RentRow]) -> RentalOffers:
+def rental_offers(currency: str, rows: Sequence[RentRow]) -> RentalOffers:
     return RentalOffers(
         currency=currency,
         offers=[

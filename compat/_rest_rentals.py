@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
+from compat._lists import MadeOnce
 from compat._rest_http import Call, Operation, Reply, show
 from compat._rest_models import NoBody
 from compat._rest_once import Once
@@ -38,6 +39,8 @@ from gateway.front import Front
 from gateway.live import Live
 from gateway.model import Order, Product
 
+OFFERS_BYTES_MAX = 16 * 2**20
+
 _ID = re.compile(RENTAL_ID)
 
 
@@ -47,6 +50,7 @@ class _Rentals(Shared):
     def __init__(self, front: Front, once: Once, waiting: Waiting) -> None:
         super().__init__(front, once)
         self._waiting = waiting
+        self._lists: MadeOnce[bytes] = MadeOnce(_as_it_is, len, bytes_max=OFFERS_BYTES_MAX)
 
     async def offers(self, call: Call) -> Reply:
         self.count_read(call)
@@ -55,8 +59,14 @@ class _Rentals(Shared):
             country = self.country(query.country)
         except BadCountry:
             raise no_such(BadCountry.code, "country") from None
-        rows = await self.front.rentals.offers(call.caller, country, query.hours, query.operator or "")
-        return show(rental_offers(call.caller.currency, list(rows)))
+        caller, operator = call.caller, query.operator or ""
+
+        async def make() -> bytes:
+            rows = await self.front.rentals.offers(caller, country, query.hours, operator)
+            return rental_offers(caller.currency, rows).model_dump_json().encode()
+
+        key = (caller.account_name, country, query.hours, operator, self.front.house.market.generation)
+        return Reply(await self._lists.get(key, make))
 
     # Renting
 
@@ -213,3 +223,7 @@ _EXTEND = "Paid at once. Whoever prolongs a rental keeps it. With an `Idempotenc
 
 def _is_awaited(live: Live, seen: int) -> bool:
     return live.status.is_open and len(live.messages) <= seen
+
+
+async def _as_it_is(body: bytes) -> bytes:
+    return body

@@ -12,8 +12,9 @@ from typing import ClassVar
 from compat._core import WORDS, Handler
 from compat._dialect import NEWER, SMS_ACTIVATE_ONLY, Dialect
 from compat._rentals import RENT_ACTIONS
-from compat._reply import Call, Reply, amount, as_json, date
+from compat._reply import Call, Reply, amount, as_json, date, dumps
 from compat._shelves import require_seller
+from compat._wire import JSON
 from gateway.errors import NoNumbers
 from gateway.live import Live
 from gateway.model import Order
@@ -72,9 +73,13 @@ class GrizzlySms(Dialect):
         hours, country = self.hours(call.values, "rent_time", "time"), self.country(call.values)
         service = self.service(call.values) if "service" in call.values else ""
         operator = self.rent_operator(call.values)
-        rows = await self.front.rentals.offers(call.caller, country, hours, operator, service=service)
-        leaves = {row.service: {"cost": amount(row.price.micros), "count": row.count} for row in rows}
-        return as_json({self.country_number(country): leaves} if leaves else {})
+
+        async def make() -> bytes:
+            rows = await self.front.rentals.offers(call.caller, country, hours, operator, service=service)
+            leaves = {row.service: {"cost": amount(row.price.micros), "count": row.count} for row in rows}
+            return dumps({self.country_number(country): leaves} if leaves else {})
+
+        return Reply(await self.listed_rentals(call, make, hours, country, operator, service), JSON)
 
     def no_rent_messages(self, live: Live) -> Reply:
         """Nothing yet is an empty list here."""

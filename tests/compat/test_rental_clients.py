@@ -123,8 +123,8 @@ async def test_aiosmsactivate_rents_reads_and_prolongs(shop: Shop) -> None:
     await shop.house.passes(60)
     found: Any = await client.get_rent_status(rental_id, page=1, size=2)
     assert (found["quantity"], len(found["values"])) == ("3", 2)
-    assert (await client.set_rent_status(rental_id, 1))["status"] == "success"  # type: ignore[index]
-    assert str((await client.get_rent_list(rental_id, 1, 10))["values"]["0"]["id"]) == rental_id  # type: ignore[index]
+    assert (await client.set_rent_status(rental_id, 1))["status"] == "success"
+    assert str((await client.get_rent_list(rental_id, 1, 10))["values"]["0"]["id"]) == rental_id
     price: Any = await client.get_continue_rent_price_number(rental_id, 24)
     assert (price["price"], price["currency"]) == (0.312, 840)
     longer: Any = await client.continue_rent_number(rental_id, 24)
