@@ -15,8 +15,8 @@ The service code picks the outcome:
     other   a code within seconds, and another after each request for one
 
 A rental's reference says for how many hours it is, too (`rent:tg-6-<milliseconds>-<random>-24`). Its messages come by
-themselves: the first within seconds, the next ones 10 and 30 s later, then one each hour; `xmute` and `xlock` stay
-silent, `xtwo` gets two at a time. It ends when the house says so, which knows of extensions that a restart forgot.
+themselves: the first within seconds, the next ones 10 and 30 s later, then one an hour for a day; `xmute` and `xlock`
+stay silent, `xtwo` gets two at a time. It ends when the house says so, which knows of extensions that a restart forgot.
 
 A number can be used again once its activation was not cancelled, and take further services while it is open.
 
@@ -55,7 +55,9 @@ RENT_COST_MICROS = 10_000
 
 RENT_STOCK = 20
 RENT_PAUSES_SECONDS = (0.0, 10.0, 30.0)
-"""After the first message of a rental, when it and the next ones come; then one an hour."""
+"""After the first message of a rental, when it and the next ones come; then one an hour, `RENT_HOURLY` of them."""
+
+RENT_HOURLY = 24
 
 RENT_SENDERS = ("Telegram", "WhatsApp", "Google", "Instagram")
 
@@ -329,8 +331,7 @@ class Sandbox:
         if ticket.service in _SILENT:
             return []
         first_at = ticket.created_at + self._delay_seconds(ticket)
-        hours = range(1, min(RENT_HOURS_MAX, int(max(0.0, until - first_at) // HOUR_SECONDS)) + 1)
-        pauses = (*RENT_PAUSES_SECONDS, *(hour * HOUR_SECONDS for hour in hours))
+        pauses = (*RENT_PAUSES_SECONDS, *(hour * HOUR_SECONDS for hour in range(1, RENT_HOURLY + 1)))
         times = 2 if ticket.service == "xtwo" else 1
         arrivals = ((first_at + pause, f"{pause:.0f}-{turn}") for pause in pauses for turn in range(times))
         return [(at, label) for at, label in arrivals if at <= until]

@@ -127,7 +127,7 @@ class Activations:
         is_over = progress.state in (LeaseState.CANCELLED, LeaseState.FINISHED) or live.unknown_times >= unknown_max
         if is_over and not live.is_over_upstream:
             if live.is_rental:
-                await self._end_rental(live, is_over_upstream=True)
+                await self._end_rental_over_upstream(live, progress.state)
             elif live.status is Status.WAITING:
                 await self._end_without_code(live, close=False)
             live.is_over_upstream = True
@@ -366,11 +366,21 @@ class Activations:
             await asyncio.gather(*map(self._expire_one, overdue[start : start + EXPIRED_TOGETHER]))
 
     async def keep_rentals(self) -> None:
-        """Keeps the money of rentals that can't be given back any more. Raises Unavailable."""
+        """Keeps the money of rentals that can't be given back any more, after a look whether they are there still.
+
+        Raises Unavailable.
+        """
         now = self._house.clock()
-        for live in list(self._house.live.all_open()):
-            if live.is_rental and live.status is Status.WAITING and not _is_refundable(live, now):
-                await self._keep(live)
+        waiting = [live for live in self._house.live.all_open() if live.is_rental and live.status is Status.WAITING]
+        due = [live for live in waiting if not live.is_kept and not _is_refundable(live, now)]
+        for start in range(0, len(due), EXPIRED_TOGETHER):
+            await asyncio.gather(*map(self._keep_one, due[start : start + EXPIRED_TOGETHER]))
+
+    async def _keep_one(self, live: Live) -> None:
+        if not live.is_over_upstream:
+            await self.look(live)
+        if live.status is Status.WAITING:
+            await self._keep(live)
 
     async def _keep(self, live: Live) -> None:
         if live.is_kept or live.id in self._cancelling:
@@ -382,14 +392,19 @@ class Activations:
         else:
             await self._refresh(live)
 
-    async def _end_rental(self, live: Live, *, is_over_upstream: bool = False) -> None:
-        """Ends a rental by what became of it: kept it is finished, else its money is given back."""
-        if live.status is Status.WAITING and not _is_refundable(live, self._house.clock()):
+    async def _end_rental_over_upstream(self, live: Live, state: LeaseState) -> None:
+        """The upstream has ended it. What was not kept by then is given back, unless its time was used up there."""
+        now = self._house.clock()
+        is_used = state is LeaseState.FINISHED or now >= live.expires_at
+        if live.status is Status.WAITING and is_used and not _is_refundable(live, now):
             await self._keep(live)
-        if live.status is Status.WAITING and not live.is_kept:
-            await self._end_without_code(live, close=not is_over_upstream)
-        elif live.status.is_open:
-            await self._finish(live, close=not is_over_upstream)
+        if live.status is not Status.WAITING or live.is_kept:
+            if live.status.is_open:
+                await self._finish(live, close=False)
+        elif await self._house.store.run(_lose_waiting_rental if is_used else _end, *_lapsed(live, now)):
+            self._ended(live, Status.EXPIRED, now)
+        else:
+            await self._refresh(live)
 
     async def _expire_rental(self, live: Live) -> None:
         """At its end, unless that has moved; what came last is looked for first."""
@@ -398,7 +413,7 @@ class Activations:
         # An extension whose commit was lost may have moved the end, and only the database knows.
         await self._refresh(live)
         if live.status.is_open and live.expires_at <= self._house.clock():
-            await self._end_rental(live)
+            await self._finish(live)
 
     async def _expire_one(self, live: Live) -> None:
         if live.is_rental:
@@ -481,6 +496,11 @@ def watched(live: Live) -> Watched:
     return Watched(live.reference, live.round, live.service, live.opened_at)
 
 
+def _lapsed(live: Live, at: float) -> tuple[int, Status, None, None, float]:
+    """What `_end` is told of a rental that ended upstream before it was kept."""
+    return live.id, Status.EXPIRED, None, None, at
+
+
 def _is_refundable(live: Live, now: float) -> bool:
     """Whether a waiting activation's money can be given back: a rental's only for a time."""
     return live.refundable_until is None or now < live.refundable_until
@@ -555,6 +575,16 @@ def _lose_rental(tx: Tx, activation_id: int, at: float) -> None:
     row = tx.one("select upstream, cost, cost_currency from activations where id = :id", id=activation_id)
     if row is not None:
         _book_loss(tx, activation_id, row, at)
+
+
+def _lose_waiting_rental(
+    tx: Tx, activation_id: int, status: Status, outcome: Outcome | None, close_at: float | None, at: float
+) -> bool:
+    """As `_end`, where the upstream takes its price all the same."""
+    if not _end(tx, activation_id, status, outcome, close_at, at):
+        return False
+    _lose_rental(tx, activation_id, at)
+    return True
 
 
 def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> None:

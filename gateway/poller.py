@@ -59,7 +59,12 @@ class Poller:
         started, calls_before = house.clock(), house.status_calls[self._name]
         is_bulk = isinstance(upstream, ReadsMany)
         rate = stanza.status_calls_per_second or CALLS_PER_SECOND
-        lives = [live for live in house.live.at_upstream(self._name).values() if not live.is_over_upstream]
+        # A rental may have hundreds of messages, and each reading brings them all: not more often than it is due.
+        lives = [
+            live
+            for live in house.live.at_upstream(self._name).values()
+            if not live.is_over_upstream and (not live.is_rental or _overdue(live, started) >= 1.0)
+        ]
         try:
             if isinstance(upstream, ReadsMany):
                 await self._read_list(cast(_Reads, upstream), lives)
@@ -83,6 +88,7 @@ class Poller:
         for live in lives:
             progress = found.get(live.reference)
             if progress is not None:
+                live.read_at = self._house.clock()
                 await self._activations.take(live, rounds[live.reference], progress)
         missing = [live for live in lives if live.reference not in found]
         await self._read_each(upstream, self._due(missing, SINGLES_AFTER_BULK))
@@ -94,7 +100,7 @@ class Poller:
         """
         now = self._house.clock()
         waiting = [live for live in lives if live.is_rental or live.status in (Status.WAITING, Status.RETRYING)]
-        scored = [((now - live.read_at) / _pause(live, now), live) for live in waiting]
+        scored = [(_overdue(live, now), live) for live in waiting]
         due = sorted((pair for pair in scored if pair[0] >= 1.0), key=lambda pair: -pair[0])
         return [live for _, live in due[:most]]
 
@@ -122,6 +128,11 @@ class Poller:
         if reason != self._trouble:
             log.warning("poll.unwell", upstream=self._name, reason=reason)
             self._trouble = reason
+
+
+def _overdue(live: Live, now: float) -> float:
+    """How long ago it was read, in pauses: from 1 on it is due."""
+    return (now - live.read_at) / _pause(live, now)
 
 
 def _pause(live: Live, now: float) -> float:

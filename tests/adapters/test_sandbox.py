@@ -10,7 +10,7 @@ from types import MappingProxyType
 import pytest
 from pydantic import ValidationError
 
-from adapters.sandbox import Options, build
+from adapters.sandbox import Options, Sandbox, build
 from gateway.errors import (
     CallerBarred,
     HasSms,
@@ -334,3 +334,99 @@ async def test_cancel_after_a_restart_works(sandbox: Upstream, clock: Clock) -> 
 def test_unknown_option_is_refused() -> None:
     with pytest.raises(ValidationError):
         Options.model_validate({"quik_seconds": 1})
+
+
+# Rentals, and numbers for more
+
+
+def rent_order(service: str = "tg", hours: int = 24, **changes: object) -> BuyOrder:
+    given: dict[str, object] = {"cost_max": Money(10_000 * hours, "USD"), "timeout_seconds": 5.0, **changes}
+    return BuyOrder(service, 6, "", hours=hours, **given)  # type: ignore[arg-type]
+
+
+def code_order(service: str, **lease: str) -> BuyOrder:
+    return BuyOrder(service, 6, "", Money(50_000, "USD"), 5.0, **lease)  # type: ignore[arg-type]
+
+
+def renting(clock: Clock) -> Sandbox:
+    there = started(clock, usual_seconds_max=1)
+    assert isinstance(there, Sandbox)
+    return there
+
+
+async def messages_of(there: Sandbox, lease: Lease) -> int:
+    return len((await there.read(Watched(lease.reference, 1))).messages)
+
+
+async def test_a_rental_gets_messages_by_itself(clock: Clock) -> None:
+    there = renting(clock)
+    offers = {one.service: one for one in await there.rent_offers(6, 24)}
+    assert (offers["tg"].hours, offers["tg"].cost) == (24, Money(240_000, "USD"))
+    assert (await there.rent_offers(6, 1))[0].hours == 2
+    assert list(await there.rent_offers(6, 1345)) == list(await there.rent_offers(5, 24)) == []
+    lease = await there.rent(rent_order())
+    assert lease.expires_at == pytest.approx(NOW + 86_400)
+    counts = []
+    for seconds in (0, 1, 10, 20, 3600, 23 * 3600, 400 * 3600):
+        clock.advance(seconds)
+        counts.append(await messages_of(there, lease))
+    assert counts == [0, 1, 2, 3, 4, 27, 27]
+    progress = await there.read(Watched(lease.reference, 1))
+    assert len({sms.identity for sms in progress.messages}) == 27
+    assert progress.state is LeaseState.OPEN, "the house ends it"
+
+
+@pytest.mark.parametrize(("service", "count"), [("xmute", 0), ("xlock", 0), ("xtwo", 6)])
+async def test_scenarios_hold_for_rentals(clock: Clock, service: str, count: int) -> None:
+    there = renting(clock)
+    lease = await there.rent(rent_order(service))
+    clock.advance(60)
+    assert await messages_of(there, lease) == count
+    if service == "xlock":
+        with pytest.raises(TooEarly):
+            await there.close(lease.reference, Outcome.CANCELLED)
+
+
+@pytest.mark.parametrize(("service", "error"), [("xnone", SoldOut), ("xban", CallerBarred)])
+async def test_scenarios_that_refuse_refuse_rentals(clock: Clock, service: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await renting(clock).rent(rent_order(service))
+
+
+async def test_a_rental_is_prolonged_up_to_the_longest(clock: Clock) -> None:
+    there = renting(clock)
+    lease = await there.rent(rent_order(hours=1300))
+    assert await there.extension_cost(lease.reference, 1) == (Money(20_000, "USD"), 2)
+    more = rent_order(hours=44, lease_reference=lease.reference)
+    assert await there.extend(more) == pytest.approx(NOW + 1344 * 3600)
+    assert (await there.read(Watched(lease.reference, 1))).expires_at == pytest.approx(NOW + 1344 * 3600)
+    with pytest.raises(Refused):
+        await there.extend(more)
+    await there.close(lease.reference, Outcome.FINISHED)
+    with pytest.raises(NotAllowed):
+        await there.extension_cost(lease.reference, 2)
+
+
+async def test_what_a_restart_forgets_of_a_rental_is_not_its_end(clock: Clock) -> None:
+    lease = await renting(clock).rent(rent_order(hours=2))
+    clock.advance(3 * 3600)
+    progress = await renting(clock).read(Watched(lease.reference, 1))
+    assert (progress.state, len(progress.messages)) == (LeaseState.OPEN, 5)
+
+
+async def test_a_number_again_and_for_more(clock: Clock) -> None:
+    there = renting(clock)
+    first = await there.buy(code_order("tg"))
+    of_first = {"lease_reference": first.reference, "lease_number": first.number}
+    beside = await there.add_service(code_order("wa", **of_first))
+    assert (beside.number, beside.reference != first.reference) == (first.number, True)
+    clock.advance(2)
+    await there.close(first.reference, Outcome.FINISHED)
+    with pytest.raises(Refused):
+        await there.add_service(code_order("wa", **of_first))
+    assert await there.reuse_cost(first.reference, first.number, "tg", 6) == Money(50_000, "USD")
+    again = await there.reuse(code_order("tg", **of_first))
+    assert again.number == first.number
+    await there.close(again.reference, Outcome.CANCELLED)
+    with pytest.raises(Refused):
+        await there.reuse(code_order("tg", lease_reference=again.reference, lease_number=again.number))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from gateway.model import Offer
+from gateway.model import Offer, Product
 from gateway.money import PRICE_STEP_MICROS, Money, to_micros
 from gateway.pricing import REMEMBERED, Pricing
-from gateway.settings import FloorSettings, PriceRule, PriceTerms, PricingSettings
+from gateway.settings import FloorSettings, PriceRule, PriceTerms, PricingSettings, RentalPricing, RentalRule
 
 
 def usd(text: str) -> Money:
@@ -249,3 +249,32 @@ def test_converting_never_loses_value(micros: int, rub: Decimal, eur: Decimal) -
     converted = prices.convert(Money(micros, "RUB"), "EUR")
     assert converted is not None
     assert converted.micros * Fraction(eur) >= micros * Fraction(rub) > (converted.micros - 1) * Fraction(eur)
+
+
+# Rentals
+
+
+def test_rentals_have_terms_of_their_own() -> None:
+    rental = RentalPricing(
+        percent=Decimal(50),
+        add=Decimal("0.10"),
+        rule=(RentalRule(services=frozenset({"full"}), percent=Decimal(10)), RentalRule(accounts=frozenset({"vip"}))),
+    )
+    prices = Pricing(PricingSettings(default=fixed("0.08"), rental=rental))
+    assert prices.price(offer("2.00"), "acme", "USD") == usd("2.00")  # lifted to what it costs
+    assert prices.rentals.price(offer("2.00"), "acme", "USD") == usd("3.10")
+    assert prices.rentals.price(offer("2.00", service="full"), "acme", "USD") == usd("2.20")
+    assert prices.rentals.price(offer("2.00"), "vip", "USD") == usd("2.60")
+    assert prices.of(Product.RENTAL) is prices.of(Product.EXTENSION) is prices.rentals
+    assert prices.of(Product.SMS) is prices.of(Product.AGAIN) is prices.of(Product.BESIDE) is prices
+
+
+def test_a_rentals_floor_and_the_inverse_of_its_price() -> None:
+    settings = PricingSettings(
+        default=fixed("0.08"), rental=RentalPricing(percent=Decimal(5)), floor=FloorSettings(margin_percent=Decimal(20))
+    )
+    prices = Pricing(settings).rentals
+    price = prices.price(offer("3.33"), "acme", "USD")
+    assert price == usd("3.996")
+    ceiling = prices.cost_ceiling(offer("3.33"), price, "acme")
+    assert ceiling == usd("3.33")

@@ -248,6 +248,29 @@ def counted(house: House, result: str) -> float:
 # What arrives
 
 
+@on_both_databases
+async def test_a_rental_tells_its_own_address_in_its_own_words(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+) -> None:
+    first = await queue(receiver.url("/account"))
+    await tell(
+        house,
+        "update activations set webhook_url_sealed = :url, product = 'rental'",
+        url=house.vault.seal(receiver.url("/rental")),
+    )
+    await tell(house, "update messages set sender_sealed = :sender", sender=house.vault.seal("79180230628"))
+    row = await notice(house, first)
+    await house.store.run(lambda tx: _queue_notice(tx, -1, row["activation_id"], row["message_id"], house.clock()))
+    await courier.round()
+    by_path = {one.path: one.body for one in receiver.received}
+    assert by_path == {
+        "/account": BODY.encode(),
+        "/rental": b'{"rentId":100000001,"sms":{"phoneFrom":"79180230628","text":"Your code is 12345",'
+        b'"date":"2023-01-01 12:00:00"}}',
+    }
+    assert len({one.headers["webhook-id"] for one in receiver.received}) == 2
+
+
 async def test_the_body_is_the_reference_body(
     house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
 ) -> None:

@@ -190,15 +190,38 @@ async def test_finished_before_a_message_it_is_paid(world: World) -> None:
     assert world.one.sold[live.reference].state is LeaseState.FINISHED
 
 
-@pytest.mark.parametrize(("seconds", "captured"), [(600, 0), (1300, PRICE)])
-async def test_over_upstream_it_is_over_here(world: World, seconds: float, captured: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "state", "captured", "kinds"),
+    [
+        (600, LeaseState.CANCELLED, 0, []),
+        (600, LeaseState.FINISHED, 0, ["loss"]),
+        (1300, LeaseState.CANCELLED, PRICE, ["cost"]),
+        (1300, LeaseState.FINISHED, PRICE, ["cost"]),
+    ],
+)
+async def test_over_upstream_it_is_over_here(
+    world: World, seconds: float, state: LeaseState, captured: int, kinds: list[str]
+) -> None:
     live = await world.rent()
     world.watch.now += seconds
     await world.round()
-    world.one.sold[live.reference].state = LeaseState.FINISHED if captured else LeaseState.CANCELLED
+    world.one.sold[live.reference].state = state
     await world.poll()
     assert live.status is (Status.FINISHED if captured else Status.EXPIRED)
     assert await paid(world) == (0, captured)
+    rows = await world.rows("select kind from ledger where kind in ('cost', 'loss')")
+    assert [row["kind"] for row in rows] == kinds
+    if captured:
+        world.one.sold[live.reference].state = LeaseState.FINISHED  # what was paid for is not given back there
+
+
+async def test_what_is_over_upstream_is_not_kept(world: World) -> None:
+    """Nobody could look until it was time to keep it."""
+    live = await world.rent()
+    world.one.sold[live.reference].state = LeaseState.CANCELLED
+    world.watch.now += 1300
+    await world.round()
+    assert (live.status, await paid(world)) == (Status.EXPIRED, (0, 0))
 
 
 async def test_an_upstream_that_forgets_a_rental_is_not_believed_at_once(world: World) -> None:
