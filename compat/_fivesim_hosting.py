@@ -13,7 +13,7 @@ from dataclasses import replace
 from compat import _fivesim_render as render
 from compat._fivesim_http import Call, Common, Reply, Said, cap_micros, named_order, page
 from compat._fivesim_words import ANY, HOSTING
-from gateway import history
+from gateway import history, journal
 from gateway.accounts import Caller
 from gateway.errors import NoNumbers, NotAllowedNow, PriceTooLow, TooManyRequests, UnknownActivation
 from gateway.live import Live
@@ -144,9 +144,11 @@ class Hosting:
             raise Said("order not found") from None
 
     async def orders(self, call: Call, caller: Caller) -> Reply:
-        """Those that are open."""
+        """Of the newest `RENTALS_MAX`, those that got a number."""
         offset, limit, newest_first = page(call.values)
-        lives = await self._common.front.rentals.rentals_of(caller, before=2**63 - 1, limit=RENTALS_MAX)
+        house = self._common.house
+        found = await house.store.read(journal.page, house.vault, caller.account_id, limit=RENTALS_MAX, of_rentals=True)
+        lives = [live for live in found if live.status is not Status.FAILED]
         ordered = lives if newest_first else lives[::-1]
         rows = [self.shown(live).body.decode() for live in ordered[offset : offset + limit]]
         return Reply(render.orders(rows, len(lives)).encode())

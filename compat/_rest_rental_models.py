@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt, StrictStr
 
@@ -70,6 +70,7 @@ class RentalQuery(Model):
 class RentalListQuery(Model):
     """Which part of the list."""
 
+    state: Literal["open", "past"] | None = Field(default=None, description="Only these; without it, all.")
     limit: int = Field(default=50, ge=1, le=PAGE_MAX, description="How many at most.")
     cursor: str | None = Field(
         default=None, min_length=1, max_length=64, description="`next_cursor` of the page before, as it came."
@@ -158,7 +159,7 @@ class Rental(Model):
 
 
 class RentalList(Model):
-    """One page of those that are open, newest first."""
+    """One page, newest first."""
 
     rentals: list[Rental]
     next_cursor: str | None = Field(description="For the next page; null on the last.")

@@ -33,6 +33,7 @@ from compat._rest_rental_models import (
 )
 from compat._rest_shared import BUYING, PREFIX, Shared, before, cap, cursor, no_such
 from compat._rest_waiting import Waiting
+from gateway import journal
 from gateway.accounts import Caller
 from gateway.errors import BadCountry, BadService, TooManyRequests
 from gateway.front import Front
@@ -131,7 +132,14 @@ class _Rentals(Shared):
     async def rentals(self, call: Call) -> Reply:
         self.count_read(call)
         query: RentalListQuery = call.query
-        found = await self.front.rentals.rentals_of(call.caller, before=before(query.cursor), limit=query.limit + 1)
+        below, limit, house = before(query.cursor), query.limit + 1, self.front.house
+        if query.state == "open":
+            found = await self.front.rentals.rentals_of(call.caller, before=below, limit=limit)
+        else:
+            found = await house.store.read(
+                journal.page, house.vault, call.caller.account_id,
+                before=below, limit=limit, only_ended=query.state == "past", of_rentals=True,
+            )  # fmt: skip
         shown = found[: query.limit]
         following = cursor(shown[-1].id) if len(found) > len(shown) else None
         return show(RentalList(rentals=[rental(live) for live in shown], next_cursor=following))
@@ -194,7 +202,7 @@ def rental_operations(front: Front, once: Once, waiting: Waiting) -> Sequence[Op
         Operation("rent", "POST", (all_of_them,), rest.rent, "Rent a number", Rental, 201, body=RentalPurchase,
                   takes_idempotency_key=True, description=_RENT,
                   problems=("bad_service", "bad_country", *webhook, *BUYING)),
-        Operation("rentals", "GET", (all_of_them,), rest.rentals, "Open rentals, newest first", RentalList,
+        Operation("rentals", "GET", (all_of_them,), rest.rentals, "Rentals, newest first", RentalList,
                   query=RentalListQuery, problems=("too_many_requests",)),
         Operation("rental", "GET", (one,), rest.show, "A rental and its messages", Rental, query=RentalQuery,
                   problems=find, id_pattern=RENTAL_ID, id_example="rent_123456"),

@@ -340,7 +340,10 @@ async def test_hosting_from_purchase_to_end(client: Client) -> None:
     for _ in range(2):
         assert (await client.json(f"/v1/user/finish/{number}"))["status"] == "FINISHED"
     assert (await client.json(f"/v1/user/sms/inbox/{number}"))["Total"] == 3
-    assert (await client.json("/v1/user/orders?category=hosting"))["Total"] == 0
+    ended = (await client.json("/v1/user/orders?category=hosting"))["Data"]
+    assert [(one["status"], len(one["sms"]), one["sms"][0]["sender"]) for one in ended] == [
+        ("FINISHED", 3, inbox["Data"][0]["sender"])
+    ]
     assert (await client.house.balance("alice"))[:2] == (to_micros("9.688"), 0)
 
 

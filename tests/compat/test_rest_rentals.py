@@ -79,12 +79,16 @@ async def test_a_rental_from_its_beginning_to_its_end(either: RestHouse) -> None
     assert all(sms["sender"] and sms["code"] in sms["text"] for sms in found["messages"])
     assert await either.get(ONE.format(bought["id"].removeprefix("rent_"))) == found
     assert (await either.get(RENTALS))["rentals"] == [found]
+    assert (await either.get(f"{RENTALS}?state=open"))["rentals"] == [found]
+    assert (await either.get(f"{RENTALS}?state=past"))["rentals"] == []
     assert code_of(await either.ask("POST", f"{one}/cancel")) == "not_allowed_now"
     for _ in range(2):
         ended = await either.ask("POST", f"{one}/finish")
         assert (ended.status_code, ended.json()["status"]) == (200, "finished")
-    assert len((await either.get(one))["messages"]) == 3
-    assert (await either.get(RENTALS))["rentals"] == []
+    over = await either.get(one)
+    assert len(over["messages"]) == 3
+    assert (await either.get(f"{RENTALS}?state=open"))["rentals"] == []
+    assert (await either.get(RENTALS))["rentals"] == (await either.get(f"{RENTALS}?state=past"))["rentals"] == [over]
     assert [(await either.get("/balance"))[name]["amount"] for name in ("balance", "held")] == ["9.688", "0.00"]
 
 
