@@ -69,10 +69,11 @@ RENT_ACTIONS = frozenset(
 
 ENDED = {
     Status.CANCELLED: ("STATUS_CANCEL", "ALREADY_CANCEL"),
-    Status.EXPIRED: ("STATUS_CANCEL", "ALREADY_CANCEL"),
+    Status.EXPIRED: ("STATUS_REVOKE", "ALREADY_CANCEL"),
     Status.FINISHED: ("STATUS_FINISH", "ALREADY_FINISH"),
 }
-"""What getRentStatus says of a rental that is over, and what setRentStatus does."""
+"""What getRentStatus says of a rental that is over, and what setRentStatus does. One that its upstream took away before
+its money was kept expires."""
 
 
 class Rentals(Activations):

@@ -11,7 +11,7 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
-from gateway.model import Status
+from gateway.model import LeaseState, Progress, Status
 from gateway.store import Tx
 from tests.harness import PATH, config_directory, environment
 from tests.wire import StillHouse, still_house
@@ -125,6 +125,16 @@ async def test_an_order_for_a_rental_that_got_no_number_is_none(here: Asked) -> 
     rental_id = await here.house.database.store.read(failed)
     for parameters in ({"action": "getRentStatus"}, {"action": "setRentStatus", "status": 1}):
         assert (await here.json(**parameters, id=rental_id))["message"] == "INVALID_PHONE"
+
+
+async def test_a_rental_that_its_upstream_takes_away_is_revoked_and_paid_back(here: Asked) -> None:
+    rental_id = (await here.json(action="getRentNumber", service="xmute", country=6))["phone"]["id"]
+    live = here.house.gateway.house.live.get(rental_id)
+    assert live is not None
+    await here.house.gateway.activations.take(live, 1, Progress(LeaseState.CANCELLED))
+    assert (await here.json(action="getRentStatus", id=rental_id))["message"] == "STATUS_REVOKE"
+    assert (await here.json(action="setRentStatus", id=rental_id, status=1))["message"] == "ALREADY_CANCEL"
+    assert (await here.house.balance("alice"))[:2] == (10_000_000, 0)
 
 
 async def test_countries_say_where_an_account_can_rent(here: Asked) -> None:
