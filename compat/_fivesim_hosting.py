@@ -6,6 +6,7 @@ hosting product nearest to its time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -82,7 +83,7 @@ class Hosting:
         if not order.operator:
             return order
         row = await self.row(caller, order.country, order.hours, order.operator)
-        if row is None or order.operator not in {name.lower() for name in row.operators}:
+        if row is None or not _has(row, order.operator):
             raise Said("bad operator")
         if order.price_max is not None and row.price.micros > order.price_max.micros:
             raise NoNumbers
@@ -91,12 +92,9 @@ class Hosting:
     async def _places(self, caller: Caller, order: Order) -> list[Order]:
         """The order in every country asked that has it within its cap, the cheapest first."""
         cap = MAX_MICROS if order.price_max is None else order.price_max.micros
-        found: list[RentRow] = []
-        for country in sorted(await self._common.front.rentals.countries(caller))[:COUNTRIES_ASKED_MAX]:
-            row = await self.row(caller, country, order.hours, order.operator)
-            knows = row is not None and (not order.operator or order.operator in {one.lower() for one in row.operators})
-            if row is not None and knows and row.price.micros <= cap:
-                found.append(row)
+        countries = sorted(await self._common.front.rentals.countries(caller))[:COUNTRIES_ASKED_MAX]
+        rows = await asyncio.gather(*(self.row(caller, one, order.hours, order.operator) for one in countries))
+        found = [row for row in rows if row is not None and _has(row, order.operator) and row.price.micros <= cap]
         found.sort(key=lambda row: (row.price.micros, row.country))
         return [
             replace(order, country=row.country, price_max=row.price if order.operator else order.price_max)
@@ -173,3 +171,8 @@ class Hosting:
             product=Product.AGAIN,
             parent_id=found.id,
         )
+
+
+def _has(row: RentRow, operator: str) -> bool:
+    """Whether an operator, in lower case, is among those of the row; any is."""
+    return not operator or operator in {name.lower() for name in row.operators}
