@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from decimal import ROUND_FLOOR
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from compat._core import Core
 from compat._reply import Call, Reply, amount, as_json, currency_number, date, dumps, is_true, text, whole
@@ -36,6 +36,8 @@ MOVES = {
     "-1": ("cancel", "ACCESS_CANCEL"),
 }
 """What a number of setStatus asks for, and the word for having it."""
+
+T = TypeVar("T")
 
 _EXCEPTION = re.compile(r"[0-9]{4,9}")
 
@@ -70,27 +72,28 @@ class Activations(Core):
         front = self.front
         front.purchases.require_free(call.caller)
         order = self.order(call)
-        live, was_gone = await self._bought(call, order)
+        live, was_gone = await while_there(call, lambda is_gone: front.purchases.open(call.caller, order, is_gone))
+        if call.action == "getNumberV2":
+            return self.handed_over(order, live, dumps(self.bought(live)), JSON, was_gone=was_gone)
+        said = f"ACCESS_NUMBER:{live.id}:{self.number(live)}"
+        return self.handed_over(order, live, said.encode(), TEXT, was_gone=was_gone)
+
+    def handed_over(self, order: Order, live: Live, body: bytes, content_type: bytes, *, was_gone: bool) -> Reply:
+        """A purchase's answer with its price."""
+        price = (b"x-price", plain(live.price_micros).encode())
+        return Reply(body, content_type, (price,), self.when_sent(order, live, was_gone=was_gone))
+
+    def when_sent(self, order: Order, live: Live, *, was_gone: bool) -> Callable[[bool], None]:
+        """What nobody gets to hear of is kept for the repeated request."""
+        purchases = self.front.purchases
 
         def on_sent(was_there: bool) -> None:
             if was_gone or not was_there:
-                front.purchases.abandon(live, order.fingerprint)
+                purchases.abandon(live, order.fingerprint)
             else:
-                front.purchases.answered(live)
+                purchases.answered(live)
 
-        price = (b"x-price", plain(live.price_micros).encode())
-        if call.action == "getNumberV2":
-            return Reply(dumps(self.bought(live)), JSON, (price,), on_sent)
-        return Reply(f"ACCESS_NUMBER:{live.id}:{self.number(live)}".encode(), TEXT, (price,), on_sent)
-
-    async def _bought(self, call: Call, order: Order) -> tuple[Live, bool]:
-        """The number, and whether the client has hung up meanwhile."""
-        hung_up = asyncio.ensure_future(gone(call.receive))
-        try:
-            live = await self.front.purchases.open(call.caller, order, hung_up.done)
-            return live, hung_up.done()
-        finally:
-            hung_up.cancel()
+        return on_sent
 
     def order(self, call: Call) -> Order:
         """The order in the parameters. Raises BadService, BadCountry, BadPhoneException, NoNumbers in that order."""
@@ -102,7 +105,7 @@ class Activations(Core):
             operator="" if operator == "any" else operator[:100],
             phone_exceptions=_exceptions(values.get("phoneException", "")),
             reference=self._reference(call),
-            fingerprint=self._fingerprint(call),
+            fingerprint=self.fingerprint(call),
             life_seconds=self.life_seconds,
             open_max=self.open_max,
         )
@@ -143,7 +146,8 @@ class Activations(Core):
     def reference(self, given: str) -> str:
         return self.front.house.vault.index_digest("order", given)
 
-    def _fingerprint(self, call: Call) -> str:
+    def fingerprint(self, call: Call) -> str:
+        """The same for two identical requests of one key."""
         pairs = sorted((name, value) for name, value in call.values.items() if name != "api_key")
         return self.front.house.vault.index_digest("request", f"{call.caller.key_id}:{self.name}:{json.dumps(pairs)}")
 
@@ -268,6 +272,16 @@ class Activations(Core):
             await activations.cancel(caller, activation_id)
         else:
             raise NotAllowedNow
+
+
+async def while_there(call: Call, ask: Callable[[Callable[[], bool]], Awaitable[T]]) -> tuple[T, bool]:
+    """What is asked for, and whether the client has hung up meanwhile. What is asked is told so, too."""
+    hung_up = asyncio.ensure_future(gone(call.receive))
+    try:
+        found = await ask(hung_up.done)
+        return found, hung_up.done()
+    finally:
+        hung_up.cancel()
 
 
 def newest_sms(live: Live) -> dict[str, object] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Hashable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -159,19 +159,26 @@ class Catalogue(Core):
 
     async def get_countries(self, call: Call) -> Reply:
         settings = self.front.house.settings
-        key = ("countries", settings.version)
+        renting = await self.renting(call)
+        key = ("countries", settings.version, ",".join(map(str, sorted(renting))))
         body = self._catalogues.get(key)
         if body is None:
-            body = self._catalogues[key] = dumps(self.countries(list(settings.catalog.countries.values())))
+            known = settings.catalog.countries.values()
+            rows = [self.country_row(country, rents=country.id in renting) for country in known]
+            body = self._catalogues[key] = dumps(self.countries(rows))
         return Reply(body, JSON)
 
-    def countries(self, known: list[Country]) -> object:
-        return {self.country_number(country.id): self.country_row(country) for country in known}
+    async def renting(self, call: Call) -> Collection[int]:
+        """Countries that are shown as those where numbers are rented out."""
+        return ()
 
-    def country_row(self, country: Country) -> dict[str, object]:
+    def countries(self, rows: list[dict[str, object]]) -> object:
+        return {str(row["id"]): row for row in rows}
+
+    def country_row(self, country: Country, *, rents: bool) -> dict[str, object]:
         return {
             "id": int(self.country_number(country.id)), "rus": country.rus, "eng": country.eng, "chn": country.chn,
-            "visible": 1, "retry": 1, "rent": 0, "multiService": 0,
+            "visible": 1, "retry": 1, "rent": int(rents), "multiService": 0,
         }  # fmt: skip
 
     async def get_services_list(self, call: Call) -> Reply:

@@ -174,12 +174,7 @@ class Core:
 
     async def find(self, call: Call, name: str = "id") -> Live:
         """The activation the call names. Raises BadActivationId, UnknownActivation, TooManyRequests, Unavailable."""
-        given = call.values.get(name, "")
-        if not (given.isascii() and given.isdigit()):
-            raise BadActivationId
-        activation_id = int(given) if len(given) <= 20 else ID_MAX + 1
-        if activation_id > ID_MAX:
-            raise UnknownActivation
+        activation_id = named_id(call, name)
         live = self.front.activations.peek(call.caller.account_id, activation_id)
         if live is not None:
             return live
@@ -197,3 +192,14 @@ class Core:
         """For what has to be looked up in the database: not over the limit. Raises TooManyRequests."""
         if not call.is_within:
             raise TooManyRequests
+
+
+def named_id(call: Call, name: str = "id") -> int:
+    """The id in a parameter. Raises BadActivationId, UnknownActivation."""
+    given = call.values.get(name, "")
+    if not (given.isascii() and given.isdigit()):
+        raise BadActivationId
+    found = int(given) if len(given) <= 20 else ID_MAX + 1
+    if found > ID_MAX:
+        raise UnknownActivation
+    return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 from compat._core import Handler
+from compat._extras import Extras
 from compat._lists import Lists
 from compat._past import PastActivations
 from compat._price_lists import PriceLists
+from compat._rentals import RENT_ACTIONS, Rentals
 from compat._reply import Call, Reply, text
 from compat._unserved import unserved_actions
 from compat._wire import first
@@ -17,14 +19,11 @@ from gateway.front import Front
 from gateway.money import plain
 from gateway.webhooks import check_url
 
-SMS_ACTIVATE_ONLY = frozenset(
-    {
-        "buyPartnerProduct", "checkExtraActivation", "continueRentInfo", "continueRentNumber", "getAdditionalService",
-        "getContinueRentPriceNumber", "getExtraActivation", "getIncomingCallStatus", "getListOfActiveActivations",
-        "getListOfTopCountriesByService", "getMultiServiceNumber", "getPricesExtended", "getPricesVerification",
-        "getRentList", "getRentNumber", "getRentServicesAndCountries", "getRentStatus", "parseCall", "setRentStatus",
-    }
-)  # fmt: skip
+SMS_ACTIVATE_ONLY = RENT_ACTIONS | {
+    "buyPartnerProduct", "checkExtraActivation", "getAdditionalService", "getExtraActivation", "getIncomingCallStatus",
+    "getListOfActiveActivations", "getListOfTopCountriesByService", "getMultiServiceNumber", "getPricesExtended",
+    "getPricesVerification", "parseCall",
+}  # fmt: skip
 """Those that nobody took over, but for the dialects that say so."""
 
 NEWER = frozenset(
@@ -36,7 +35,7 @@ NEWER = frozenset(
 """Those that some dialects have and others have not."""
 
 
-class Dialect(PastActivations, PriceLists):
+class Dialect(Rentals, Extras, PastActivations, PriceLists):
     """The reference dialect; others are subclasses."""
 
     lacks: ClassVar[frozenset[str]] = frozenset()
@@ -56,15 +55,22 @@ class Dialect(PastActivations, PriceLists):
         """Those of the reference dialect."""
         return {
             **unserved_actions(self),
+            "checkExtraActivation": self.check_extra,
+            "continueRentInfo": self.continue_rent_info,
+            "continueRentNumber": self.continue_rent_number,
             "getActiveActivations": self.get_active_activations,
+            "getAdditionalService": self.get_additional,
             "getBalance": self.get_balance,
             "getBalanceAndCashBack": self.get_balance,
+            "getContinueRentPriceNumber": self.get_continue_price,
             "getCountries": self.get_countries,
             "getCurrentActivations": self.get_current,
+            "getExtraActivation": self.get_extra,
             "getFullSms": self.get_full_sms,
             "getHistory": self.get_history,
             "getListOfActiveActivations": self.get_list_of_active,
             "getListOfTopCountriesByService": self.get_top_by_share,
+            "getMultiServiceNumber": self.get_multi,
             "getNumber": self.get_number,
             "getNumberV2": self.get_number,
             "getNumbersStatus": self.get_numbers_status,
@@ -74,12 +80,17 @@ class Dialect(PastActivations, PriceLists):
             "getPricesV2": self.get_prices_v2,
             "getPricesV3": self.get_prices_v3,
             "getPricesVerification": self.get_prices_verification,
+            "getRentList": self.get_rent_list,
+            "getRentNumber": self.get_rent_number,
+            "getRentServicesAndCountries": self.get_rent_offers,
+            "getRentStatus": self.get_rent_status,
             "getServicesList": self.get_services_list,
             "getStatus": self.get_status,
             "getStatusV2": self.get_status_v2,
             "getTopCountriesByService": self.get_top_countries,
             "getTopCountriesByServiceRank": self.get_top_countries,
             "getWebhook": self.get_webhook,
+            "setRentStatus": self.set_rent_status,
             "setStatus": self.set_status,
             "setWebhook": self.set_webhook,
         }
@@ -87,6 +98,9 @@ class Dialect(PastActivations, PriceLists):
     def own_actions(self) -> dict[str, Handler]:
         """What a dialect has beyond the reference, or does otherwise."""
         return {}
+
+    async def renting(self, call: Call) -> Collection[int]:
+        return await self.front.rentals.countries(call.caller) if "getRentNumber" in self.actions else ()
 
     # Money
 

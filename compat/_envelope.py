@@ -15,16 +15,26 @@ from gateway.errors import Barred, CallerError, PriceTooLow, TooManyRequests
 STATUSES = {
     "WRONG_MAX_PRICE": 400,
     "BAD_STATUS": 400,
+    "BAD_DURATION": 400,
+    "MAX_HOURS_EXCEED": 400,
+    "ACTION_NOT_AVAILABLE": 400,
+    "WRONG_SERVICE": 400,
+    "WRONG_COUNTRY": 400,
+    "WRONG_CURRENCY": 400,
     "BAD_KEY": 401,
     "NO_BALANCE": 402,
     "BANNED": 403,
     "ACCOUNT_INACTIVE": 403,
     "CHANNELS_LIMIT": 403,
+    "SERVICE_NOT_AVAILABLE": 403,
+    "SIM_OFFLINE": 403,
     "NOT_FOUND": 404,
     "BAD_ACTION": 404,
     "EARLY_CANCEL_DENIED": 409,
     "ORDER_ALREADY_EXISTS": 409,
     "OTP_RECEIVED": 409,
+    "FREE_CANCELLATION_EXPIRED": 409,
+    "ACTIVATION_NOT_ACTIVE": 409,
     "UNPROCESSABLE_ENTITY": 422,
     "RATE_LIMIT": 429,
     "SERVER_ERROR": 500,
@@ -34,16 +44,27 @@ STATUSES = {
 DETAILS = {
     "WRONG_MAX_PRICE": "The price limit is below the lowest price.",
     "BAD_STATUS": "Not possible in the present state of the activation.",
+    "BAD_DURATION": "Not to be had for that time.",
+    "MAX_HOURS_EXCEED": "Longer than a rental may last.",
+    "ACTION_NOT_AVAILABLE": "Only a rental can be prolonged.",
+    "WRONG_SERVICE": "There is no such service.",
+    "WRONG_COUNTRY": "There is no such country.",
+    "WRONG_CURRENCY": "The account is kept in another currency.",
     "BAD_KEY": "The API key is not valid.",
     "NO_BALANCE": "The balance does not reach.",
     "BANNED": "The account may not buy for a while.",
     "ACCOUNT_INACTIVE": "The account may not buy.",
     "CHANNELS_LIMIT": "Too many activations are open.",
+    "SERVICE_NOT_AVAILABLE": "This number cannot be had again.",
+    "SIM_OFFLINE": "This number cannot be had now.",
+    "NO_NUMBERS": "No numbers for rent.",
     "NOT_FOUND": "There is no such activation.",
     "BAD_ACTION": "There is no such action.",
     "EARLY_CANCEL_DENIED": "The activation cannot be cancelled yet.",
     "ORDER_ALREADY_EXISTS": "There is an order with this id.",
     "OTP_RECEIVED": "A code has been received already.",
+    "FREE_CANCELLATION_EXPIRED": "The time in which it could be cancelled is over.",
+    "ACTIVATION_NOT_ACTIVE": "The activation is over.",
     "UNPROCESSABLE_ENTITY": "A parameter is not valid.",
     "RATE_LIMIT": "Too many requests.",
     "SERVER_ERROR": "The request could not be carried out.",
@@ -63,15 +84,19 @@ FIELDS = {
 
 def envelope(title: str, error: CallerError, *, early_seconds: float, now: float, open_max: int) -> Reply:
     """The title with its status, and whatever the error tells beyond its name."""
-    info = _info(title, error, early_seconds, now, open_max)
-    body: dict[str, object] = {"title": title, "details": DETAILS[title]}
-    if info:
-        body["info"] = info
-    reply = as_json(body, STATUSES[title])
+    reply = titled(title, _info(title, error, early_seconds, now, open_max))
     if isinstance(error, TooManyRequests):
         after = (b"retry-after", b"%d" % math.ceil(error.retry_seconds))
         return Reply(reply.body, reply.content_type, (after,), status=reply.status)
     return reply
+
+
+def titled(title: str, info: Mapping[str, object] | None = None, *, status: int | None = None) -> Reply:
+    """An envelope of what no error of ours stands for. `status` where the title has another one elsewhere."""
+    body: dict[str, object] = {"title": title, "details": DETAILS[title]}
+    if info:
+        body["info"] = info
+    return as_json(body, status or STATUSES[title])
 
 
 def _info(title: str, error: CallerError, early_seconds: float, now: float, open_max: int) -> Mapping[str, object]:

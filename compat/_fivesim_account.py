@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from compat import _fivesim_render as render
+from compat._fivesim_hosting import Hosting
 from compat._fivesim_http import Call, Common, Reply, Said, page, product_name
 from compat._fivesim_orders import Orders
 from gateway import history, ledger
@@ -16,9 +17,10 @@ from gateway.live import Live
 class Account:
     """The verbs that name nothing but the account."""
 
-    def __init__(self, common: Common, orders: Orders) -> None:
+    def __init__(self, common: Common, orders: Orders, hosting: Hosting) -> None:
         self._common = common
         self._orders = orders
+        self._hosting = hosting
 
     async def profile(self, call: Call, caller: Caller) -> Reply:
         if not call.is_within:
@@ -36,7 +38,7 @@ class Account:
         await self._common.front.count_change(caller)
         category = call.values.get("category")
         if category == "hosting":
-            return Reply(render.orders([], 0).encode())
+            return await self._hosting.orders(call, caller)
         if category != "activation":
             raise Said("bad category")
         offset, limit, newest_first = page(call.values)

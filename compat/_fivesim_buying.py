@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from compat import _fivesim_render as render
 from compat._fivesim_catalogue import Catalogue
+from compat._fivesim_hosting import Hosting
 from compat._fivesim_http import Call, Common, Reply, Said, cap_micros, is_on
 from compat._fivesim_words import ANY
 from compat._wire import gone
 from gateway.accounts import Caller
-from gateway.errors import BadCountry, BadService, NoNumbers, PriceTooLow
+from gateway.errors import BadCountry, BadService, NoNumbers, NotAllowedNow, PriceTooLow, UnknownActivation
 from gateway.live import Live
 from gateway.model import Order
 from gateway.money import MAX_MICROS, Money
@@ -26,18 +27,41 @@ COUNTRIES_TRIED_MAX = 3
 class Buying:
     """The verbs that want a number."""
 
-    def __init__(self, common: Common, catalogue: Catalogue) -> None:
+    def __init__(self, common: Common, catalogue: Catalogue, hosting: Hosting) -> None:
         self._common = common
         self._catalogue = catalogue
+        self._hosting = hosting
 
     async def buy(self, call: Call, caller: Caller) -> Reply:
+        await self._admit(caller)
+        order = self._wanted(call, caller)
+        return await self._bought(call, order, lambda gone: self._open(caller, order, call.parts[0], gone))
+
+    async def hosting(self, call: Call, caller: Caller) -> Reply:
+        await self._admit(caller)
+        order = self._hosting.order(call, caller, *self._place(call.parts))
+        return await self._bought(call, order, lambda gone: self._hosting.open(caller, order, gone))
+
+    async def reuse(self, call: Call, caller: Caller) -> Reply:
+        """Another code on a number whose order is over."""
+        await self._admit(caller)
+        order = await self._hosting.reused(call, caller)
+        rentals = self._common.front.rentals
+        try:
+            return await self._bought(call, order, lambda gone: rentals.open_extra(caller, order, gone))
+        except (NotAllowedNow, NoNumbers, UnknownActivation):
+            raise Said("reuse not possible") from None
+
+    async def _admit(self, caller: Caller) -> None:
         await self._common.front.count_change(caller)
+        self._common.front.purchases.require_free(caller)
+
+    async def _bought(self, call: Call, order: Order, opened: Callable[[Callable[[], bool]], Awaitable[Live]]) -> Reply:
+        """The order's answer. A number that nobody gets to hear of is kept for the repeated request."""
         purchases = self._common.front.purchases
-        purchases.require_free(caller)
         hung_up = asyncio.ensure_future(gone(call.receive))
         try:
-            order = self._wanted(call, caller)
-            live = await self._open(caller, order, call.parts[0], hung_up.done)
+            live = await opened(hung_up.done)
         finally:
             was_gone = hung_up.done()
             hung_up.cancel()
@@ -48,8 +72,10 @@ class Buying:
             else:
                 purchases.answered(live)
 
-        status = render.STATUSES[live.status]
         sms = render.sms_list(live.messages) if live.messages else "null"
+        if live.is_rental:
+            return replace(self._hosting.shown(live, sms=sms), on_sent=on_sent)
+        status = render.STATUSES[live.status]
         return Reply(render.order(live, self._common.words, status, sms=sms).encode(), on_sent=on_sent)
 
     def _wanted(self, call: Call, caller: Caller) -> Order:
@@ -130,11 +156,3 @@ class Buying:
         if found is None or (order.price_max is not None and found.price.micros > order.price_max.micros):
             raise NoNumbers
         return replace(order, price_max=found.price)
-
-    async def hosting(self, call: Call, _caller: Caller) -> Reply:
-        """Nothing is rented out."""
-        self._place(call.parts)
-        raise NoNumbers
-
-    async def reuse(self, _call: Call, _caller: Caller) -> Reply:
-        raise Said("reuse not possible")

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 
 from compat import _fivesim_render as render
 from compat._admission import require_way_in
+from compat._fivesim_hosting import Hosting
 from compat._fivesim_http import WAY_IN, Call, Common, Reply, Said, bearer
 from compat._fivesim_lists import Lists
-from compat._fivesim_words import ANY
+from compat._fivesim_words import ANY, HOSTING
+from gateway.accounts import Caller
 from gateway.errors import BadAction, CallerError
 from gateway.model import Order
 from gateway.money import MAX_MICROS, Money
 from gateway.offers import Buyer, Row
+from gateway.rentals import RentRow
 from gateway.rules import EVERYTHING, Allowed
 
 COUNTRIES_BETWEEN_PAUSES = 16
@@ -33,8 +36,9 @@ class Guest:
 class Catalogue:
     """What is for sale, rendered."""
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, hosting: Hosting) -> None:
         self._common = common
+        self._hosting = hosting
         self._lists = Lists()
 
     async def countries(self, call: Call) -> Reply:
@@ -54,6 +58,8 @@ class Catalogue:
         """By country and product; by product and country where only the product is named. `null`: not sold."""
         product, slug = call.values.get("product"), call.values.get("country")
         slug = None if slug == ANY else slug
+        if product is not None and product in HOSTING:
+            return await self._hosting_price(call, product, slug)
         service, country = self._narrowed(product, slug)
 
         async def make(buyer: Buyer) -> str:
@@ -77,6 +83,35 @@ class Catalogue:
             return render.members([(slug, render.members([(product, leaves[0][1])]))])
 
         return await self._listed(call, ("prices", product or "", slug or ""), make)
+
+    async def _hosting_price(self, call: Call, product: str, slug: str | None) -> Reply:
+        """Rentals have a list for each country, and an account's own prices. Raises Said."""
+        if slug is None:
+            raise Said("select country")
+        _, country = self._narrowed(None, slug)
+
+        async def make(buyer: Buyer) -> str:
+            rows = {} if country is None else await self._hosting_rows(buyer, country, ANY)
+            row = rows.get(product)
+            if row is None:
+                return "null"
+            return render.members([(slug, render.members([(product, render.leaf(row.price.micros, row.count))]))])
+
+        return await self._listed(call, ("prices", product, slug), make)
+
+    async def _hosting_rows(self, buyer: Buyer, country: int, operator: str) -> dict[str, RentRow]:
+        """What is rented out there, by product; nothing where nobody says who asks, or upstreams can't be asked."""
+        if not isinstance(buyer, Caller):
+            return {}
+        found: dict[str, RentRow] = {}
+        try:
+            for product, hours in HOSTING.items():
+                row = await self._hosting.row(buyer, country, hours, "" if operator == ANY else operator)
+                if row is not None and operator in (ANY, *(name.lower() for name in row.operators)):
+                    found[product] = row
+        except CallerError:
+            return {}
+        return found
 
     def _narrowed(self, product: str | None, slug: str | None) -> tuple[str | None, int | None]:
         """Our codes for the words given. Raises Said."""
@@ -105,8 +140,12 @@ class Catalogue:
                 if shelf is not None:
                     price, count = found.get(row.service, (shelf.price.micros, 0))
                     found[row.service] = min(price, shelf.price.micros), count + shelf.count
+            rented = {} if country is None else await self._hosting_rows(buyer, country, operator)
             return render.members(
-                (words.product(service), render.product(price, count)) for service, (price, count) in found.items()
+                [
+                    *((words.product(service), render.product(*shelf)) for service, shelf in found.items()),
+                    *((word, render.product(row.price.micros, row.count, "hosting")) for word, row in rented.items()),
+                ]
             )
 
         return await self._listed(call, ("products", slug, operator), make)

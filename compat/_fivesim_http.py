@@ -13,10 +13,12 @@ from starlette.types import Receive, Scope, Send
 from compat._fivesim_words import Words, words_of
 from compat._wire import BODY_BYTES_MAX, JSON, answer, header, parameters
 from gateway.catalog import Catalog
+from gateway.errors import BadAction, UnknownActivation
 from gateway.front import Front
 from gateway.money import MoneyError, round_down_to_step, to_micros
 
 PAGE_MAX = 100
+ID_MAX = 2**31 - 1
 WAY_IN = "5sim"
 """What a key that is kept to some dialects calls this one."""
 
@@ -106,6 +108,17 @@ def bearer(scope: Scope) -> str:
     """The key, empty where there is none."""
     scheme, _, key = header(scope, b"authorization").decode("latin-1").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def named_order(call: Call) -> int:
+    """The id in a path. Raises BadAction where there is none, UnknownActivation where it can be nobody's."""
+    given = call.parts[0]
+    if not (given.isascii() and given.isdigit()):
+        raise BadAction
+    found = int(given) if len(given) <= 20 else ID_MAX + 1
+    if found > ID_MAX:
+        raise UnknownActivation
+    return found
 
 
 def is_on(values: Mapping[str, str], name: str) -> bool:

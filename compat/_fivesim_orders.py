@@ -10,15 +10,14 @@ import structlog
 from cachetools import LRUCache
 
 from compat import _fivesim_render as render
-from compat._fivesim_http import Call, Common, Reply, Said
+from compat._fivesim_hosting import Hosting
+from compat._fivesim_http import Call, Common, Reply, Said, named_order
 from compat._fivesim_lists import Rendered
 from compat._fivesim_words import Words
 from gateway.accounts import Caller
-from gateway.errors import BadAction, CallerError, NotAllowedNow, TooManyRequests, Unavailable, UnknownActivation
+from gateway.errors import CallerError, NotAllowedNow, TooManyRequests, Unavailable, UnknownActivation
 from gateway.live import Live
 from gateway.model import Status
-
-ID_MAX = 2**31 - 1
 
 ASKED_TOGETHER = 10
 """Upstreams asked for another SMS at once: a page of orders may be a hundred."""
@@ -44,8 +43,9 @@ class _Seen:
 class Orders:
     """The verbs that name an order."""
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, hosting: Hosting) -> None:
         self._common = common
+        self._hosting = hosting
         self._seen: LRUCache[int, _Seen] = LRUCache(REMEMBERED)
         self._banned: LRUCache[int, bool] = LRUCache(REMEMBERED)
         self._rendered: LRUCache[int, tuple[tuple[str, int, Words], Rendered]] = LRUCache(RENDERED_MAX)
@@ -54,12 +54,16 @@ class Orders:
 
     async def check(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
+        if live.is_rental:
+            return self._hosting.shown(live)
         self.show(caller, live)
         return self._reply(live)
 
     async def finish(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
         await self._common.front.count_change(caller)
+        if live.is_rental:
+            return await self._hosting.finish(caller, live)
         if live.status is not Status.FINISHED:
             try:
                 await self._common.front.activations.finish(caller, live.id)
@@ -71,6 +75,8 @@ class Orders:
         """Cancel and ban are one to us: what is wrong with a number is its upstream's to find out."""
         live = await self.find(call, caller)
         await self._common.front.count_change(caller)
+        if live.is_rental:
+            raise Said("hosting order")
         is_ban = call.verb == "ban"
         if live.status is Status.CANCELLED and self._is_banned(live) is is_ban:
             return self._reply(live)
@@ -84,12 +90,6 @@ class Orders:
                     self._banned[live.id] = True
                 return self._reply(live)
         raise Said(_ended(live) or "order has sms")
-
-    async def inbox(self, call: Call, _caller: Caller) -> Reply:
-        """Of rented numbers only, and nothing is rented out."""
-        if not _is_id(call.parts[0]):
-            raise BadAction
-        raise Said("hosting order not found")
 
     # Another message
 
@@ -126,21 +126,25 @@ class Orders:
 
     async def find(self, call: Call, caller: Caller) -> Live:
         """The order the path names. Raises BadAction, UnknownActivation, TooManyRequests, Unavailable."""
-        given = call.parts[0]
-        if not _is_id(given):
-            raise BadAction
-        activation_id = int(given) if len(given) <= 20 else ID_MAX + 1
-        if activation_id > ID_MAX:
-            raise UnknownActivation
-        live = self._common.front.activations.peek(caller.account_id, activation_id)
-        if live is None:
-            # Over the limit a poll still gets what is known in memory, but costs no look-up.
-            if not call.is_within:
-                raise TooManyRequests
-            live = await self._common.front.activations.get(caller, activation_id)
+        live = await self._either(call, caller, named_order(call))
         if live.status is Status.FAILED:
             raise UnknownActivation  # it never got a number, and its client was told so
         return live
+
+    async def _either(self, call: Call, caller: Caller, order_id: int) -> Live:
+        """An order of either kind. Raises UnknownActivation, TooManyRequests, Unavailable."""
+        front = self._common.front
+        for is_rental in (False, True):
+            live = front.activations.peek(caller.account_id, order_id, is_rental=is_rental)
+            if live is not None:
+                return live
+        # Over the limit a poll still gets what is known in memory, but costs no look-up.
+        if not call.is_within:
+            raise TooManyRequests
+        try:
+            return await front.activations.get(caller, order_id)
+        except UnknownActivation:
+            return await front.rentals.get(caller, order_id)
 
     def rendered(self, live: Live) -> Rendered:
         """The order as JSON, made anew only where it has changed since it was last shown."""
@@ -167,7 +171,3 @@ def _ended(live: Live) -> str:
     if live.status.is_open:
         return ""
     return "order expired" if live.status is Status.EXPIRED else "order not found"
-
-
-def _is_id(given: str) -> bool:
-    return given.isascii() and given.isdigit()

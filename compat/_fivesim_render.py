@@ -42,25 +42,30 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def order(live: Live, words: Words, status: str, *, sms: str) -> str:
-    """An order, as every call about one answers. `sms` is JSON: null in the answer to a purchase, then a list."""
+def order(live: Live, words: Words, status: str, *, sms: str, product: str = "") -> str:
+    """An order, as every call about one answers. `sms` is JSON: null in the answer to a purchase, then a list.
+
+    `product` is the word of a hosting product; empty for that of the order's service.
+    """
     return (
         f'{{"id":{live.id},"phone":"+{live.number}","operator":{quoted(live.operator or ANY)},'
-        f'"product":{quoted(words.product(live.service))},"price":{plain(live.price_micros)},"status":"{status}",'
+        f'"product":{quoted(product or words.product(live.service))},"price":{plain(live.price_micros)},'
+        f'"status":"{status}",'
         f'"expires":"{moment(live.expires_at)}","sms":{sms},"created_at":"{moment(live.opened_at)}",'
         f'"forwarding":false,"forwarding_number":"","country":{quoted(words.country(live.country))}}}'
     )
 
 
 def sms_list(messages: Iterable[Shown]) -> str:
-    """Messages, oldest first. Who sent them is not kept, so `sender` is empty."""
+    """Messages, in the order given. `sender` is empty where the upstream does not tell."""
     return f"[{','.join(map(_sms, messages))}]"
 
 
 def _sms(message: Shown) -> str:
     at = moment(message.received_at)
     return (
-        f'{{"created_at":"{at}","date":"{at}","sender":"","text":{quoted(message.text)},"code":{quoted(message.code)}}}'
+        f'{{"created_at":"{at}","date":"{at}","sender":{quoted(message.sender)},'
+        f'"text":{quoted(message.text)},"code":{quoted(message.code)}}}'
     )
 
 
@@ -129,8 +134,8 @@ def leaf(price_micros: int, count: int) -> str:
     return f'{{"{ANY}":{{"cost":{plain(price_micros)},"count":{count}}}}}'
 
 
-def product(price_micros: int, count: int) -> str:
-    return f'{{"Category":"activation","Qty":{count},"Price":{plain(price_micros)}}}'
+def product(price_micros: int, count: int, category: str = "activation") -> str:
+    return f'{{"Category":"{category}","Qty":{count},"Price":{plain(price_micros)}}}'
 
 
 def members(pairs: Iterable[tuple[str, str]]) -> str:

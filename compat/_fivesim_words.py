@@ -17,8 +17,8 @@ from gateway.catalog import Catalog
 from gateway.fivesim_words import COUNTRIES, PRODUCTS
 
 ANY = "any"
-HOSTING = frozenset({"3hours", "1day", "10days", "1month"})
-"""5sim's products for renting; never the word of a service."""
+HOSTING: Mapping[str, int] = {"3hours": 3, "1day": 24, "10days": 240, "1month": 720}
+"""5sim's products for renting, and their hours; never the word of a service."""
 
 USA_VIRTUAL = 12
 """5sim sells one kind of United States; the physical ones (187) stand for it, as they do where we buy from 5sim."""

@@ -13,7 +13,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from compat._rest_access import Access
 from compat._rest_http import BODY_BYTES_MAX, Operation
-from compat._rest_models import ACTIVATION_ID, NoBody, Problem
+from compat._rest_models import Problem
 from compat._rest_people_models import USER_ID
 from compat._rest_problems import KINDS, MEDIA_TYPE
 
@@ -24,8 +24,8 @@ _INTRODUCTION = (
     "Numbers for one-time codes. A key is required everywhere: `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or the"
     " parameter `api_key`. A reseller who has signed in may send the session's token in its place, in"
     " `Authorization: Bearer TOKEN`. Amounts are decimals in text, times RFC 3339 in UTC, ids look like `ver_123456`"
-    " (the bare number is taken as well). What can't be done is told as `application/problem+json` with a stable"
-    " `code`."
+    " (the bare number is taken as well), those of rentals like `rent_123456`. What can't be done is told as"
+    " `application/problem+json` with a stable `code`."
 )
 
 
@@ -33,7 +33,6 @@ _KEYS: list[Json] = [{"bearer": []}, {"header": []}, {"query": []}]
 _SESSION: list[Json] = [{"session": []}]
 _WHO = {Access.SESSION: "For people who have signed in.", Access.OPERATOR: "For operators who have signed in."}
 _PLACES: Json = {
-    "id": {"type": "string", "pattern": ACTIVATION_ID, "examples": ["ver_123456"]},
     "user_id": {"type": "string", "pattern": USER_ID, "examples": ["7"]},
 }
 """What stands in paths, by name."""
@@ -95,7 +94,7 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
         described["description"] = " ".join(word for word in words if word)
     if operation.body is not None:
         described["requestBody"] = {
-            "required": operation.body is not NoBody,
+            "required": not operation.body.may_be_absent,
             "description": f"{BODY_BYTES_MAX} bytes at most.",
             "content": {"application/json": {"schema": names[operation.body]}},
         }
@@ -104,7 +103,11 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
 
 def _parameters(operation: Operation, path: str) -> list[Json]:
     found: list[Json] = []
-    for name, schema in _PLACES.items():
+    schemas: dict[str, Json] = {
+        "id": {"type": "string", "pattern": operation.id_pattern, "examples": [operation.id_example]},
+        **_PLACES,
+    }
+    for name, schema in schemas.items():
         if f"{{{name}}}" in path:
             found.append({"name": name, "in": "path", "required": True, "schema": schema})
     for name, member in operation.query.model_json_schema().get("properties", {}).items():

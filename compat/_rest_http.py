@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from compat._admission import require_way_in
 from compat._rest_access import Access, require
-from compat._rest_models import Model, NoBody, NoQuery
+from compat._rest_models import ACTIVATION_ID, Model, NoQuery
 from compat._rest_problems import KINDS, MEDIA_TYPE, Refused, problem, wrong_members, wrong_parameters
 from compat._wire import JSON, answer, gone, header
 from gateway.accounts import Caller
@@ -153,6 +153,8 @@ class Operation:
     has_etag: bool = False
     takes_idempotency_key: bool = False
     takes_last_event_id: bool = False
+    id_pattern: str = ACTIVATION_ID
+    id_example: str = "ver_123456"
 
     @property
     def codes(self) -> tuple[str, ...]:
@@ -373,8 +375,8 @@ async def _read(call: Call) -> bytes:
 
 
 def _body(model: type[Model], raw: bytes, content_type: str) -> Model:
-    if not raw and model is NoBody:
-        return NoBody()
+    if not raw and model.may_be_absent:
+        return model()
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
         raise Refused("not_json")

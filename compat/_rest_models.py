@@ -6,7 +6,7 @@ Amounts are decimals in text, times RFC 3339 in UTC, phone numbers begin with `+
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, WithJsonSchema
 
@@ -57,6 +57,9 @@ class Model(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    may_be_absent: ClassVar[bool] = False
+    """Of a body: nothing at all is as good as an empty object."""
+
 
 # Requests
 
@@ -67,6 +70,8 @@ class NoQuery(Model):
 
 class NoBody(Model):
     """Nothing, or an empty object."""
+
+    may_be_absent = True
 
 
 class ActivationQuery(Model):
@@ -113,6 +118,25 @@ class Purchase(Model):
     )
     phone_exceptions: Annotated[list[PhonePrefix], Field(max_length=20)] = Field(
         default=[], description="Beginnings of numbers that are not wanted: country code and more."
+    )
+
+
+class Again(Model):
+    """Nothing, or the most it may cost."""
+
+    may_be_absent = True
+
+    max_price: Annotated[StrictStr, Field(pattern=PRICE)] | None = Field(
+        default=None, description="The most this may cost, in the account's currency. Without it, the price asked."
+    )
+
+
+class Beside(Model):
+    """What is wanted on the number."""
+
+    service: ServiceCode
+    max_price: Annotated[StrictStr, Field(pattern=PRICE)] | None = Field(
+        default=None, description="The most this may cost, in the account's currency. Without it, the listed price."
     )
 
 
@@ -166,6 +190,14 @@ class ActivationList(Model):
 
     activations: list[Activation]
     next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class AgainOffer(Model):
+    """What another code on the number of an activation would cost."""
+
+    price: Amount
+    service: str = Field(examples=["tg"])
+    country: int = Field(examples=[6])
 
 
 class Messages(Model):

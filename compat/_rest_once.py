@@ -7,6 +7,7 @@ a restart too. The request itself is the order's fingerprint: that tells a repet
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from compat._rest_problems import Refused
@@ -16,6 +17,12 @@ from gateway.errors import NoNumbers, OrderExists
 from gateway.front import Front
 from gateway.live import Live
 from gateway.model import Order, Status
+
+Open = Callable[[Caller, Order, Callable[[], bool]], Awaitable[Live]]
+"""A use-case that buys: `Purchases.open`, and those of `Rentals`."""
+
+Get = Callable[[Caller, int], Awaitable[Live]]
+"""What was bought, from the id of its order."""
 
 
 @dataclass
@@ -44,10 +51,12 @@ class Once:
         self._front = front
         self._flights: dict[tuple[int, str], tuple[_Flight, asyncio.Task[Bought]]] = {}
 
-    async def buy(self, caller: Caller, order: Order, hung_up: asyncio.Future[None]) -> Bought:
-        """Buys, or hands over what the key has bought. `order` has its reference.
+    async def buy(
+        self, caller: Caller, order: Order, hung_up: asyncio.Future[None], opened: Open, known: Get
+    ) -> Bought:
+        """Buys with `opened`, or hands over with `known` what the key has bought. `order` has its reference.
 
-        Raises Refused (key used for another request, or a purchase of it that is not over), and as `Purchases.open`.
+        Raises Refused (key used for another request, or a purchase of it that is not over), and as `opened`.
         """
         place = (caller.account_id, order.reference)
         if place in self._flights:
@@ -56,7 +65,7 @@ class Once:
                 raise Refused("idempotency_key_reused")
         else:
             flight = _Flight(order.fingerprint)
-            task = asyncio.ensure_future(self._bought(caller, order, flight))
+            task = asyncio.ensure_future(self._bought(caller, order, flight, opened, known))
             self._flights[place] = (flight, task)
             task.add_done_callback(lambda done: self._landed(place, done))
         flight.clients.append(hung_up)
@@ -68,19 +77,19 @@ class Once:
         if not task.cancelled():
             task.exception()  # marked as seen: there may be nobody left to look
 
-    async def _bought(self, caller: Caller, order: Order, flight: _Flight) -> Bought:
-        known = await self._known(caller, order)
-        if known is not None:
-            return known
+    async def _bought(self, caller: Caller, order: Order, flight: _Flight, opened: Open, known: Get) -> Bought:
+        before = await self._before(caller, order, known)
+        if before is not None:
+            return before
         try:
-            return Bought(await self._front.purchases.open(caller, order, flight.is_gone), is_new=True)
+            return Bought(await opened(caller, order, flight.is_gone), is_new=True)
         except OrderExists:
-            known = await self._known(caller, order)
-            if known is None:
+            before = await self._before(caller, order, known)
+            if before is None:
                 raise
-            return known
+            return before
 
-    async def _known(self, caller: Caller, order: Order) -> Bought | None:
+    async def _before(self, caller: Caller, order: Order, known: Get) -> Bought | None:
         """What the key has bought already, None where it is new. Raises Refused, NoNumbers."""
         row = await self._front.house.store.read(journal.referred, caller.account_id, order.reference)
         if row is None:
@@ -91,4 +100,4 @@ class Once:
             raise Refused("in_progress")
         if row["status"] == Status.FAILED:
             raise NoNumbers
-        return Bought(await self._front.activations.get(caller, row["id"]), is_new=False)
+        return Bought(await known(caller, row["id"]), is_new=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from compat._rest_problems import Refused
 from gateway.accounts import Caller
@@ -19,8 +20,11 @@ LOOK_SECONDS = 0.1
 WAITERS_PER_KEY = 200
 WAITERS_MAX = 5_000
 
-Peek = Callable[[int, int], Live | None]
-"""`Activations.peek`: the account's activation, from memory. It notes that somebody asked, so it is polled sooner."""
+
+class Peek(Protocol):
+    """`Activations.peek`: what an account has, from memory. It notes that somebody asked, so it is polled sooner."""
+
+    def __call__(self, account_id: int, activation_id: int, *, is_rental: bool = False) -> Live | None: ...
 
 
 def is_awaited(live: Live) -> bool:
@@ -49,7 +53,7 @@ class Place:
 
     def look(self, peek: Peek, *, is_stopping: bool) -> None:
         """Called by the timer."""
-        self.live = peek(self.live.account_id, self.live.id) or self.live
+        self.live = peek(self.live.account_id, self.live.id, is_rental=self.live.is_rental) or self.live
         if self._told is not None and not self._told.done() and (is_stopping or _state(self.live) != self._seen):
             self._told.set_result(None)
 

@@ -31,6 +31,10 @@ class DaisySms(Dialect):
         "price_too_low": "MAX_PRICE_EXCEEDED",
         "bad_activation_id": "NO_ACTIVATION",
     }
+    action_words: ClassVar[Mapping[tuple[str, str], str]] = {
+        ("getExtraActivation", code): "BAD_ID"
+        for code in ("bad_activation_id", "unknown_activation", "not_allowed_now")
+    }
     key_header = b"x-api-key"
     sole_country = USA
     cap_names = ("max_price", "maxPrice")
@@ -40,7 +44,6 @@ class DaisySms(Dialect):
 
     def own_actions(self) -> dict[str, Handler]:
         return {
-            "getExtraActivation": self.no_rental,
             "keep": self.no_rental,
             "setAutoRenew": self.no_rental,
         }
@@ -80,5 +83,5 @@ class DaisySms(Dialect):
         return self.price_leaf(row)
 
     async def no_rental(self, call: Call) -> Reply:
-        """Numbers are neither rented for long nor sold again, so no id is one's."""
+        """No rental here renews itself, so no id is one's."""
         raise Refusal(text("BAD_ID"))

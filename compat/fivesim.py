@@ -21,6 +21,7 @@ from compat._admission import require_way_in
 from compat._fivesim_account import Account
 from compat._fivesim_buying import Buying
 from compat._fivesim_catalogue import Catalogue
+from compat._fivesim_hosting import Hosting
 from compat._fivesim_http import WAY_IN, Call, Common, Reply, Said, bearer, send_reply
 from compat._fivesim_orders import Orders
 from gateway.accounts import Caller
@@ -103,10 +104,11 @@ class FiveSim:
     def __init__(self, front: Front) -> None:
         self._front = front
         common = Common(front)
-        catalogue = Catalogue(common)
-        buying = Buying(common, catalogue)
-        self._orders = orders = Orders(common)
-        account = Account(common, orders)
+        hosting = Hosting(common)
+        catalogue = Catalogue(common, hosting)
+        buying = Buying(common, catalogue, hosting)
+        self._orders = orders = Orders(common, hosting)
+        account = Account(common, orders, hosting)
         # By the words a path begins with, and how many follow them.
         self._routes: dict[tuple[tuple[str, ...], int], Route] = {
             (("user", "check"), 1): Route("check", orders.check),
@@ -122,7 +124,7 @@ class FiveSim:
             (("user", "reuse"), 2): Route("reuse", buying.reuse),
             (("user", "buy", "activation"), 3): Route("buy", buying.buy),
             (("user", "buy", "hosting"), 3): Route("hosting", buying.hosting),
-            (("user", "sms", "inbox"), 1): Route("inbox", orders.inbox),
+            (("user", "sms", "inbox"), 1): Route("inbox", hosting.inbox),
             (("guest", "countries"), 0): Route("countries", for_anyone=catalogue.countries),
             (("guest", "products"), 2): Route("products", for_anyone=catalogue.products),
             (("guest", "prices"), 0): Route("prices", for_anyone=catalogue.prices),

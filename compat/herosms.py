@@ -13,7 +13,8 @@ from typing import ClassVar
 from compat._activations import MOVES, newest_sms
 from compat._core import WORDS, Handler
 from compat._dialect import SMS_ACTIVATE_ONLY, Dialect
-from compat._envelope import STATUSES, envelope
+from compat._envelope import STATUSES, envelope, titled
+from compat._hero_rentals import RENTAL, RENTING, HeroRentals
 from compat._reply import Call, Refusal, Reply, as_json, date, is_true, text, whole, zoned
 from compat._wire import JSON
 from gateway.accounts import Caller
@@ -26,11 +27,15 @@ from gateway.offers import Row
 EARLY_SECONDS = 120.0
 """What its clients are told to wait when an upstream refuses a cancel for now."""
 
+ID_BEYOND = 2**63 - 1
+RENTALS_MAX = 100
+"""Of the open rentals, the newest, so many are among the open activations."""
+
 NOTHING_ACTIVE = {"affected_rows": 0, "num_rows": 0, "row": [], "rows": []}
 """A driver's result, printed as it is when there is nothing."""
 
 
-class HeroSms(Dialect):
+class HeroSms(HeroRentals, Dialect):
     """As it was in autumn 2026."""
 
     name = "hero"
@@ -53,7 +58,7 @@ class HeroSms(Dialect):
     needs_country = True
     counts_are_text = False
     counts_type = JSON
-    lacks = SMS_ACTIVATE_ONLY | {"getCurrentActivations", "getFullSms", "getPricesV2", "getPricesV3"}
+    lacks = (SMS_ACTIVATE_ONLY - RENTING) | {"getCurrentActivations", "getFullSms", "getPricesV2", "getPricesV3"}
     moves: ClassVar[Mapping[str, tuple[str, str]]] = {number: MOVES[number] for number in ("3", "6", "8")}
     active_statuses: ClassVar[Mapping[Status, str]] = {Status.WAITING: "4", Status.RECEIVED: "4", Status.RETRYING: "4"}
     active_page = (100, 100)
@@ -64,6 +69,7 @@ class HeroSms(Dialect):
             "cancelActivation": self.cancel_activation,
             "finishActivation": self.finish_activation,
             "getAllSms": self.get_all_sms,
+            **self.rent_handlers(),
         }
 
     # Refusing
@@ -71,6 +77,8 @@ class HeroSms(Dialect):
     def refusal(self, error: CallerError, action: str, values: Mapping[str, str]) -> Reply:
         if action == "getNumber" and isinstance(error, BadService | BadCountry):
             return text(f"UNPROCESSABLE_ENTITY:{'service' if isinstance(error, BadService) else 'country'}:INVALID")
+        if action == "getRentNumber" and isinstance(error, NoNumbers):
+            return titled("NO_NUMBERS", status=404)
         word = self.word(error, action, values)
         return self.enveloped(word, error) if word in STATUSES else super().refusal(error, action, values)
 
@@ -118,8 +126,17 @@ class HeroSms(Dialect):
         rows = _messages(live)
         return {"verificationType": 0, "data": rows[-1] if rows else None, "sms": newest_sms(live), "call": None}
 
+    async def get_status(self, call: Call) -> Reply:
+        return self.status(await self.find_either(call))
+
+    async def get_status_v2(self, call: Call) -> Reply:
+        live = await self.find_either(call)
+        if not live.status.is_open and not self.is_in_grace(live):
+            return self.over
+        return as_json(self.status_v2(live))
+
     async def get_all_sms(self, call: Call) -> Reply:
-        live = await self.find(call)
+        live = await self.find_either(call)
         rows = _messages(live)
         size = whole(call.values.get("size"), len(rows))
         start = size * max(whole(call.values.get("page"), 1) - 1, 0)
@@ -147,7 +164,8 @@ class HeroSms(Dialect):
 
     def active_row(self, live: Live) -> dict[str, object]:
         """The code is text, as its published client reads it; replies with a list were seen as well."""
-        return {**super().active_row(live), "smsCode": live.code or None}
+        row = {**super().active_row(live), "smsCode": live.code or None}
+        return {**row, "subtype": RENTAL} if live.is_rental else row
 
     async def get_operators(self, call: Call) -> Reply:
         """No operators are an empty list here, and an unknown country is refused."""
@@ -157,7 +175,28 @@ class HeroSms(Dialect):
         found = self.front.house.market.operators(country, call.caller)
         return as_json({"status": "success", "countryOperators": {self.country_number(country): found}})
 
+    async def _asked_for(self, call: Call) -> list[Live]:
+        """Rentals are among the open ones here, after the others."""
+        lives = await super()._asked_for(call)
+        if call.values.get("orderId"):
+            return lives
+        rented = await self.front.rentals.rentals_of(call.caller, before=ID_BEYOND, limit=RENTALS_MAX)
+        return [*lives, *reversed(rented)]
+
     # Changing
+
+    async def set_status(self, call: Call) -> Reply:
+        live = await self.find_either(call)
+        await self.count_change(call)
+        move, word = self.moves.get(call.values.get("status", ""), ("", ""))
+        await self._move(call.caller, live, move)
+        return text(word)
+
+    async def _move(self, caller: Caller, live: Live, move: str) -> None:
+        if live.is_rental:
+            await self.move_rental(caller, live, move)
+        else:
+            await self.move(caller, live.id, move)
 
     async def move(self, caller: Caller, activation_id: int, move: str) -> None:
         """A cancel after a code is told apart from other moves that are not possible now."""
@@ -177,18 +216,18 @@ class HeroSms(Dialect):
 
     async def _moved(self, call: Call, move: str) -> Reply:
         """As setStatus, but says nothing: 204."""
-        live = await self.find(call)
+        live = await self.find_either(call)
         await self.count_change(call)
-        await self.move(call.caller, live.id, move)
+        await self._move(call.caller, live, move)
         return Reply(b"", status=204)
 
 
 def _messages(live: Live) -> list[dict[str, object]]:
-    """Every SMS, oldest first. Who sent it is not kept."""
+    """Every SMS, oldest first."""
     return [
         {
-            "id": str(place), "phoneFrom": "", "code": message.code, "text": message.text, "service": live.service,
-            "date": date(message.received_at), "type": "sms",
+            "id": str(place), "phoneFrom": message.sender, "code": message.code, "text": message.text,
+            "service": live.service, "date": date(message.received_at), "type": "sms",
         }
         for place, message in enumerate(live.messages, start=1)
     ]  # fmt: skip

@@ -6,13 +6,10 @@ problems are models (`_rest_models`, `_rest_problems`); a status is read from me
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import replace
-from decimal import ROUND_FLOOR
 
 from starlette.routing import Match, Route
 from starlette.types import Scope
@@ -26,7 +23,10 @@ from compat._rest_models import (
     Activation,
     ActivationList,
     ActivationQuery,
+    Again,
+    AgainOffer,
     Balance,
+    Beside,
     Countries,
     Event,
     ListQuery,
@@ -39,7 +39,6 @@ from compat._rest_models import (
     Services,
     Webhook,
     WebhookAddress,
-    Wrong,
     activation,
     amount,
     as_bought,
@@ -47,20 +46,20 @@ from compat._rest_models import (
     messages,
     name_of,
 )
-from compat._rest_once import Once
+from compat._rest_once import Once, Open
 from compat._rest_page import page
 from compat._rest_problems import DOCS_PATH, Refused
+from compat._rest_rentals import rental_operations
+from compat._rest_shared import BUYING, Shared, before, cap, cursor, no_such
 from compat._rest_waiting import Place, Waiting, is_awaited
 from gateway import accounts, journal, ledger
-from gateway.errors import BadCountry, BadService, TooManyRequests, UnknownActivation
+from gateway.errors import BadCountry, BadService
 from gateway.front import Front
 from gateway.live import Live
-from gateway.model import Order
-from gateway.money import Money, round_down_to_step, to_micros
+from gateway.model import Order, Product
 from gateway.webhooks import check_url
 
 DOCUMENT_PATH = "/openapi.json"
-ID_MAX = 2**63 - 1
 PING_SECONDS = 15.0
 STREAM_SECONDS_MAX = 300.0
 """A browser reconnects by itself and goes on where it was; so a key that was revoked does not listen for long."""
@@ -68,7 +67,6 @@ STREAM_SECONDS_MAX = 300.0
 PUBLIC = ((b"cache-control", b"public, max-age=300"),)
 
 _ID = re.compile(ACTIVATION_ID)
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
 def routes(
@@ -79,7 +77,12 @@ def routes(
     `origins` are the sites whose pages may call from a browser (`https://app.example.com`, or `*`). Once `is_stopping`
     says so, whoever waits gets what is known, and streams end.
     """
-    operations = (*_operations(_Rest(front, is_stopping)), *_rest_people.operations(front))
+    once, waiting = Once(front), Waiting(front.activations.peek, is_stopping)
+    operations = (
+        *_operations(_Rest(front, once, waiting)),
+        *rental_operations(front, once, waiting),
+        *_rest_people.operations(front),
+    )
     by_path: dict[str, list[Operation]] = {}
     for operation in (*operations, *_pages(document(operations))):
         for path in operation.paths:
@@ -96,43 +99,33 @@ class _Otherwise(Route):
         return (Match.PARTIAL if match is Match.FULL else match), child
 
 
-class _Rest:
-    """The operations."""
+class _Rest(Shared):
+    """The operations on activations, and on the account."""
 
-    def __init__(self, front: Front, is_stopping: Callable[[], bool]) -> None:
-        self._front = front
-        self._once = Once(front)
+    def __init__(self, front: Front, once: Once, waiting: Waiting) -> None:
+        super().__init__(front, once)
         self._lists = Lists(front)
-        self.waiting = Waiting(front.activations.peek, is_stopping)
-
-    def _read(self, call: Call) -> None:
-        """For what costs a look-up: over the limit, only what memory knows is told. Raises TooManyRequests."""
-        if not call.is_within:
-            raise TooManyRequests
-
-    async def _change(self, call: Call) -> None:
-        """Counts a purchase or a change. Raises TooManyRequests."""
-        await self._front.count_change(call.caller)
+        self.waiting = waiting
 
     # The account
 
     async def balance(self, call: Call) -> Reply:
-        self._read(call)
-        found = await self._front.house.store.read(ledger.balance, call.caller.account_id)
+        self.count_read(call)
+        found = await self.front.house.store.read(ledger.balance, call.caller.account_id)
         return show(
             Balance(balance=amount(found.available), held=amount(found.held), open_activations=found.open_count)
         )
 
     async def set_webhook(self, call: Call) -> Reply:
-        await self._change(call)
-        house, url = self._front.house, call.body.url
+        await self.count_change(call)
+        house, url = self.front.house, call.body.url
         check_url(url, house.settings.gateway.webhooks)
         await house.store.run(accounts.set_webhook, house.vault, call.caller.account_id, url, "native")
         return show(Webhook(url=url))
 
     async def webhook(self, call: Call) -> Reply:
-        self._read(call)
-        house = self._front.house
+        self.count_read(call)
+        house = self.front.house
         url = await house.store.read(accounts.webhook, house.vault, call.caller.account_id)
         return show(Webhook(url=url or None))
 
@@ -146,84 +139,81 @@ class _Rest:
 
     async def prices(self, call: Call) -> Reply:
         service, word = call.query.service, call.query.country
-        if service is not None and service not in self._front.house.settings.catalog.services:
-            raise _no_such(BadService.code, "service")
+        if service is not None and service not in self.front.house.settings.catalog.services:
+            raise no_such(BadService.code, "service")
         try:
-            country = None if word is None else self._country(word)
+            country = None if word is None else self.country(word)
         except BadCountry:
-            raise _no_such(BadCountry.code, "country") from None
+            raise no_such(BadCountry.code, "country") from None
         return _sheet(call, await self._lists.prices(call.caller, service, country, may_build=call.is_within))
-
-    def _country(self, word: str) -> int:
-        """Raises BadCountry. Of several ids with the same letters the last is meant: `US` is 187, 12 are virtual."""
-        catalog = self._front.house.settings.catalog
-        found = {int(word)} & catalog.countries.keys() if word.isdigit() else catalog.countries_of(word)
-        if not found:
-            raise BadCountry
-        return max(found)
 
     # Buying
 
     async def purchase(self, call: Call) -> Reply:
-        await self._change(call)
-        front, caller = self._front, call.caller
-        order = self._order(call)
-        hung_up = call.hung_up()
-        if order.reference:
-            bought = await self._once.buy(caller, order, hung_up)
-            live, is_new = bought.live, bought.is_new
-        else:
-            live, is_new = await front.purchases.open(caller, order, hung_up.done), True
-        was_gone = hung_up.done()
+        await self.count_change(call)
+        order = self.named(call, self._order(call), call.body)
+        return await self._bought(call, order, self.front.purchases.open)
 
-        def on_sent(was_there: bool) -> None:
-            if was_there and not was_gone:
-                if order.reference:
-                    # Another request with the key may have hung up: the number is not given back for that.
-                    front.activations.peek(caller.account_id, live.id)
-                front.purchases.answered(live)
-            elif is_new:
-                front.purchases.abandon(live, order.fingerprint)
-
-        place = (b"location", f"{PREFIX}/activations/{name_of(live.id)}".encode())
-        reply = show(as_bought(live), 201)
-        return replace(reply, headers=(*reply.headers, place), on_sent=on_sent)
+    async def _bought(self, call: Call, order: Order, opened: Open) -> Reply:
+        bought, was_gone = await self.buy(call, order, opened, self.front.activations.get)
+        place = f"{PREFIX}/activations/{name_of(bought.live.id)}"
+        return self.handed_over(order, bought, as_bought(bought.live), place, was_gone=was_gone)
 
     def _order(self, call: Call) -> Order:
-        """Raises BadService, BadCountry, Refused."""
+        """Raises BadService, BadCountry."""
         wanted: Purchase = call.body
-        house = self._front.house
-        if wanted.service not in house.settings.catalog.services:
+        if wanted.service not in self.front.house.settings.catalog.services:
             raise BadService
-        country = self._country(wanted.country)
-        key = _idempotency_key(call)
-        reference = house.vault.index_digest("idempotency", key) if key else ""
-        # With a key the account repeats itself by whichever API key; without, only the same API key does.
-        who = f"{call.caller.account_id}:{reference}" if key else str(call.caller.key_id)
         return Order(
             service=wanted.service,
-            country=country,
+            country=self.country(wanted.country),
             operator="" if wanted.operator in (None, "any") else str(wanted.operator),
-            price_max=_cap(wanted.max_price, call.caller.currency),
+            price_max=cap(wanted.max_price, call.caller.currency),
             phone_exceptions=tuple(prefix.removeprefix("+") for prefix in wanted.phone_exceptions),
-            reference=reference,
-            fingerprint=house.vault.index_digest("rest", f"{who}:{wanted.model_dump_json()}"),
         )
+
+    # What builds on a number
+
+    async def price_again(self, call: Call) -> Reply:
+        live = await self._find(call)
+        self.count_read(call)
+        offer = await self.front.rentals.extra_offer(call.caller, live.id)
+        return show(AgainOffer(price=amount(offer.price), service=offer.service, country=offer.country))
+
+    async def again(self, call: Call) -> Reply:
+        parent = await self._find(call)
+        await self.count_change(call)
+        order = self._built_on(call, parent, Product.AGAIN, parent.service)
+        return await self._bought(call, order, self.front.rentals.open_extra)
+
+    async def add_service(self, call: Call) -> Reply:
+        parent = await self._find(call)
+        await self.count_change(call)
+        if call.body.service not in self.front.house.settings.catalog.services:
+            raise BadService
+        order = self._built_on(call, parent, Product.BESIDE, call.body.service)
+        return await self._bought(call, order, self.front.rentals.add_service)
+
+    def _built_on(self, call: Call, parent: Live, product: Product, service: str) -> Order:
+        order = Order(
+            service=service,
+            country=parent.country,
+            price_max=cap(call.body.max_price, call.caller.currency),
+            product=product,
+            parent_id=parent.id,
+        )
+        return self.named(call, order, call.body, f"{product}:{parent.id}:")
 
     # Reading
 
     async def _find(self, call: Call) -> Live:
         """The activation of the path. Raises UnknownActivation, TooManyRequests, Unavailable."""
-        if not _ID.fullmatch(call.path_id):
-            raise UnknownActivation
-        activation_id = int(call.path_id.removeprefix("ver_"))
-        if activation_id > ID_MAX:
-            raise UnknownActivation
-        live = self._front.activations.peek(call.caller.account_id, activation_id)
+        activation_id = self.path_id(call, _ID, "ver_")
+        live = self.front.activations.peek(call.caller.account_id, activation_id)
         if live is not None:
             return live
-        self._read(call)
-        return await self._front.activations.get(call.caller, activation_id)
+        self.count_read(call)
+        return await self.front.activations.get(call.caller, activation_id)
 
     async def _awaited(self, call: Call) -> Live:
         """The activation, once there is something to tell or the time given is up.
@@ -251,23 +241,23 @@ class _Rest:
 
     async def activations(self, call: Call) -> Reply:
         query: ListQuery = call.query
-        before = _before(query.cursor)
+        below = before(query.cursor)
         if query.state == "open":
-            found = [live for live in reversed(self._front.activations.open_of(call.caller)) if live.id < before]
+            found = [live for live in reversed(self.front.activations.open_of(call.caller)) if live.id < below]
         else:
-            self._read(call)
-            house = self._front.house
+            self.count_read(call)
+            house = self.front.house
             found = await house.store.read(
                 journal.page,
                 house.vault,
                 call.caller.account_id,
-                before=before,
+                before=below,
                 limit=query.limit + 1,
                 only_ended=query.state == "past",
             )
         shown = found[: query.limit]
-        cursor = _cursor(shown[-1].id) if len(found) > len(shown) else None
-        return show(ActivationList(activations=[activation(live) for live in shown], next_cursor=cursor))
+        following = cursor(shown[-1].id) if len(found) > len(shown) else None
+        return show(ActivationList(activations=[activation(live) for live in shown], next_cursor=following))
 
     async def events(self, call: Call) -> Reply | Stream:
         live = await self._find(call)
@@ -301,18 +291,18 @@ class _Rest:
 
     async def finish(self, call: Call) -> Reply:
         live = await self._find(call)
-        await self._change(call)
-        return show(activation(await self._front.activations.finish(call.caller, live.id)))
+        await self.count_change(call)
+        return show(activation(await self.front.activations.finish(call.caller, live.id)))
 
     async def cancel(self, call: Call) -> Reply:
         live = await self._find(call)
-        await self._change(call)
-        return show(activation(await self._front.activations.cancel(call.caller, live.id)))
+        await self.count_change(call)
+        return show(activation(await self.front.activations.cancel(call.caller, live.id)))
 
     async def another_sms(self, call: Call) -> Reply:
         live = await self._find(call)
-        await self._change(call)
-        return show(activation(await self._front.activations.ask_again(call.caller, live.id)))
+        await self.count_change(call)
+        return show(activation(await self.front.activations.ask_again(call.caller, live.id)))
 
 
 def _operations(rest: _Rest) -> Sequence[Operation]:
@@ -333,9 +323,7 @@ def _operations(rest: _Rest) -> Sequence[Operation]:
                   description="A price is the most that a purchase without `max_price` costs at that moment."),
         Operation("purchase", "POST", _both("/purchase"), rest.purchase, "Buy a number", Activation, 201,
                   body=Purchase, takes_idempotency_key=True, description=_PURCHASE,
-                  problems=("bad_service", "bad_country", "bad_phone_exception", "price_too_low", "no_numbers",
-                            "no_balance", "barred", "suspended", "too_many_open", "bad_idempotency_key",
-                            "idempotency_key_reused", "in_progress")),
+                  problems=("bad_service", "bad_country", "bad_phone_exception", *BUYING)),
         Operation("activations", "GET", (PREFIX + "/activations",), rest.activations, "Activations, newest first",
                   ActivationList, query=ListQuery, problems=("too_many_requests",)),
         Operation("messages", "GET", (*_both("/messages/{id}"), one + "/messages"), rest.messages,
@@ -349,6 +337,16 @@ def _operations(rest: _Rest) -> Sequence[Operation]:
                   body=NoBody, problems=(*changes, "cancel_too_early"), description=_CANCEL),
         Operation("another_sms", "POST", (one + "/another-sms",), rest.another_sms, "Wait for another message, free",
                   Activation, body=NoBody, problems=changes, description="After a first one. Safe to repeat."),
+        Operation("price_again", "GET", (one + "/again",), rest.price_again,
+                  "What another code on the number costs, once its activation is over", AgainOffer,
+                  problems=(*changes, "no_numbers")),
+        Operation("again", "POST", (one + "/again",), rest.again, "Another code on the number, once it is over",
+                  Activation, 201, body=Again, takes_idempotency_key=True, description=_AGAIN,
+                  problems=(*find, *BUYING, "not_allowed_now")),
+        Operation("add_service", "POST", (one + "/services",), rest.add_service,
+                  "Another service on the number, while it is open", Activation, 201, body=Beside,
+                  takes_idempotency_key=True, description="A new activation beside the first, with a price of its own.",
+                  problems=(*find, *BUYING, "not_allowed_now", "bad_service")),
         Operation("webhook", "GET", _both("/webhook"), rest.webhook, "Where notices go", Webhook,
                   problems=("too_many_requests",)),
         Operation("set_webhook", "POST", _both("/webhook"), rest.set_webhook, "Say where notices go", Webhook,
@@ -361,6 +359,10 @@ _PURCHASE = (
     " activation as it was when it was bought. The key is used up once a number was asked for, also where none was had:"
     " then the answer stays `no_numbers`, and another attempt needs another key. Without a key, two requests are two"
     " numbers, except where the client hung up before its answer: then the identical request gets that number."
+)
+_AGAIN = (
+    "A new activation for the same service, where the upstream still has the number. With an `Idempotency-Key` as a"
+    " purchase has it."
 )
 _CANCEL = "Nothing is charged. Safe to repeat."
 _EVENTS = (
@@ -404,44 +406,6 @@ async def _told(place: Place, call: Call) -> Live:
 
 def _sheet(call: Call, sheet: Sheet) -> Reply:
     return unless_known(call, sheet.etag, Reply(sheet.body, headers=REVALIDATED))
-
-
-def _no_such(code: str, parameter: str) -> Refused:
-    return Refused(code, errors=[Wrong(parameter=parameter, detail="not in the catalogue")])
-
-
-def _idempotency_key(call: Call) -> str:
-    """Empty where there is none. A string of structured fields (RFC 9651) is in quotes; most clients leave them out."""
-    if not any(name == b"idempotency-key" for name, _ in call.scope["headers"]):
-        return ""
-    key = call.header(b"idempotency-key")
-    if len(key) > 1 and key[0] == key[-1] == '"':
-        key = key[1:-1]
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Refused("bad_idempotency_key")
-    return key
-
-
-def _cap(given: str | None, currency: str) -> Money | None:
-    """The highest price in whole price steps."""
-    return None if given is None else Money(round_down_to_step(to_micros(given, rounding=ROUND_FLOOR)), currency)
-
-
-def _cursor(activation_id: int) -> str:
-    return base64.urlsafe_b64encode(f"before:{activation_id}".encode()).decode().rstrip("=")
-
-
-def _before(cursor: str | None) -> int:
-    """Raises Refused."""
-    if cursor is None:
-        return ID_MAX
-    try:
-        word, _, number = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii").partition(":")
-        if word == "before" and number.isdigit() and 0 < int(number) <= ID_MAX:
-            return int(number)
-    except ValueError:
-        pass
-    raise Refused("invalid", errors=[Wrong(parameter="cursor", detail="not one that was given out")])
 
 
 def _ordinal(last_event_id: str) -> int | None:

@@ -65,8 +65,8 @@ class SmsBower(Dialect):
         members = (f'{_quoted(country)}:{{"{OUR_PROVIDER}":{leaf(row)}}}' for country, row in named if country)
         return f"{{{','.join(members)}}}"
 
-    def country_row(self, country: Country) -> dict[str, object]:
-        return {**super().country_row(country), "id": self.country_number(country.id)}
+    def country_row(self, country: Country, *, rents: bool) -> dict[str, object]:
+        return {**super().country_row(country, rents=rents), "id": self.country_number(country.id)}
 
     async def get_operators(self, call: Call) -> Reply:
         """Where there are none, an empty list."""

@@ -13,7 +13,6 @@ from compat._dialect import NEWER, SMS_ACTIVATE_ONLY, Dialect
 from compat._envelope import STATUSES, envelope
 from compat._reply import Call, Refusal, Reply, as_json, currency_number, is_true, text
 from compat._shelves import OUR_PROVIDER, ids
-from gateway.catalog import Country
 from gateway.errors import BadCountry, BadService, CallerError, NoNumbers
 from gateway.live import Live
 from gateway.model import Order, Status
@@ -126,8 +125,8 @@ class TigerSms(Dialect):
             {"price": price, "count": row.count, "currency": currency, "providers": {OUR_PROVIDER: provider}}
         )
 
-    def countries(self, known: list[Country]) -> object:
-        return [self.country_row(country) for country in known]
+    def countries(self, rows: list[dict[str, object]]) -> object:
+        return rows
 
 
 def _title(error: CallerError, action: str) -> str | None:

@@ -186,6 +186,9 @@ def prolong(
     Whoever prolongs a rental keeps it: its own money is captured with the extension's.
     """
     upstream, cost = quote.offer.upstream, quote.offer.cost
+    # The rental before the purse, as everywhere: two that take them in turn would wait for each other.
+    move_end(tx, rental_id, ends_at)
+    keep(tx, rental_id, at, actor=actor)
     ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor)
     tx.insert(
         "update activations set status = 'finished', upstream = :upstream, price = :price, cost = :cost,"
@@ -198,8 +201,6 @@ def prolong(
     if row is not None:
         ledger.leave(tx, row["account_id"], intent.activation_id)
     end(tx, intent.attempt_id, "leased", "", at)
-    move_end(tx, rental_id, ends_at)
-    keep(tx, rental_id, at, actor=actor)
 
 
 def move_end(tx: Tx, rental_id: int, ends_at: float) -> bool:

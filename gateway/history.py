@@ -144,3 +144,20 @@ def deposits(tx: Tx, purse: str) -> Sequence[Row]:
     return tx.all(
         "select id, at, amount from ledger where kind = 'deposit' and credit = :purse order by id", purse=purse
     )
+
+
+def with_number(tx: Tx, vault: Vault, account_id: int, service: str, number: str) -> Past | None:
+    """The account's latest activation of a service on that number, among its newest `COUNTED_MAX`.
+
+    Numbers are sealed, so they are opened one after the other; only those of the service are.
+    """
+    rows = tx.all(
+        "select id, status, service, country, opened_at, price, currency, number_sealed, null as text_sealed"
+        " from (select * from activations where account_id = :account and status not in ('opening', 'failed')"
+        " and product not in ('rental', 'extension') order by id desc limit :most) as newest"
+        " where service = :service and number_sealed is not null order by id desc",
+        account=account_id,
+        service=service,
+        most=COUNTED_MAX,
+    )
+    return next((past for row in rows for past in opened(vault, (row,)) if past.number == number), None)

@@ -1,6 +1,6 @@
 """An account's activations as a list, past ones too, and those behind a caller's own reference: units of work.
 
-Rentals and their extensions are not in the list; a reference is used once, whatever it was for.
+Rentals have a list of their own, their extensions none; a reference is used once, whatever it was for.
 
 Numbers and messages are opened within the unit, so on its thread: a page of a hundred would hold up the loop.
 """
@@ -10,22 +10,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gateway.live import Live, Shown
-from gateway.model import Status
+from gateway.model import Product, Status
 from gateway.store import Row, Tx
 from gateway.vault import Vault
 
 ID_MAX = 2**63 - 1
 
+KINDS = ("product not in ('rental', 'extension')", "product = 'rental'")
+"""Which rows are activations, and which are rentals."""
+
 
 def page(
-    tx: Tx, vault: Vault, account_id: int, *, before: int = ID_MAX, limit: int = 50, only_ended: bool = False
+    tx: Tx,
+    vault: Vault,
+    account_id: int,
+    *,
+    before: int = ID_MAX,
+    limit: int = 50,
+    only_ended: bool = False,
+    of_rentals: bool = False,
 ) -> list[Live]:
-    """The account's activations with ids below `before`, newest first. Orders still `opening` have nothing to show."""
+    """The account's activations, or its rentals, with ids below `before`, newest first.
+
+    Orders still `opening` have nothing to show.
+    """
     rows = tx.all(
-        "select id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed,"
-        " expires_at, ended_at from activations where account_id = :account and id < :before and status <> 'opening'"
-        " and product not in ('rental', 'extension') and (:all = 1 or ended_at is not null)"
-        " order by id desc limit :limit",
+        "select id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed,"  # noqa: S608 — constant text
+        " expires_at, ended_at, product, hours from activations"
+        f" where account_id = :account and id < :before and status <> 'opening' and {KINDS[of_rentals]}"
+        " and (:all = 1 or ended_at is not null) order by id desc limit :limit",
         account=account_id,
         before=before,
         all=int(not only_ended),
@@ -48,14 +61,17 @@ def _messages(tx: Tx, vault: Vault, account_id: int, lowest: int, highest: int) 
     """What was shown to the account for its activations from one id to another, oldest first, by activation."""
     found: dict[int, list[Shown]] = {}
     for row in tx.all(
-        "select activation_id, round, code_sealed, text_sealed, received_at from messages where is_shown = 1"
+        "select activation_id, round, code_sealed, text_sealed, sender_sealed, received_at from messages"
+        " where is_shown = 1"
         " and activation_id in (select id from activations where account_id = :account and id >= :low and id <= :high)"
         " order by id",
         account=account_id,
         low=lowest,
         high=highest,
     ):
-        shown = Shown(vault.open(row["code_sealed"]), vault.open(row["text_sealed"]), row["received_at"], row["round"])
+        code, text = vault.open(row["code_sealed"]), vault.open(row["text_sealed"])
+        sender = vault.open(row["sender_sealed"]) if row["sender_sealed"] else ""
+        shown = Shown(code, text, row["received_at"], row["round"], sender)
         found.setdefault(row["activation_id"], []).append(shown)
     return found
 
@@ -76,4 +92,6 @@ def _entry(vault: Vault, row: Row, messages: Sequence[Shown]) -> Live:
         expires_at=row["expires_at"] or 0.0,
         ended_at=row["ended_at"],
         messages=tuple(messages),
+        product=Product(row["product"]),
+        hours=row["hours"] or 0,
     )

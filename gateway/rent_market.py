@@ -69,13 +69,17 @@ class RentMarket:
         offers = [(facts, [_offer(one) for one in some if one.service == order.service]) for facts, some in stalls]
         return self._house.market.rent_shortlist(buyer, order, offers)
 
-    async def listing(self, buyer: Buyer, country: int, hours: int, operator: str) -> list[tuple[str, Shortlist]]:
-        """Every service that can be rented there, by code, each with its short-list."""
+    async def listing(
+        self, buyer: Buyer, country: int, hours: int, operator: str, only: str = ""
+    ) -> list[tuple[str, Shortlist]]:
+        """Every service that can be rented there, or `only` one, by code, each with its short-list."""
         services = self._house.settings.catalog.services
         by_service: dict[str, list[tuple[Facts, list[Offer]]]] = {}
         for facts, some in await self._stalls(buyer, country, hours):
             of_upstream: dict[str, list[Offer]] = {}
             for one in some:
+                if only and one.service != only:
+                    continue
                 of_upstream.setdefault(one.service, []).append(_offer(one))
             for service, offers in of_upstream.items():
                 by_service.setdefault(service, []).append((facts, offers))

@@ -93,14 +93,17 @@ class Rentals:
         """Where this caller can rent anything now. Raises Unavailable."""
         return (await self._market.countries(caller)) & self._house.settings.catalog.countries.keys()
 
-    async def offers(self, caller: Caller, country: int, hours: int, operator: str = "") -> Sequence[RentRow]:
+    async def offers(
+        self, caller: Caller, country: int, hours: int, operator: str = "", *, service: str = ""
+    ) -> Sequence[RentRow]:
         """What this caller can rent there for at least `hours` hours: one row a service, the listed price.
 
-        With an operator, only numbers of that one where there are any. Raises BadCountry, Unavailable.
+        Of one service alone, where that is named. With an operator, only numbers of that one where there are any.
+        Raises BadCountry, Unavailable.
         """
         if country not in self._house.settings.catalog.countries:
             raise BadCountry
-        found = await self._market.listing(caller, country, hours, operator)
+        found = await self._market.listing(caller, country, hours, operator, service)
         return [row for service, shortlist in found if (row := _row(service, country, shortlist)) is not None]
 
     async def open(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:

@@ -65,6 +65,7 @@ class StillHouse:
         for name in self.gateway.house.upstreams:
             await Poller(self.gateway.house, self.gateway.activations, name).sweep()
         await self.gateway.activations.expire()
+        await self.gateway.activations.keep_rentals()
         await self.gateway.activations.close_upstream()
 
     @contextmanager

@@ -303,6 +303,17 @@ ACTIONS: list[dict[str, str]] = [
     {"action": "getExtraActivation"},
     {"action": "getIncomingCallStatus"},
     {"action": "parseCall"},
+    {"action": "getRentStatus"},
+    *({"action": "setRentStatus", "status": status} for status in ("1", "2", "nonsense")),
+    {"action": "continueRentNumber", "rent_time": "4"},
+    {"action": "getContinueRentPriceNumber", "rent_time": "4"},
+    {"action": "continueRentInfo", "hours": "4", "needHistory": "true"},
+    {"action": "prolong", "duration": "24"},
+    {"action": "prolongOptions"},
+    {"action": "prolongHistory"},
+    {"action": "reactivate"},
+    {"action": "reactivateOptions"},
+    {"action": "reactivationPrice"},
     *({"action": "setStatus", "status": status} for status in ("1", "3", "6", "8", "-1", "nonsense")),
 ]
 
@@ -314,6 +325,9 @@ async def test_anothers_activation_is_one_that_nobody_has(here: tuple[StillHouse
         (await said(house, port, "sms_activate", action="getNumber", service=service, country="187")).split(":")[1]
         for service in ("tg", "xmute")
     ]
+    for service in ("tg", "xmute"):
+        rented = await said(house, port, "sms_activate", action="getRentNumber", service=service, country="187")
+        bought.append(str(json.loads(rented)["phone"]["id"]))
     await house.passes(1.5)
     for parameters in ACTIONS:
         wanted = await ask(house, port, dialect, "bob", id=NOBODYS, **parameters)
@@ -323,6 +337,8 @@ async def test_anothers_activation_is_one_that_nobody_has(here: tuple[StillHouse
             assert "x-text" not in got.headers
     assert (await said(house, port, "sms_activate", action="getStatus", id=bought[0])).startswith("STATUS_OK:")
     assert await said(house, port, "sms_activate", action="getStatus", id=bought[1]) == "STATUS_WAIT_CODE"
+    assert '"quantity":"1"' in await said(house, port, "sms_activate", action="getRentStatus", id=bought[2])
+    assert "STATUS_WAIT_CODE" in await said(house, port, "sms_activate", action="getRentStatus", id=bought[3])
 
 
 # Paths

@@ -151,7 +151,7 @@ def test_every_service_and_country_has_a_word_of_its_own(catalog: Catalog) -> No
     for word in (*words.service_of, *words.number_of):
         assert re.fullmatch(r"[a-z0-9]+", word), word
     assert "any" not in words.service_of.keys() | words.number_of.keys()
-    assert not words.service_of.keys() & HOSTING
+    assert not words.service_of.keys() & HOSTING.keys()
 
 
 def test_words_of_the_original_mean_what_they_mean_there(catalog: Catalog) -> None:
@@ -217,7 +217,7 @@ async def test_an_order_from_purchase_to_end(client: Client) -> None:
     checked = await client.json(f"/v1/user/check/{number}")
     (sms,) = checked["sms"]
     text = (
-        '[{"created_at":"2025-06-01T12:00:01.000000000Z","date":"2025-06-01T12:00:01.000000000Z","sender":"",'
+        '[{"created_at":"2025-06-01T12:00:01.000000000Z","date":"2025-06-01T12:00:01.000000000Z","sender":"Sandbox",'
         f'"text":"Your Telegram code is {sms["code"]}","code":"{sms["code"]}"}}]'
     )
     assert (await client.ask(f"/v1/user/check/{number}")).body.decode() == order("RECEIVED", text)
@@ -300,6 +300,130 @@ async def test_an_order_keeps_its_messages_after_its_end(client: Client) -> None
     client.house.gateway.house.live._ended.clear()
     checked = await client.check(order)
     assert (checked["status"], len(checked["sms"])) == ("FINISHED", 1)
+
+
+# Numbers for a time, and numbers again
+
+HOSTED = "/v1/user/buy/hosting/indonesia/any/1day"
+
+
+@on_both_databases
+async def test_hosting_from_purchase_to_end(client: Client) -> None:
+    bought = await client.ask(HOSTED)
+    found = re.fullmatch(rb'\{"id":(\d+),"phone":"\+(\d+)",.*', bought.body)
+    assert found, bought.body
+    number, phone = found[1].decode(), found[2].decode()
+
+    def order(status: str, sms: str) -> str:
+        return (
+            f'{{"id":{number},"phone":"+{phone}","operator":"any","product":"1day","price":0.312,"status":"{status}",'
+            f'"expires":"2025-06-02T12:00:00.000000000Z","sms":{sms},"created_at":"{NOON}","forwarding":false,'
+            '"forwarding_number":"","country":"indonesia"}'
+        )
+
+    assert bought.body.decode() == order("PENDING", "null")
+    assert (await client.ask(f"/v1/user/check/{number}")).body.decode() == order("PENDING", "[]")
+    assert await client.json(f"/v1/user/sms/inbox/{number}") == {"Data": [], "Total": 0}
+    assert (await client.house.balance("alice"))[:2] == (to_micros("9.688"), to_micros("0.312"))
+    await client.house.passes(60.0)
+    inbox = await client.json(f"/v1/user/sms/inbox/{number}")
+    assert inbox["Total"] == len(inbox["Data"]) == 3
+    assert all(sms["sender"] and sms["code"] in sms["text"] for sms in inbox["Data"])
+    newest = await client.json(f"/v1/user/sms/inbox/{number}?limit=1&reverse=true")
+    assert (newest["Data"], newest["Total"]) == (inbox["Data"][2:], 3)
+    checked = await client.json(f"/v1/user/check/{number}")
+    assert (checked["status"], checked["sms"]) == ("RECEIVED", inbox["Data"])
+    listed = await client.json("/v1/user/orders?category=hosting")
+    assert (listed["Data"], listed["Total"]) == ([checked], 1)
+    assert (await client.json("/v1/user/orders?category=activation"))["Total"] == 0
+    for verb in ("cancel", "ban"):
+        assert await client.said(f"/v1/user/{verb}/{number}") == (400, "hosting order")
+    for _ in range(2):
+        assert (await client.json(f"/v1/user/finish/{number}"))["status"] == "FINISHED"
+    assert (await client.json(f"/v1/user/sms/inbox/{number}"))["Total"] == 3
+    ended = (await client.json("/v1/user/orders?category=hosting"))["Data"]
+    assert [(one["status"], len(one["sms"]), one["sms"][0]["sender"]) for one in ended] == [
+        ("FINISHED", 3, inbox["Data"][0]["sender"])
+    ]
+    assert (await client.house.balance("alice"))[:2] == (to_micros("9.688"), 0)
+
+
+async def test_hosting_is_listed_to_whoever_has_a_key(client: Client) -> None:
+    listed = await client.json("/v1/guest/products/indonesia/any")
+    hosting = {product: row for product, row in listed.items() if row["Category"] == "hosting"}
+    prices = {"3hours": "0.039", "1day": "0.312", "10days": "3.12", "1month": "9.36"}
+    assert {product: str(row["Price"]) for product, row in hosting.items()} == prices
+    assert await client.json("/v1/guest/prices?country=indonesia&product=1day") == {
+        "indonesia": {"1day": {"any": {"cost": Decimal("0.312"), "count": 20}}}
+    }
+    # Upstreams are asked for rentals, so nobody without a key makes us ask.
+    assert not set(await client.json("/v1/guest/products/indonesia/any", "")) & HOSTING.keys()
+    assert (await client.ask("/v1/guest/prices?country=indonesia&product=1day", "")).body == b"null"
+
+
+async def test_hosting_in_any_country_is_rented_where_it_is_cheapest(client: Client) -> None:
+    order = await client.json("/v1/user/buy/hosting/any/any/3hours")
+    assert (order["product"], order["price"]) == ("3hours", Decimal("0.039"))
+    assert await client.said("/v1/user/buy/hosting/any/any/3hours?maxPrice=0.01") == (200, "no free phones")
+
+
+async def test_anothers_hosting_is_one_that_nobody_has(client: Client) -> None:
+    order = await client.json(HOSTED)
+    for verb, status in (("check", 404), ("finish", 400), ("cancel", 400), ("ban", 400)):
+        assert await client.said(f"/v1/user/{verb}/{order['id']}", "bob") == (status, "order not found")
+    assert await client.said(f"/v1/user/sms/inbox/{order['id']}", "bob") == (400, "hosting order not found")
+    assert (await client.json("/v1/user/orders?category=hosting", "bob"))["Total"] == 0
+    bought = await client.buy()
+    assert await client.said(f"/v1/user/sms/inbox/{bought}") == (400, "hosting order not found")
+
+
+async def test_a_rental_of_another_protocol_is_a_hosting_order_too(client: Client) -> None:
+    key = client.house.keys["alice"]
+    path = f"/stubs/handler_api.php?api_key={key}&action=getRentNumber&service=tg&country=6&rent_time=30"
+    rented = json.loads((await client.ask(path)).body)["phone"]
+    assert (await client.json(f"/v1/user/check/{rented['id']}"))["product"] == "1day"
+
+
+@on_both_databases
+async def test_a_number_is_bought_again_once_its_order_is_over(client: Client) -> None:
+    first = await client.json(TELEGRAM)
+    path = f"/v1/user/reuse/telegram/{first['phone'][1:]}"
+    assert await client.said(path) == (400, "reuse not possible")
+    await client.house.passes(1.5)
+    await client.json(f"/v1/user/finish/{first['id']}")
+    again = await client.json(path)
+    assert (again["phone"], again["product"], again["status"], again["sms"]) == (
+        first["phone"], "telegram", "PENDING", None,
+    )  # fmt: skip
+    assert again["id"] != first["id"]
+    await client.house.passes(1.5)
+    assert len((await client.check(again["id"]))["sms"]) == 1
+    assert await client.said(path.replace("telegram", "whatsapp")) == (400, "reuse not possible")
+    assert await client.said(path, "bob") == (400, "reuse not possible")
+    assert (await client.house.balance("bob"))[:2] == (to_micros("10.00"), 0)
+
+
+async def test_a_hang_up_in_the_middle_of_hosting_is_kept_for_the_repetition(client: Client) -> None:
+    with patch.object(FiveSim, "__call__", autospec=True, side_effect=_gone(FiveSim.__call__)):
+        await client.ask(HOSTED)
+    order = await client.json(HOSTED)
+    assert (await client.json("/v1/user/orders?category=hosting"))["Total"] == 1
+    assert (await client.house.balance("alice"))[:2] == (to_micros("9.688"), to_micros("0.312"))
+    assert order["product"] == "1day"
+
+
+def _gone(serve: Any) -> Any:
+    """Serves a request whose client is not there any more when it is answered."""
+
+    async def served_to_nobody(five: FiveSim, scope: Any, receive: Any, send: Any) -> None:
+        async def unsent(_message: Any) -> None:
+            raise OSError
+
+        await serve(five, scope, receive, unsent)
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return served_to_nobody
 
 
 # Another message
@@ -481,9 +605,14 @@ async def test_refusals_of_a_purchase(client: Client) -> None:
         f"{TELEGRAM}?forwarding=true&number=79161234567": (200, "no free phones"),
         f"{TELEGRAM}?forwarding=1&number=79161234567": (200, "no free phones"),
         f"{TELEGRAM}?reuse=1": (400, "reuse not possible"),
-        "/v1/user/buy/hosting/indonesia/any/1day": (200, "no free phones"),
+        "/v1/user/buy/hosting/indonesia/any/telegram": (200, "no free phones"),
+        "/v1/user/buy/hosting/indonesia/any/1day?maxPrice=0.01": (200, "no free phones"),
+        "/v1/user/buy/hosting/indonesia/nobody/1day": (400, "bad operator"),
         "/v1/user/buy/hosting/atlantis/any/1day": (400, "bad country"),
         "/v1/user/reuse/telegram/6281234567890": (400, "reuse not possible"),
+        "/v1/user/reuse/nonsense/6281234567890": (400, "reuse not possible"),
+        "/v1/user/reuse/1day/x": (400, "reuse not possible"),
+        "/v1/guest/prices?product=1day": (400, "select country"),
         "/v1/user/sms/inbox/100000001": (400, "hosting order not found"),
     }.items():
         assert await client.said(path) == told, path

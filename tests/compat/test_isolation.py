@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +37,26 @@ ACTIONS: list[dict[str, str]] = [
 ]
 
 
+RENTALS: dict[str, tuple[str, list[str | float]]] = {
+    "waiting": ("xmute", []),
+    "received": ("tg", [1.5]),
+    "finished": ("tg", [1.5, "1"]),
+    "cancelled": ("xmute", ["2"]),
+    "timed_out": ("tg", [1.5, 7200.0]),
+}
+"""Service, then the seconds that pass and the setRentStatus codes that lead there."""
+
+RENT_ACTIONS: list[dict[str, str]] = [
+    {"action": "getRentStatus"},
+    {"action": "getRentStatus", "page": "1", "size": "5"},
+    *({"action": "setRentStatus", "status": status} for status in ("1", "2", "3")),
+    {"action": "setRentStatus"},
+    {"action": "continueRentNumber", "rent_time": "4"},
+    {"action": "getContinueRentPriceNumber", "rent_time": "4"},
+    {"action": "continueRentInfo", "hours": "4", "needHistory": "true"},
+]
+
+
 @dataclass
 class Two:
     """Alice, who has numbers, and bob, who tries to get at them."""
@@ -63,6 +84,18 @@ class Two:
             else:
                 await self.said("alice", action="setStatus", id=activation_id, status=step)
         return activation_id
+
+    async def rental_of_alices(self, state: str) -> str:
+        """A rental of alice's in that state; its id."""
+        service, steps = RENTALS[state]
+        rental_id = str(json.loads(await self.said("alice", action="getRentNumber", service=service))["phone"]["id"])
+        for step in steps:
+            if isinstance(step, float):
+                await self.house.passes(step)
+            else:
+                answer = await self.said("alice", action="setRentStatus", id=rental_id, status=step)
+                assert answer == '{"status":"success"}'
+        return rental_id
 
     async def rows(self) -> list[tuple[object, ...]]:
         """Everything that could have changed."""
@@ -105,6 +138,43 @@ async def test_every_action_on_anothers_id_is_that_on_an_unknown_one_and_changes
             got = without_date(await both.ask("bob", id=activation_id, **parameters))
             assert got == wanted, f"{parameters} on alice's {state} one"
     assert await both.rows() == before
+
+
+async def test_every_rent_action_on_anothers_id_is_that_on_an_unknown_one_and_changes_nothing(both: Two) -> None:
+    ids = {state: await both.rental_of_alices(state) for state in RENTALS}
+    ids["an activation"] = await both.alices("waiting")
+    before = await both.rows()
+    for parameters in RENT_ACTIONS:
+        wanted = without_date(await both.ask("bob", id=NOBODYS, **parameters))
+        assert wanted.body == b'{"status":"error","message":"INVALID_PHONE"}'
+        for state, rental_id in ids.items():
+            got = without_date(await both.ask("bob", id=rental_id, **parameters))
+            assert got == wanted, f"{parameters} on alice's {state} one"
+    # Nor are one's own rentals activations, or the other way round.
+    for parameters in RENT_ACTIONS:
+        assert b"INVALID_PHONE" in (await both.ask("alice", id=ids["an activation"], **parameters)).body
+    for parameters in ACTIONS:
+        assert (await both.ask("alice", id=ids["received"], **parameters)).body == b"NO_ACTIVATION"
+    assert await both.said("bob", action="getRentList") == '{"status":"error","message":"NO_NUMBERS"}'
+    assert await both.rows() == before
+
+
+async def test_rentals_are_in_no_list_of_activations(both: Two) -> None:
+    rental_id = await both.rental_of_alices("received")
+    for parameters in ({"action": "getActiveActivations"}, *LISTS):
+        assert rental_id not in await both.said("alice", **parameters)
+    assert rental_id in await both.said("alice", action="getRentList")
+
+
+async def test_a_stranger_of_a_rental_learns_nothing_from_an_outage(both: Two) -> None:
+    rental_id = await both.rental_of_alices("received")
+    for who in ("alice", "bob"):
+        await both.said(who, action="getBalance")
+    with both.house.database_away():
+        for parameters in RENT_ACTIONS:
+            wanted = without_date(await both.ask("bob", id=NOBODYS, **parameters))
+            assert without_date(await both.ask("bob", id=rental_id, **parameters)) == wanted
+        assert '"quantity":"1"' in await both.said("alice", action="getRentStatus", id=rental_id)
 
 
 async def test_a_stranger_learns_nothing_from_an_outage_either(both: Two) -> None:

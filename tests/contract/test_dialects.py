@@ -11,7 +11,8 @@ import pytest
 
 from compat import DIALECTS
 from compat._lists import Lists
-from compat._unserved import RENTALS, UNSERVED
+from compat._rentals import BARE, RENT_ACTIONS, RENT_WORDS
+from compat._unserved import UNSERVED
 from gateway import settings
 from gateway.errors import Barred, CallerError, PriceTooLow
 from gateway.money import Money
@@ -46,6 +47,31 @@ def test_every_caller_error_has_a_code_of_its_own() -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_every_caller_error_has_a_word(dialect: str) -> None:
     assert {error.code for error in caller_errors()} - words(dialect).keys() == set()
+
+
+def test_every_caller_error_has_a_rent_word_and_no_rent_word_is_for_none() -> None:
+    assert RENT_WORDS.keys() == {error.code for error in caller_errors()}
+    assert all(re.fullmatch(r"[A-Z_]{5,30}", word) for word in RENT_WORDS.values())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_the_rent_family_refuses_as_json_but_for_a_wrong_key_or_action(
+    dialect: str, tmp_path: Path, sqlite_url: str
+) -> None:
+    async with still_house(config_directory(tmp_path), environment(sqlite_url)) as house:
+        spoken = DIALECTS[dialect](house.gateway.front, Lists())
+        for action in spoken.rent_actions & spoken.actions.keys():
+            for error in caller_errors():
+                reply = spoken.refusal(made(error), action, {"api_key": "x"})
+                if error.code in BARE:
+                    assert reply.body.decode() == words(dialect)[error.code]
+                else:
+                    wanted = {"status": "error", spoken.rent_error: RENT_WORDS[error.code]}
+                    assert (reply.status, json.loads(reply.body)) == (200, wanted)
+
+
+def test_every_rent_word_is_documented() -> None:
+    assert {word for word in RENT_WORDS.values() if f"`{word}`" not in PROTOCOL} == set()
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -128,17 +154,14 @@ async def test_the_table_of_actions_is_the_code_s(tmp_path: Path, sqlite_url: st
     async with still_house(config_directory(tmp_path), environment(sqlite_url)) as house:
         served = {name: set(dialect(house.gateway.front, Lists()).actions) for name, dialect in DIALECTS.items()}
     shown = {name: {row for row in rows if rows[row][place] == "yes"} for place, name in enumerate(DIALECTS)}
-    unserved = UNSERVED.keys() | RENTALS.keys()
-    assert shown == {name: actions - unserved for name, actions in served.items()}
-    assert served["sms_activate"] >= unserved
+    assert shown == {name: actions - UNSERVED.keys() for name, actions in served.items()}
+    assert served["sms_activate"] >= UNSERVED.keys() | RENT_ACTIONS
 
 
 def test_what_is_not_served_is_documented_with_its_word_and_reason() -> None:
     rows = chapter("What is answered and not served")
     assert rows.pop("Action") == ["Answer", "Why"]
     wanted = {action: [f"`{row.word}`", row.why] for action, row in UNSERVED.items()}
-    for action, row in RENTALS.items():
-        wanted[action] = [f'`{{"status":"error","message":"{row.word}"}}`', row.why]
     assert rows == wanted
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
+from alembic.config import Config
 
 from gateway import migrations
 from gateway.database import SERVE_LOCK, Database, DatabaseError, lock_for_serving, open_database
+from gateway.store import Conflict, Tx, connect, sqlite_path
 from gateway.vault import SECRET_NAMES, SecretsError
 from tests.harness import environment, fresh_secrets
 
@@ -91,3 +94,64 @@ def _forget(connection: psycopg.Connection[tuple[object, ...]]) -> None:
         "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory'"
         " and database = (select oid from pg_database where datname = current_database())"
     )
+
+
+NOTICE = (
+    "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at)"
+    " values (1, :activation, :message, :format, 'pending', 1, 1) returning id"
+)
+
+
+def _before_rentals(url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations.HERE))
+    config.set_main_option("sqlalchemy.url", migrations.sqlalchemy_url(url).replace("%", "%%"))
+    command.upgrade(config, "0005")
+
+
+def _sell_as_before(tx: Tx) -> tuple[int, int, int]:
+    """An activation with a message and its notice, as code wrote them that knew of no rentals."""
+    tx.execute("insert into accounts (name, currency, is_demo, created_at) values ('alice', 'USD', 0, 1)")
+    tx.execute("insert into api_keys (account_id, digest, hint, created_at) values (1, 'd', 'h', 1)")
+    activation = tx.insert(
+        "insert into activations (account_id, key_id, service, country, operator, status, price, currency, opened_at,"
+        " fingerprint, config_version) values (1, 1, 'tg', 6, '', 'received', 1, 'USD', 1, '', '') returning id"
+    )
+    return activation, *_message_as_before(tx, activation, "one")
+
+
+def _message_as_before(tx: Tx, activation: int, identity: str) -> tuple[int, int]:
+    message = tx.insert(
+        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at, is_shown)"
+        " values (:activation, :identity, 1, '', '', 1, 1) returning id",
+        activation=activation,
+        identity=identity,
+    )
+    return message, tx.insert(NOTICE, activation=activation, message=message, format="sms_activate")
+
+
+async def test_what_was_written_before_rentals_is_kept_and_can_still_be_written(database_url: str) -> None:
+    values = environment(database_url)
+    if database_url.startswith("sqlite"):
+        migrations.create_sqlite(sqlite_path(database_url))
+    _before_rentals(database_url)
+    store = connect(database_url)
+    activation, message, first = await store.run(_sell_as_before)
+    await store.close()
+    database = open_database(values)
+    store = database.store
+    rows = await store.read(lambda tx: [dict(row) for row in tx.all("select id, message_id, format from notices")])
+    assert rows == [{"id": first, "message_id": message, "format": "sms_activate"}]
+    _, second = await store.run(_message_as_before, activation, "two")
+
+    def insert(tx: Tx) -> int:
+        return tx.insert(NOTICE, activation=activation, message=message, format="rent")
+
+    third = await store.run(insert)
+    assert first < second < third
+    with pytest.raises(Conflict):
+        await store.run(insert)
+    row = await store.read(lambda tx: tx.one("select product, parent_id, refundable_until from activations"))
+    assert row is not None
+    assert dict(row) == {"product": "sms", "parent_id": None, "refundable_until": None}
+    await store.close()

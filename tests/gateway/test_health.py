@@ -273,3 +273,15 @@ def test_setting_the_same_blocks_again_changes_nothing(health: Health) -> None:
     before = health.changes
     health.set_blocks([("y", "tg", 1, False)])
     assert health.changes == before
+
+
+def test_rentals_are_blocked_apart_from_numbers_for_codes() -> None:
+    health = Health(Watch(), HealthSettings())
+    health.block("x", "full", 1, is_rental=True)
+    assert health.is_blocked("x", "full", 1, is_rental=True)
+    assert not health.is_blocked("x", "full", 1)
+    health.unblock("x", "full", 1)
+    assert health.is_blocked("x", "full", 1, is_rental=True)
+    health.set_blocks([("x", "full", 1, False)])
+    assert health.is_blocked("x", "full", 1)
+    assert not health.is_blocked("x", "full", 1, is_rental=True)

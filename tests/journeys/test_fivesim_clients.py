@@ -17,6 +17,7 @@ from fivesim import (
     ErrorType,
     FiveSim,
     FiveSimError,
+    HostingProduct,
     Operator,
     OrderAction,
     Status,
@@ -32,6 +33,7 @@ from pyfivesim.exceptions import (
     FiveSimReuseNotPossible,
 )
 
+from tests.harness import config_directory, environment, run_cli, server
 from tests.journeys.real_upstreams import UPSTREAM_OF, Shop, shop, until
 
 PRODUCTS = {
@@ -66,6 +68,66 @@ FINISHED, CANCELLED = {"finished", "FINISHED"}, {"cancelled", "CANCELED"}
 def is_closed(found: Shop, service: str, states: set[str]) -> None:
     """The upstream was told how the newest order ended."""
     until(lambda: True if found.states(service)[-1] in states else None)
+
+
+# Numbers for a time, and numbers again: from the sandbox, which has both
+
+RENTING = '[sandbox]\nadapter = "sandbox"\npoll_seconds = 0.1\nquick_seconds = 0.2\nusual_seconds_max = 0.3\n'
+
+
+@pytest.fixture(scope="module")
+def renting_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Where a process serves the sandbox, and the key of an account with money."""
+    directory = tmp_path_factory.mktemp("fivesim-hosting")
+    values, config = environment(f"sqlite:///{directory}/simroute.db"), config_directory(directory, RENTING)
+    run_cli(values, config, "account", "create", "alice", "--balance", "10.00", "--demo")
+    key = run_cli(values, config, "key", "issue", "alice").stdout.strip()
+    with server(config, values, directory / "log") as running:
+        yield running.base, key
+        assert run_cli(values, config, "ledger", "verify").stdout == "ok\n"
+        assert running.stop() == 0
+    assert "Traceback" not in (directory / "log").read_text()
+
+
+def test_fivesim_rents_a_number_and_reads_its_inbox(renting_shop: tuple[str, str]) -> None:
+    base, key = renting_shop
+    client: Any = FiveSim(key)
+    client.user._APIRequest__endpoint = base + "/v1/user/"
+    client.guest._APIRequest__endpoint = base + "/v1/guest/"
+    order = client.user.buy_number(Country.INDONESIA, Operator.ANY_OPERATOR, HostingProduct.ONE_DAY)
+    assert (order.product, order.country, order.status) == (HostingProduct.ONE_DAY, Country.INDONESIA, Status.PENDING)
+    assert (order.expires_at - order.created_at).total_seconds() == pytest.approx(86_400, abs=2)
+    (sms,) = until(lambda: client.user.get_sms_inbox_list(order) or None)
+    assert sms.activation_code in sms.text
+    assert sms.sender
+    listed = client.user.get_orders_history(Category.HOSTING)
+    assert [(one.id, one.product) for one in listed.data] == [(order.id, HostingProduct.ONE_DAY)]
+    assert told(client.user.order, OrderAction.CANCEL, order) is ErrorType.HOSTING_ORDER
+    assert client.user.order(OrderAction.FINISH, order).status is Status.FINISHED
+
+
+def test_fivesim_takes_a_number_again(renting_shop: tuple[str, str]) -> None:
+    base, key = renting_shop
+    client: Any = FiveSim(key)
+    client.user._APIRequest__endpoint = base + "/v1/user/"
+    order = client.user.buy_number(Country.INDONESIA, Operator.ANY_OPERATOR, ActivationProduct.TELEGRAM)
+    until(lambda: client.user.order(OrderAction.CHECK, order).sms or None)
+    client.user.order(OrderAction.FINISH, order)
+    client.user.reuse_number(ActivationProduct.TELEGRAM, order.phone[1:])
+    newest = client.user.get_orders_history(Category.ACTIVATION, results_per_page=1, reverse_order=True).data[0]
+    assert (newest.phone, newest.id != order.id) == (order.phone, True)
+
+
+def test_pyfivesim_takes_a_number_again_and_lists_hosting(renting_shop: tuple[str, str]) -> None:
+    base, key = renting_shop
+    client = PyFiveSimSync(api_key=key, base_url=base + "/v1")
+    order = client.buy_number("telegram", country="indonesia")
+    until(lambda: client.get_order_info(order.id).sms or None)
+    client.action_with_order("finish", order.id)
+    assert client.reuse_number("telegram", str(order.phone).removeprefix("+")) is True
+    assert client.reuse_number("whatsapp", str(order.phone).removeprefix("+")) is False
+    products = {product.name: product for product in client.get_available_products("indonesia", "any")}
+    assert products["1month"].category == "hosting"
 
 
 # fivesim: requests, enumerations of its own

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import history, journal
 from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.errors import BadWebhookUrl, NotAllowedNow, PriceTooLow, UnknownActivation
@@ -98,6 +99,49 @@ async def test_rentals_and_activations_are_strangers_to_each_other(made: House) 
     assert await made.call("getStatus", id=live.id) == await made.call("getStatus", id=1)
     assert (await gateway.rentals.get(caller, live.id)).status is Status.FINISHED
     assert await made.problems() == []
+
+
+async def test_lists_of_activations_have_no_rentals_in_them(made: House) -> None:
+    gateway, caller = made.gateway, await caller_of(made)
+    activation = int(await made.buy("tg", 6))
+    live = await gateway.rentals.open(caller, rental("tg"), here)
+    more = Order("", 0, fingerprint="more", product=Product.EXTENSION, hours=10, parent_id=live.id, reference="mine")
+    await gateway.rentals.extend(caller, more, here)
+    assert [one.id for one in gateway.activations.open_of(caller)] == [activation]
+    read, account = made.database.store.read, caller.account_id
+    assert [one.id for one in await read(journal.page, made.database.vault, account)] == [activation]
+    assert [row["id"] for row in await read(history.page, account, 0, 1e11, limit=10, offset=0)] == [activation]
+    for newest_first in (True, False):
+        assert await read(history.order_ids, account, 0, 10, newest_first=newest_first) == ([activation], 1)
+    newest = await read(history.newest, account)
+    assert newest is not None
+    assert newest["id"] == activation
+    assert [row["bought"] for row in await read(history.countries_of, account, "tg")] == [1]
+    assert await read(history.id_of_order, account, "mine") is None
+    (extension,) = [
+        row["id"] for row in await read(lambda tx: tx.all("select id from activations where product = 'extension'"))
+    ]
+    with pytest.raises(UnknownActivation):
+        await gateway.rentals.get(caller, extension)
+    with pytest.raises(UnknownActivation):
+        await gateway.activations.get(caller, extension)
+
+
+async def test_nobody_builds_on_somebody_elses_number(made: House) -> None:
+    rentals, bob = made.gateway.rentals, await caller_of(made, "bob")
+    first = int(await made.buy("tg", 6))
+    await made.until(str(first), "STATUS_OK")
+    order = Order("wa", 6, fingerprint="b", parent_id=first)
+    for _ in range(2):
+        for ask in (
+            rentals.extra_offer(bob, first),
+            rentals.open_extra(bob, order, here),
+            rentals.add_service(bob, order, here),
+            rentals.extend(bob, order, here),
+        ):
+            with pytest.raises(UnknownActivation):
+                await ask
+        await made.gateway.activations.finish(await caller_of(made), first)
 
 
 async def test_what_a_rental_may_cost_and_where_it_tells(made: House) -> None:
