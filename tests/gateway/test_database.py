@@ -144,13 +144,13 @@ async def test_what_was_written_before_rentals_is_kept_and_can_still_be_written(
     assert rows == [{"id": first, "message_id": message, "format": "sms_activate"}]
     _, second = await store.run(_message_as_before, activation, "two")
 
-    def insert(tx: Tx) -> int:
+    def tell_again(tx: Tx) -> int:
         return tx.insert(NOTICE, activation=activation, message=message, format="rent")
 
-    third = await store.run(insert)
+    third = await store.run(tell_again)
     assert first < second < third
     with pytest.raises(Conflict):
-        await store.run(insert)
+        await store.run(tell_again)
     row = await store.read(lambda tx: tx.one("select product, parent_id, refundable_until from activations"))
     assert row is not None
     assert dict(row) == {"product": "sms", "parent_id": None, "refundable_until": None}
