@@ -99,7 +99,12 @@ class Branches:
 
         def attach(tx: Tx) -> None:
             ledger.shrink(tx, activation_id, usd(micros), AT, actor="test")
-            tx.execute("update activations set price = :price where id = :id", price=micros, id=activation_id)
+            # A hold never grows.
+            tx.execute(
+                "update activations set price = :price where id = :id and price > :price",
+                price=micros,
+                id=activation_id,
+            )
 
         await self.store.run(attach)
 
