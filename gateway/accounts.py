@@ -507,9 +507,10 @@ class Callers:
         if len(key) != KEY_LENGTH or not key.isascii() or not key.isalnum():
             raise BadKey
         digests = self._vault.key_digests(key)
-        caller = self._known.get(digests[0])
-        if caller is None:
-            caller = await self._look_up(digests)
+        return self._working(self._known.get(digests[0]) or await self._look_up(digests))
+
+    def _working(self, caller: Caller) -> Caller:
+        """Raises BadKey where the key has come to its end."""
         if caller.ends_at is not None and caller.ends_at <= self._clock():
             raise BadKey
         return caller
@@ -517,8 +518,7 @@ class Callers:
     async def person(self, user_id: int) -> Caller:
         """The caller that a signed-in reseller is. Raises BadKey, or Unavailable."""
         digest = _person_digest(user_id)
-        caller = self._known.get(digest)
-        return caller if caller is not None else await self._look_up([digest])
+        return self._working(self._known.get(digest) or await self._look_up([digest]))
 
     async def _look_up(self, digests: Sequence[str]) -> Caller:
         if digests[0] in self._unknown:

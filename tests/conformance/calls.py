@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`actions` are the original's words for it, `fivesim` 5sim's. `is_awaited`: the gateway does not serve it yet."""
+    """`actions` are the original's words for it, `fivesim` 5sim's."""
 
     name: str
     title: str
     group: str
     actions: str
     fivesim: str = ""
-    is_awaited: bool = False
 
 
 LISTS, NUMBERS, RENT, REFUSALS = "lists", "numbers", "rent", "refusals"
@@ -42,12 +41,12 @@ CALLS = (
     Call(
         "more", "more", NUMBERS, "extra, additional, multi-service, calls: a result, or the word that says no", "reuse"
     ),
-    Call("rent_offers", "rent offers", RENT, "getRentServicesAndCountries, serviceCountRent", is_awaited=True),
-    Call("rent", "rent", RENT, "getRentNumber", "buy/hosting", is_awaited=True),
-    Call("rent_status", "rent status", RENT, "getRentStatus", "check", is_awaited=True),
-    Call("rent_list", "rent list", RENT, "getRentList", is_awaited=True),
-    Call("rent_longer", "rent longer", RENT, "continueRentNumber, getContinueRentPriceNumber", is_awaited=True),
-    Call("rent_end", "rent end", RENT, "setRentStatus", "finish", is_awaited=True),
+    Call("rent_offers", "rent offers", RENT, "getRentServicesAndCountries, serviceCountRent"),
+    Call("rent", "rent", RENT, "getRentNumber", "buy/hosting"),
+    Call("rent_status", "rent status", RENT, "getRentStatus", "check"),
+    Call("rent_list", "rent list", RENT, "getRentList"),
+    Call("rent_longer", "rent longer", RENT, "continueRentNumber, getContinueRentPriceNumber"),
+    Call("rent_end", "rent end", RENT, "setRentStatus", "finish"),
     Call("bad_key", "wrong key", REFUSALS, "BAD_KEY", "401"),
     Call("no_numbers", "no numbers", REFUSALS, "NO_NUMBERS", "no free phones"),
     Call("bad_service", "bad service", REFUSALS, "BAD_SERVICE", "product is incorrect"),

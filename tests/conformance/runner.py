@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.database import open_database
-from tests.conformance.calls import CALLS
 from tests.conformance.compiled_in import standing_in
 from tests.conformance.registry import Client
 from tests.harness import ROOT, add_account
@@ -24,7 +23,6 @@ TIMEOUT_SECONDS = 120
 SMS_DELAY_SECONDS = 3.0
 """A client that is a process for each call has to buy and cancel within it, on a busy machine."""
 BALANCE = "100.00"
-AWAITED = frozenset(call.name for call in CALLS if call.is_awaited)
 _NODE_FLAGS = ("--no-warnings", "--experimental-detect-module")
 """One package is a module without saying so, which later versions of Node find out by themselves."""
 
@@ -40,7 +38,7 @@ class Outcome:
 
     def surprises(self, client: Client) -> dict[str, str]:
         """What went otherwise than its driver says: calls that failed, and faults it no longer has."""
-        failed = {name: why for name, why in self.results.items() if why and name not in {*client.fails, *AWAITED}}
+        failed = {name: why for name, why in self.results.items() if why and name not in client.fails}
         mended = {
             name: "works, and its driver says it fails" for name in client.fails if not self.results.get(name, "-")
         }

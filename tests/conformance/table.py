@@ -10,7 +10,7 @@ from tests.conformance.registry import Client
 from tests.conformance.runner import Outcome
 
 BEGIN, END = "<!-- conformance: written by `make conformance` -->", "<!-- /conformance -->"
-WORKS, FAILS, NONE, AWAITED, SKIPPED = "✓", "✗", "–", "○", "skipped"
+WORKS, FAILS, NONE, SKIPPED = "✓", "✗", "–", "skipped"
 
 
 class Notes:
@@ -37,7 +37,7 @@ def cell(call: Call, client: Client, outcome: Outcome, notes: Notes) -> str:
         return WORKS
     if call.name in client.fails:
         return f"{FAILS} {notes.number(f'{client.title}: {client.fails[call.name]}.')}"
-    return AWAITED if call.is_awaited else f"{FAILS} {notes.number(f'{client.title}, {call.title}: {why}')}"
+    return f"{FAILS} {notes.number(f'{client.title}, {call.title}: {why}')}"
 
 
 def whole(clients: Iterable[Client], outcomes: Mapping[str, Outcome]) -> str:
@@ -59,7 +59,7 @@ def whole(clients: Iterable[Client], outcomes: Mapping[str, Outcome]) -> str:
         for part in (
             [_line(row) for row in rows],
             skipped,
-            [f"{WORKS} did what it should. {NONE} the client has no such call. {AWAITED} not served yet. {FAILS}:"],
+            [f"{WORKS} did what it should. {NONE} the client has no such call. {FAILS}:"],
             notes.lines(),
             ["The columns, by what is asked:"],
             asked,
@@ -103,8 +103,6 @@ def _count(group: str, client: Client, outcome: Outcome) -> str:
     if outcome.skipped:
         return SKIPPED
     worked = sum(not outcome.results[call.name] for call in calls)
-    if not worked and all(call.is_awaited for call in calls):
-        return AWAITED
     return f"{WORKS} {worked}" if worked == len(calls) else f"{worked} of {len(calls)}"
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.conformance.calls import CALLS, GROUPS
 from tests.conformance.registry import HERE, Client, clients, read
 from tests.conformance.runner import Outcome, _results
-from tests.conformance.table import AWAITED, BEGIN, END, FAILS, NONE, SKIPPED, WORKS, between, placed, short, whole
+from tests.conformance.table import BEGIN, END, FAILS, NONE, SKIPPED, WORKS, between, placed, short, whole
 from tests.harness import ROOT
 
 CLIENTS = clients()
@@ -51,7 +51,7 @@ def test_a_cell_is_what_the_driver_says(client: Client) -> None:
         elif call.name in client.fails:
             allowed = {FAILS, SKIPPED}
         else:
-            allowed = {WORKS, SKIPPED, AWAITED} if call.is_awaited else {WORKS, SKIPPED}
+            allowed = {WORKS, SKIPPED}
         assert cell.rstrip(" 0123456789") in allowed, call.title
     for why in client.fails.values():
         assert f"{client.title}: {why}." in DOCS
@@ -115,7 +115,7 @@ def test_a_table_has_marks_and_reasons(tmp_path: Path) -> None:
         "balance": WORKS,
         "number": f"{FAILS} 1",
         "cancel": f"{FAILS} 2",
-        "rent": AWAITED if next(call for call in CALLS if call.name == "rent").is_awaited else f"{FAILS} 3",
+        "rent": f"{FAILS} 3",
     }
     assert "1. some-client, number: gone" in made
     assert "2. some-client: always." in made

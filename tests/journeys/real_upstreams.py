@@ -30,6 +30,9 @@ status_calls_per_second = 50.0
 [generic]
 adapter = "handler_api"
 base_url = "{generic}/stubs/handler_api.php"
+rents = true
+reuses = true
+adds_services = true
 poll_seconds = 0.1
 status_calls_per_second = 50.0
 
