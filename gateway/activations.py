@@ -377,6 +377,8 @@ class Activations:
             await asyncio.gather(*map(self._keep_one, due[start : start + EXPIRED_TOGETHER]))
 
     async def _keep_one(self, live: Live) -> None:
+        if live.id in self._cancelling:
+            return  # one that is being given back right now was asked for in time
         if not live.is_over_upstream:
             await self.look(live)
         if live.status is Status.WAITING:
@@ -384,7 +386,7 @@ class Activations:
 
     async def _keep(self, live: Live) -> None:
         if live.is_kept or live.id in self._cancelling:
-            return  # one that is being given back right now was asked for in time
+            return
         if await self._house.store.run(attempts.keep, live.id, self._house.clock(), actor="time"):
             self._house.metrics.count(live.product, live.upstream, "kept")
             log.info("rental.kept", activation=live.id, upstream=live.upstream)

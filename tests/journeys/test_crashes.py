@@ -226,7 +226,7 @@ SCENARIOS: dict[str, tuple[Scenario, Scenario, int]] = {
     "a rental given back, its answer lost": (rented, giving_back_the_rental("deaf"), 2),
     "a rental finished without a message": (rented, finishing_the_rental, 2),
     "a rental finished": (rented_with_sms, finishing_the_rental, 2),
-    "a rental at its end": (rented, ending_the_rental, 3),
+    "a rental at its end": (rented, ending_the_rental, 2),
     "a rental at its end, with messages": (rented_with_sms, ending_the_rental, 2),
     "more time": (rented, extending("accept"), 2),
     "more time, refused": (rented, extending("refused"), 3),
