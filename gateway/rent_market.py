@@ -22,7 +22,9 @@ from gateway.offers import Buyer
 from gateway.routing import Facts, Shortlist
 from gateway.upstream import Rents, Upstream
 
-REMEMBERED_MAX = 10_000
+REMEMBERED_ROWS_MAX = 300_000
+"""Offers kept in all: anybody with a key may ask for any country and any number of hours."""
+
 FAILED_SECONDS = 10.0
 """How long an upstream that failed is not asked the same again: nobody else shall wait for its time-out."""
 
@@ -44,6 +46,7 @@ class _Answer:
     upstream: Upstream
     said: asyncio.Future[Any]
     until: float
+    rows: int = 0
 
 
 class RentMarket:
@@ -51,7 +54,7 @@ class RentMarket:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._answers: LRUCache[Hashable, _Answer] = LRUCache(REMEMBERED_MAX)
+        self._answers: LRUCache[Hashable, _Answer] = LRUCache(REMEMBERED_ROWS_MAX, _rows_of)
         self._asking: set[asyncio.Task[None]] = set()
 
     async def countries(self, buyer: Buyer) -> set[int]:
@@ -122,14 +125,14 @@ class RentMarket:
             known = _Answer(upstream, asyncio.get_running_loop().create_future(), 0.0)
             self._answers[key] = known
             # A task of its own: whoever asked first may hang up, and others wait for the same answer.
-            task = asyncio.ensure_future(self._ask(name, known, ask, seconds))
+            task = asyncio.ensure_future(self._ask(name, key, known, ask, seconds))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
         answer: Collection[T] | None = await asyncio.shield(known.said)
         return answer
 
     async def _ask(
-        self, name: str, answer: _Answer, ask: Callable[[], Awaitable[Collection[T]]], seconds: float
+        self, name: str, key: Hashable, answer: _Answer, ask: Callable[[], Awaitable[Collection[T]]], seconds: float
     ) -> None:
         said: Collection[T] | None = None
         try:
@@ -141,6 +144,16 @@ class RentMarket:
             log.exception("rent_offers.failed", upstream=name)
         answer.until = self._house.clock() + (min(seconds, FAILED_SECONDS) if said is None else seconds)
         answer.said.set_result(said)
+        if self._answers.get(key) is answer:
+            # Put in anew: a cache weighs a value once.
+            del self._answers[key]
+            answer.rows = len(said or ())
+            if _rows_of(answer) <= REMEMBERED_ROWS_MAX:
+                self._answers[key] = answer
+
+
+def _rows_of(answer: _Answer) -> int:
+    return answer.rows + 1
 
 
 def _offer(one: RentOffer) -> Offer:

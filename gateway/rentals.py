@@ -18,11 +18,13 @@ from gateway.activations import Activations
 from gateway.errors import (
     BadCountry,
     CallerError,
+    NoBalance,
     NoNumbers,
     NotAllowed,
     NotAllowedNow,
     NothingTaken,
     PriceTooLow,
+    TooManyOpen,
     Unavailable,
     UnknownActivation,
     UnknownLease,
@@ -290,7 +292,7 @@ class Rentals:
                 lives.append(await self._add_beside(caller, order, lives[0], is_gone))
         except CallerError as error:
             await self._give_back(lives)
-            raise NoNumbers from error
+            raise error if isinstance(error, NoBalance | TooManyOpen) else NoNumbers from error
         return lives
 
     async def _give_back(self, lives: Sequence[Live]) -> None:

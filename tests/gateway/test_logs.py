@@ -14,7 +14,7 @@ HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("correct h
 SECRETS = [TOKEN, HASH, new_api_key(), "+447700900123"]
 
 
-@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("secret", SECRETS, ids=("token", "hash", "key", "number"))
 @pytest.mark.parametrize(
     "line", ["{}", "x={}&y=1", "'authorization': 'Bearer {}'", '{{"error": "{}"}}', "Bearer {} no"]
 )

@@ -13,6 +13,7 @@ from gateway.accounts import Caller
 from gateway.errors import BadCountry, NoNumbers, Unwell
 from gateway.model import RentOffer
 from gateway.money import Money
+from gateway.rent_market import RentMarket
 from gateway.rentals import RentRow
 from tests.harness import config_directory, environment
 from tests.scripted import STANZAS, Scripted, World
@@ -159,3 +160,17 @@ async def test_more_time_costs_what_was_said_for_a_minute(world: World) -> None:
     assert (await world.gateway.rentals.extension_price(world.caller, live.id, 1))[0] == price
     world.watch.now += 61
     assert (await world.gateway.rentals.extension_price(world.caller, live.id, 1))[0] == usd(390_000)
+
+
+async def test_what_is_remembered_is_bounded_by_its_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody with a key may ask for any number of hours: that must not fill the memory."""
+    asked = Asked(world.one)
+    monkeypatch.setattr("gateway.rent_market.REMEMBERED_ROWS_MAX", 8)
+    market = RentMarket(world.gateway.house)
+    for hours in (2, 3, 4, 5, 6, 7):
+        await market.listing(world.caller, 6, hours, "")
+    assert asked.times == 6
+    await market.listing(world.caller, 6, 7, "")
+    assert asked.times == 6, "the newest is known still"
+    await market.listing(world.caller, 6, 2, "")
+    assert asked.times == 7, "the oldest was forgotten"
