@@ -92,8 +92,10 @@ class Catalogue(Core):
     ) -> bytes:
         """The list's bytes, from `render`; made once for everybody who asks for it at the same time."""
         market = self.front.house.market
-        key = (self.name, call.action, call.caller.account_name, service, country, variant, market.generation)
-        return await self.lists.get(key, lambda: render(call.caller, service, country, leaf))
+        caller = call.caller
+        who = (caller.account_name, caller.allowed)
+        key = (self.name, call.action, who, service, country, variant, market.generation)
+        return await self.lists.get(key, lambda: render(caller, service, country, leaf))
 
     async def by_country(self, caller: Caller, service: str | None, country: int | None, leaf: Printer) -> bytes:
         """`{country: {service: leaf}}`."""

@@ -35,6 +35,7 @@ WORDS = {
     "bad_key": "BAD_KEY",
     "bad_action": "BAD_ACTION",
     "barred": "BANNED",
+    "suspended": "ACCOUNT_INACTIVE",
     "bad_service": "BAD_SERVICE",
     "bad_country": "BAD_COUNTRY",
     "bad_phone_exception": "WRONG_EXCEPTION_PHONE",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from compat._admission import require_way_in
 from compat._dialect import Dialect
 from compat._reply import Call, Refusal, Reply
 from compat._wire import TEXT, answer, form_body, header, parameters
@@ -62,6 +63,7 @@ class Endpoint:
             caller = await self._front.callers.caller(values.get("api_key") or _key_in_header(dialect, scope))
             if caller.dialect and not self._fixed:
                 dialect = self._dialects.get(caller.dialect, dialect)
+            require_way_in(self._front, caller, scope, dialect.name)
             handler = dialect.actions.get(action)
             if handler is None:
                 raise BadAction

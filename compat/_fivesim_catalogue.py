@@ -7,13 +7,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from compat import _fivesim_render as render
-from compat._fivesim_http import Call, Common, Reply, Said, bearer
+from compat._admission import require_way_in
+from compat._fivesim_http import WAY_IN, Call, Common, Reply, Said, bearer
 from compat._fivesim_lists import Lists
 from compat._fivesim_words import ANY
 from gateway.errors import BadAction, CallerError
 from gateway.model import Order
 from gateway.money import MAX_MICROS, Money
 from gateway.offers import Buyer, Row
+from gateway.rules import EVERYTHING, Allowed
 
 COUNTRIES_BETWEEN_PAUSES = 16
 
@@ -25,6 +27,7 @@ class Guest:
     account_name: str
     currency: str
     is_demo: bool
+    allowed: Allowed = EVERYTHING
 
 
 class Catalogue:
@@ -134,7 +137,9 @@ class Catalogue:
     async def _buyer(self, call: Call) -> Buyer:
         """Whose prices are shown: the caller's where there is a good key, else those of the default rules."""
         try:
-            return await self._common.front.callers.caller(bearer(call.scope))
+            caller = await self._common.front.callers.caller(bearer(call.scope))
+            require_way_in(self._common.front, caller, call.scope, WAY_IN)
+            return caller
         except CallerError:
             view = self._common.house.market.view
             return Guest("", view.pricing.house_currency, all(entry.serves_demo for entry in view.entries))
@@ -142,7 +147,7 @@ class Catalogue:
     async def _listed(self, call: Call, key: tuple[str, ...], make: Callable[[Buyer], Awaitable[str]]) -> Reply:
         buyer = await self._buyer(call)
         generation = self._common.house.market.generation
-        whole_key = (*key, buyer.account_name, buyer.currency, buyer.is_demo, generation)
+        whole_key = (*key, buyer.account_name, buyer.currency, buyer.is_demo, buyer.allowed, generation)
 
         async def body() -> bytes:
             return (await make(buyer)).encode()

@@ -19,6 +19,8 @@ from gateway.front import Front
 from gateway.money import MoneyError, round_down_to_step, to_micros
 
 PAGE_MAX = 100
+WAY_IN = "5sim"
+"""What a key that is kept to some dialects calls this one."""
 
 _DIGITS = re.compile(r"[0-9]+")
 _GZIP = re.compile(rb"\bgzip\b(?!\s*;\s*q\s*=\s*0(?:\.0*)?\s*(?:,|$))")

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.types import Receive, Scope, Send
 
+from compat._admission import require_way_in
 from compat._rest_models import Model, NoBody, NoQuery
 from compat._rest_problems import KINDS, MEDIA_TYPE, Refused, problem, wrong_members, wrong_parameters
 from compat._wire import JSON, answer, gone, header
@@ -201,6 +202,7 @@ class Resource:
         keys = [value for name, value in pairs if name == "api_key"]
         if not operation.is_public:
             call._caller = await self._front.callers.caller(_key(call, keys))
+            require_way_in(self._front, call.caller, call.scope, "rest")
         call.query = _query(operation.query, [pair for pair in pairs if pair[0] != "api_key"])
         if operation.body is not None:
             call.body = _body(operation.body, await _read(call), call.header(b"content-type"))

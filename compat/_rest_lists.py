@@ -46,7 +46,7 @@ class Lists:
 
         Raises TooManyRequests where it would have to be made and the caller `may_build` none.
         """
-        key = (caller.account_name, service, country, self._front.house.market.generation)
+        key = (caller.account_name, caller.allowed, service, country, self._front.house.market.generation)
         if not may_build and self._prices.kept(key) is None:
             raise TooManyRequests
         return await self._prices.get(key, lambda: self._made(caller, service, country))

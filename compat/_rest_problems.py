@@ -35,6 +35,7 @@ KINDS = {
     "bad_key": Kind(401, "An API key is required, and this is none that works."),
     "bad_action": Kind(404, "There is no such action."),
     "barred": Kind(403, "The account may not buy for now."),
+    "suspended": Kind(403, "The account may not buy."),
     "bad_service": Kind(422, "There is no such service."),
     "bad_country": Kind(422, "There is no such country."),
     "bad_phone_exception": Kind(422, "A beginning of a number has another form, or there are too many."),

@@ -44,6 +44,7 @@ class DsSmsHub(Dialect):
     words: ClassVar[Mapping[str, str]] = {
         **WORDS,
         "barred": "USER_NOT_FOUND",
+        "suspended": "USER_NOT_FOUND",
         "no_balance": "NO_MONEY",
         "too_many_open": "TOO_MANY_ACTIVE_RENTALS",
         "price_too_low": "MAX_PRICE_EXCEEDED",
@@ -58,6 +59,7 @@ class DsSmsHub(Dialect):
         **dict.fromkeys(WORDS, 400),
         "bad_key": 401,
         "barred": 404,
+        "suspended": 404,
         "too_many_requests": 500,
         "unavailable": 500,
         "internal": 500,

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from compat._admission import require_way_in
 from compat._fivesim_account import Account
 from compat._fivesim_buying import Buying
 from compat._fivesim_catalogue import Catalogue
-from compat._fivesim_http import Call, Common, Reply, Said, bearer, send_reply
+from compat._fivesim_http import WAY_IN, Call, Common, Reply, Said, bearer, send_reply
 from compat._fivesim_orders import Orders
 from gateway.accounts import Caller
 from gateway.errors import BadAction, CallerError, Internal, UnknownActivation
@@ -34,6 +35,7 @@ WORDS = {
     "bad_key": "",
     "bad_action": "",
     "barred": "not enough rating",
+    "suspended": "not enough rating",
     "bad_service": "no product",
     "bad_country": "bad country",
     "price_too_low": "no free phones",
@@ -155,6 +157,7 @@ class FiveSim:
         try:
             if route.for_caller is not None:
                 caller = await self._front.callers.caller(bearer(call.scope))
+                require_way_in(self._front, caller, call.scope, WAY_IN)
                 return await route.for_caller(call, caller), "ok"
             if route.for_anyone is not None:
                 return await route.for_anyone(call), "ok"

@@ -8,14 +8,13 @@ word; a refusal is 401 whether or not there is such an upstream.
 from __future__ import annotations
 
 import hmac
-import ipaddress
-from collections.abc import Iterable, Sequence
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from compat._admission import peer
 from gateway.errors import CallerError, PushRefused, PushUnreadable, UpstreamError
 from gateway.front import Front
 from gateway.upstream import PushRequest
@@ -23,8 +22,6 @@ from gateway.upstream import PushRequest
 PATH = "/webhooks/sms"
 BODY_BYTES_MAX = 262_144
 RETRY_HEADERS = {"retry-after": "5"}
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 log = structlog.get_logger()
 
@@ -60,7 +57,7 @@ async def _answer(front: Front, request: Request) -> Response:
         url=_public_url(front, request),
         headers={name.lower(): value for name, value in request.headers.items()},
         body=await _body(request),
-        peer=peer(request, front.house.settings.gateway.server.trusted_proxies),
+        peer=peer(request.scope, front.house.settings.gateway.server.trusted_proxies),
         source="/".join(parts[1:] if has_secret else parts),
         has_secret=has_secret,
     )
@@ -101,22 +98,3 @@ def _public_url(front: Front, request: Request) -> str:
     behind = raw.decode("latin-1").removeprefix(PATH)
     query = request.scope["query_string"].decode("latin-1")
     return f"{base}{behind}?{query}" if query else f"{base}{behind}"
-
-
-def peer(request: Request, trusted_proxies: Iterable[str]) -> str:
-    """Who sent the request: the last address in the chain that is no trusted proxy's. Empty where nobody can tell."""
-    networks = [ipaddress.ip_network(network) for network in trusted_proxies]
-    chain = [part.strip() for value in request.headers.getlist("x-forwarded-for") for part in value.split(",")]
-    address = request.client.host if request.client else ""
-    while chain and _is_among(address, networks):
-        address = chain.pop()
-    return address
-
-
-def _is_among(address: str, networks: Sequence[Network]) -> bool:
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return any((mapped or found) in network for network in networks)

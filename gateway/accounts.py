@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
-from gateway import ledger, revisions
+from gateway import caps, ledger, levels, revisions, rules, tree
+from gateway.caps import Counter
 from gateway.errors import BadKey, BadWebhookUrl, Unavailable
+from gateway.model import Clock
+from gateway.rules import EVERYTHING, Allowed, Rules
 from gateway.settings import DIALECTS
 from gateway.store import Conflict, Row, Store, Tx
 from gateway.vault import KEY_LENGTH, Vault, new_api_key
@@ -18,6 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}")
 CURRENCY = re.compile(r"[A-Z]{3}")
 URL_LENGTH_MAX = 255
 ID_MAX = 2**63 - 1
+GRACE_SECONDS_MAX = 30 * 86_400
 REVISION = "accounts"
 CACHED_MAX = 50_000
 CACHED_SECONDS = 30.0
@@ -41,6 +47,21 @@ class Caller:
     dialect: str = ""
     """The dialect the key is answered in where the path names none; empty for the deployment's."""
 
+    allowed: Allowed = EVERYTHING
+    """What may be bought, under the rules of the key, the account and every account above it."""
+
+    ip_ranges: tuple[tuple[str, ...], ...] = ()
+    """Lists of ranges of which the caller's address has to be in each."""
+
+    dialects: frozenset[str] | None = None
+    """The ways in the key may take (`rules.WAYS_IN`); None for every way."""
+
+    suspended_at: float | None = None
+    """From when on the account may read and give back, but not buy."""
+
+    ends_at: float | None = None
+    """From when on the key is none."""
+
 
 def bump(tx: Tx) -> None:
     """Tells every running server that accounts or keys have changed."""
@@ -48,14 +69,22 @@ def bump(tx: Tx) -> None:
 
 
 def create(tx: Tx, name: str, currency: str, at: float, *, is_demo: bool, parent: str | None = None) -> int:
-    """A new account with an empty purse; its id. Children share their parent's currency. Raises AccountError."""
+    """A new account with an empty purse; its id. Raises AccountError.
+
+    A child has its parent's currency and kind, and its place below it for good.
+    """
     if not NAME.fullmatch(name):
         raise AccountError("a name has 1 to 63 letters, digits, or _ . @ - and begins with a letter or digit")
     if not CURRENCY.fullmatch(currency):
         raise AccountError("a currency is three capital letters, such as USD")
+    if parent == name:
+        raise AccountError("an account can't be its own parent")
     parent_row = find(tx, parent) if parent else None
     if parent_row and parent_row["currency"] != currency:
         raise AccountError(f"{parent} is kept in {parent_row['currency']}, its children too")
+    if parent_row and bool(parent_row["is_demo"]) is not is_demo:
+        kind = "a demo account" if parent_row["is_demo"] else "no demo account"
+        raise AccountError(f"{parent} is {kind}, and so are its children")
     try:
         account_id = tx.insert(
             "insert into accounts (name, parent_id, currency, is_demo, created_at)"
@@ -69,15 +98,39 @@ def create(tx: Tx, name: str, currency: str, at: float, *, is_demo: bool, parent
     except Conflict:
         raise AccountError(f"there is an account {name} already") from None
     ledger.open_balance(tx, account_id)
+    if parent_row:
+        # Whoever counts what is below an account for its cap has locked it: the child is counted, or comes later.
+        tree.lock(tx, tree.line(tx, parent_row["id"]))
+    try:
+        tree.place(tx, account_id)
+    except tree.TooDeep:
+        raise AccountError(f"accounts have {tree.LEVELS_MAX} levels at most") from None
     bump(tx)
     return account_id
 
 
-def find(tx: Tx, name: str) -> Row:
-    """The account of that name. Raises AccountError."""
+def find(tx: Tx, name: str, within: int | None = None) -> Row:
+    """The account of that name. With `within`, only that account and those below it are there. Raises AccountError."""
     row = tx.one("select id, name, currency, is_demo from accounts where name = :name", name=name)
-    if row is None:
+    if row is None or (within is not None and not tree.is_within(tx, row["id"], within)):
         raise AccountError(f"there is no account {name}")
+    return row
+
+
+def find_key(tx: Tx, key_id: int, within: int | None = None) -> Row:
+    """A key by its id. With `within`, only those of that account and of accounts below it. Raises AccountError."""
+    row = (
+        tx.one(
+            "select k.id, k.account_id, coalesce(k.origin_id, k.id) as origin_id, k.dialect, k.name, k.hint,"
+            " k.revoked_at, k.retires_at, a.name as account, a.currency from api_keys k"
+            " join accounts a on a.id = k.account_id where k.id = :id",
+            id=key_id,
+        )
+        if key_id <= ID_MAX
+        else None
+    )
+    if row is None or (within is not None and not tree.is_within(tx, row["account_id"], within)):
+        raise AccountError(f"there is no key {key_id}")
     return row
 
 
@@ -86,9 +139,28 @@ def overview(tx: Tx) -> Sequence[Row]:
     return tx.all(
         "select a.id, a.name, a.currency, a.is_demo, a.barred_until, a.created_at, b.available, b.held, b.open_count,"
         " (select count(*) from api_keys k where k.account_id = a.id and k.revoked_at is null) as keys,"
-        " (select p.name from accounts p where p.id = a.parent_id) as parent"
+        " (select p.name from accounts p where p.id = a.parent_id) as parent, a.parent_id,"
+        " (select r.suspended_at from rules r where r.subject = 'account:' || a.id) as suspended_at"
         " from accounts a join balances b on b.account_id = a.id order by a.name"
     )
+
+
+def in_tree(tx: Tx, within: int | None = None) -> Sequence[Row]:
+    """As `overview`, each account behind its parent and with its `depth`; one account and all below it, or every."""
+    rows = [dict(row) for row in overview(tx)]
+    inside = None if within is None else frozenset(tree.below(tx, within))
+    children: dict[int | None, list[dict[str, Any]]] = {}
+    for row in rows:
+        top = row["parent_id"] is None if inside is None else row["id"] == within
+        if inside is None or row["id"] in inside:
+            children.setdefault(None if top else row["parent_id"], []).append(row)
+    found: list[Row] = []
+    left = [(row, 0) for row in reversed(children.get(None, []))]
+    while left:
+        row, depth = left.pop()
+        found.append({**row, "depth": depth})
+        left += [(child, depth + 1) for child in reversed(children.get(row["id"], []))]
+    return found
 
 
 def bar(tx: Tx, name: str, until: float | None) -> None:
@@ -97,22 +169,90 @@ def bar(tx: Tx, name: str, until: float | None) -> None:
     bump(tx)
 
 
-def issue_key(tx: Tx, vault: Vault, name: str, at: float, dialect: str | None = None) -> str:
-    """A new key of an account, in plain: only its digest is kept, so this is the one time it can be shown.
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A key just made, in plain: only its digest is kept, so this is the one time it can be shown."""
 
-    Raises AccountError on an unknown account or dialect.
+    id: int
+    key: str = field(repr=False)
+
+
+def issue_key(tx: Tx, vault: Vault, name: str, at: float, dialect: str | None = None) -> str:
+    """A new key of an account, in plain and without rules. Raises AccountError on an unknown account or dialect."""
+    return new_key(tx, vault, name, at, dialect).key
+
+
+def new_key(
+    tx: Tx,
+    vault: Vault,
+    name: str,
+    at: float,
+    dialect: str | None = None,
+    *,
+    label: str = "",
+    changes: Mapping[str, Any] | None = None,
+) -> Issued:
+    """A new key of an account, with rules of its own (`set_key_rules`).
+
+    Raises AccountError on an unknown account or dialect, RuleError.
     """
     key = new_api_key()
-    tx.execute(
-        "insert into api_keys (account_id, digest, hint, created_at, dialect)"
-        " values (:account, :digest, :hint, :at, :dialect)",
+    key_id = tx.insert(
+        "insert into api_keys (account_id, digest, hint, created_at, dialect, name)"
+        " values (:account, :digest, :hint, :at, :dialect, :name) returning id",
         account=find(tx, name)["id"],
         digest=vault.key_digests(key)[0],
         hint=key[:4],
         at=at,
         dialect=_known_dialect(dialect),
+        name=_known_label(label),
     )
-    return key
+    if changes:
+        set_key_rules(tx, key_id, changes, at)
+    return Issued(key_id, key)
+
+
+def rotate_key(tx: Tx, vault: Vault, key_id: int, at: float, grace_seconds: float) -> Issued:
+    """A new key in the place of another, which goes on working for the grace time.
+
+    The two share rules, caps and what is spent of them. Raises AccountError where the key works no more, or has been
+    replaced already.
+    """
+    if not 0 <= grace_seconds <= GRACE_SECONDS_MAX:
+        raise AccountError(f"a grace time is from 0 to {GRACE_SECONDS_MAX} seconds")
+    row = find_key(tx, key_id)
+    replaced = tx.execute(
+        "update api_keys set retires_at = :until where id = :id and revoked_at is null and retires_at is null",
+        until=at + grace_seconds,
+        id=key_id,
+    )
+    if not replaced:
+        raise AccountError(f"key {key_id} is {'revoked' if row['revoked_at'] is not None else 'replaced already'}")
+    key = new_api_key()
+    new_id = tx.insert(
+        "insert into api_keys (account_id, digest, hint, created_at, dialect, name, origin_id)"
+        " select account_id, :digest, :hint, :at, dialect, name, coalesce(origin_id, id) from api_keys where id = :id"
+        " returning id",
+        digest=vault.key_digests(key)[0],
+        hint=key[:4],
+        at=at,
+        id=key_id,
+    )
+    bump(tx)
+    return Issued(new_id, key)
+
+
+def rename_key(tx: Tx, key_id: int, label: str) -> None:
+    """What its owner calls a key. Raises AccountError."""
+    tx.execute(
+        "update api_keys set name = :name where id = :id", name=_known_label(label), id=find_key(tx, key_id)["id"]
+    )
+
+
+def _known_label(label: str) -> str:
+    if len(label) > rules.NAME_LENGTH_MAX or not label.isprintable():
+        raise AccountError(f"a key's name has up to {rules.NAME_LENGTH_MAX} printable characters")
+    return label
 
 
 def set_dialect(tx: Tx, key_id: int, dialect: str | None) -> None:
@@ -135,33 +275,143 @@ def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
     if name:
         find(tx, name)
     return tx.all(
-        "select k.id, a.name as account, k.hint, k.dialect, k.created_at, k.revoked_at from api_keys k"
+        "select k.id, a.name as account, k.hint, k.name, k.dialect, k.created_at, k.revoked_at, k.retires_at,"
+        " (select r.suspended_at from rules r where r.subject = 'key:' || coalesce(k.origin_id, k.id)) as suspended_at,"
+        " (select r.expires_at from rules r where r.subject = 'key:' || coalesce(k.origin_id, k.id)) as expires_at"
+        " from api_keys k"
         " join accounts a on a.id = k.account_id where a.name = :name or :name = '' order by k.id",
         name=name or "",
     )
 
 
 def revoke_key(tx: Tx, key_id: int, at: float) -> None:
-    """Ends a key; repeating it is harmless. Raises AccountError where there is no such key."""
-    found = key_id <= ID_MAX and tx.execute(
-        "update api_keys set revoked_at = coalesce(revoked_at, :at) where id = :id", at=at, id=key_id
+    """Ends a key, with those it replaced; repeating it is harmless. Raises AccountError where there is no such key."""
+    row = find_key(tx, key_id)
+    tx.execute(
+        "update api_keys set revoked_at = coalesce(revoked_at, :at)"
+        " where coalesce(origin_id, id) = :origin and id <= :id and account_id = :account",
+        at=at,
+        origin=row["origin_id"],
+        id=key_id,
+        account=row["account_id"],
     )
-    if not found:
-        raise AccountError(f"there is no key {key_id}")
     bump(tx)
 
 
-def _by_digest(tx: Tx, digests: Sequence[str]) -> Row | None:
+# Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled:
+    """An account's or a key's own rules, and how much of its caps is used."""
+
+    rules: Rules
+    counters: Sequence[Counter]
+    currency: str
+
+
+def set_rules(
+    tx: Tx, name: str, changes: Mapping[str, Any], at: float, *, force: bool = False, within: int | None = None
+) -> Ruled:
+    """Changes rules of an account, by the names of their fields (`rules.Rules`); None takes one away.
+
+    They hold for everybody below it as well. Raises AccountError, or RuleError: also where a cap is below what is
+    spent already, unless forced.
+    """
+    row = find(tx, name, within)
+    return _change(tx, levels.account_subject(row["id"]), row["id"], row["currency"], changes, at, force=force)
+
+
+def set_key_rules(
+    tx: Tx, key_id: int, changes: Mapping[str, Any], at: float, *, force: bool = False, within: int | None = None
+) -> Ruled:
+    """As `set_rules`, of a key and those that replaced it or were replaced by it."""
+    row = find_key(tx, key_id, within)
+    subject = levels.key_subject(row["origin_id"])
+    return _change(tx, subject, row["account_id"], row["currency"], changes, at, force=force)
+
+
+def _change(
+    tx: Tx, subject: str, account_id: int, currency: str, changes: Mapping[str, Any], at: float, *, force: bool
+) -> Ruled:
+    # Before the rules are read: of two changes at once, the second sees the first.
+    tree.lock(tx, [account_id])
+    before = levels.load(tx, subject)
+    after = rules.changed(before, changes)
+    if after != before:
+        caps.follow(tx, subject, account_id, before, after, at, currency, force=force)
+        levels.save(tx, subject, after)
+        bump(tx)
+    return Ruled(after, caps.shown(tx, subject, after, at), currency)
+
+
+def suspend(tx: Tx, name: str, at: float, *, within: int | None = None) -> None:
+    """Stops an account and all below it from buying, until `resume`. Raises AccountError."""
+    set_rules(tx, name, {"suspended_at": at}, at, within=within)
+
+
+def resume(tx: Tx, name: str, at: float, *, within: int | None = None) -> None:
+    """Ends a suspension. Raises AccountError."""
+    set_rules(tx, name, {"suspended_at": None}, at, within=within)
+
+
+def rules_of(tx: Tx, name: str, at: float, *, within: int | None = None) -> Ruled:
+    """An account's own rules. Raises AccountError."""
+    row = find(tx, name, within)
+    subject = levels.account_subject(row["id"])
+    found = levels.load(tx, subject)
+    return Ruled(found, caps.shown(tx, subject, found, at), row["currency"])
+
+
+def rules_of_key(tx: Tx, key_id: int, at: float, *, within: int | None = None) -> Ruled:
+    """A key's own rules. Raises AccountError."""
+    row = find_key(tx, key_id, within)
+    subject = levels.key_subject(row["origin_id"])
+    found = levels.load(tx, subject)
+    return Ruled(found, caps.shown(tx, subject, found, at), row["currency"])
+
+
+def buyer(tx: Tx, name: str) -> Caller:
+    """Somebody who would buy for an account, with a key that has no rules of its own. Raises AccountError."""
+    row = find(tx, name)
+    caller = Caller(0, row["id"], row["name"], row["currency"], bool(row["is_demo"]), None)
+    return _bound(caller, levels.of_key(tx, row["id"], 0))
+
+
+def _by_digest(tx: Tx, digests: Sequence[str]) -> Caller | None:
+    """The caller behind a key, whether or not it works still; None where there is no such key."""
     for digest in digests:
         row = tx.one(
             "select k.id as key_id, k.dialect, a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until"
-            " from api_keys k join accounts a on a.id = k.account_id"
-            " where k.digest = :digest and k.revoked_at is null",
+            " from api_keys k join accounts a on a.id = k.account_id where k.digest = :digest",
             digest=digest,
         )
         if row is not None:
-            return row
+            caller = Caller(
+                key_id=row["key_id"],
+                account_id=row["account_id"],
+                account_name=row["name"],
+                currency=row["currency"],
+                is_demo=bool(row["is_demo"]),
+                barred_until=row["barred_until"],
+                dialect=row["dialect"] or "",
+            )
+            return _bound(caller, levels.of_key(tx, row["account_id"], row["key_id"]))
     return None
+
+
+def _bound(caller: Caller, found: Sequence[levels.Level]) -> Caller:
+    """The caller with what all its levels say."""
+    every = [level.rules for level in found]
+    return replace(
+        caller,
+        barred_until=levels.barred_until(found) if any(not level.is_key for level in found) else caller.barred_until,
+        allowed=rules.allowed(every),
+        ip_ranges=rules.ip_ranges(every),
+        dialects=rules.dialects(every),
+        suspended_at=levels.stopped_at(found),
+        ends_at=levels.key_ends_at(found),
+    )
 
 
 def set_webhook(tx: Tx, vault: Vault, account_id: int, url: str) -> None:
@@ -180,9 +430,10 @@ def webhook(tx: Tx, vault: Vault, account_id: int) -> str:
 class Callers:
     """Turns keys into callers. No plain key is kept, only digests."""
 
-    def __init__(self, store: Store, vault: Vault) -> None:
+    def __init__(self, store: Store, vault: Vault, clock: Clock = time.time) -> None:
         self._store = store
         self._vault = vault
+        self._clock = clock
         self._known: TTLCache[str, Caller] = TTLCache(CACHED_MAX, CACHED_SECONDS)
         self._last_known: LRUCache[str, Caller] = LRUCache(CACHED_MAX)
         self._unknown: TTLCache[str, None] = TTLCache(10_000, UNKNOWN_SECONDS)
@@ -194,31 +445,26 @@ class Callers:
             raise BadKey
         digests = self._vault.key_digests(key)
         caller = self._known.get(digests[0])
-        return caller if caller is not None else await self._look_up(digests)
+        if caller is None:
+            caller = await self._look_up(digests)
+        if caller.ends_at is not None and caller.ends_at <= self._clock():
+            raise BadKey
+        return caller
 
     async def _look_up(self, digests: Sequence[str]) -> Caller:
         if digests[0] in self._unknown:
             raise BadKey
         try:
-            row = await self._store.read(_by_digest, digests)
+            caller = await self._store.read(_by_digest, digests)
         except Unavailable:
             # Polls of live numbers go on while the database is away; whatever moves money needs it anyway.
             if digests[0] in self._last_known:
                 return self._last_known[digests[0]]
             raise
-        if row is None:
+        if caller is None:
             self._unknown[digests[0]] = None
             self._last_known.pop(digests[0], None)
             raise BadKey
-        caller = Caller(
-            key_id=row["key_id"],
-            account_id=row["account_id"],
-            account_name=row["name"],
-            currency=row["currency"],
-            is_demo=bool(row["is_demo"]),
-            barred_until=row["barred_until"],
-            dialect=row["dialect"] or "",
-        )
         self._known[digests[0]] = self._last_known[digests[0]] = caller
         return caller
 

@@ -482,7 +482,7 @@ def _end(
         return False
     if status is not Status.FINISHED:
         ledger.release(tx, activation_id, at, actor="activation")
-    ledger.leave(tx, row["account_id"])
+    ledger.leave(tx, row["account_id"], activation_id)
     return True
 
 

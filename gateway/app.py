@@ -108,7 +108,7 @@ class Gateway:
         upstreams = {stanza.name: self._build(stanza, settings.catalog) for stanza in enabled}
         market = Market(clock, health, view_of(settings, upstreams))
         self.house = House(database.store, database.vault, clock, settings, upstreams, market, health, metrics)
-        self.callers = Callers(database.store, database.vault)
+        self.callers = Callers(database.store, database.vault, clock)
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
         self._courier = Courier(self.house)

@@ -43,7 +43,7 @@ def intend(
 ) -> Intent:
     """The activation, its first attempt and its hold, committed before anybody is asked.
 
-    Where the balance does not reach for the dearest quote, the order is for those it reaches for.
+    Where balance or spend caps do not reach for the dearest quote, the order is for those they reach for.
     """
     ceiling = max(ranked.quote.price.micros for ranked in quotes)
     try:
@@ -58,19 +58,30 @@ def intend(
         )  # fmt: skip
     except Conflict:
         raise OrderExists from None
-    try:
-        _hold(tx, caller, activation_id, ceiling, at, open_max)
-    except NoBalance:
-        available = ledger.balance(tx, caller.account_id).available.micros
-        quotes = [ranked for ranked in quotes if ranked.quote.price.micros <= available]
-        if not quotes:
-            raise
-        ceiling = max(ranked.quote.price.micros for ranked in quotes)
-        _hold(tx, caller, activation_id, ceiling, at, open_max)
-        tx.execute("update activations set price = :price where id = :id", price=ceiling, id=activation_id)
+    held = _hold_dearest(tx, caller, activation_id, quotes, at, open_max)
+    if held != ceiling:
+        quotes = [ranked for ranked in quotes if ranked.quote.price.micros <= held]
+        tx.execute("update activations set price = :price where id = :id", price=held, id=activation_id)
     first = quotes[0].quote
     attempt_id = begin(tx, activation_id, first, first.offer.cost, at)
-    return Intent(activation_id, attempt_id, Money(ceiling, caller.currency), quotes, at)
+    return Intent(activation_id, attempt_id, Money(held, caller.currency), quotes, at)
+
+
+def _hold_dearest(
+    tx: Tx, caller: Caller, activation_id: int, quotes: Sequence[Ranked], at: float, open_max: int
+) -> int:
+    """Holds the highest of the prices that balance and spend caps reach for; its micro-units. Raises as `hold`."""
+    prices = sorted({ranked.quote.price.micros for ranked in quotes}, reverse=True)
+    while True:
+        try:
+            _hold(tx, caller, activation_id, prices[0], at, open_max)
+        except NoBalance:
+            available = ledger.balance(tx, caller.account_id).available.micros
+            prices = [price for price in prices[1:] if price <= available]
+            if not prices:
+                raise
+        else:
+            return prices[0]
 
 
 def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, open_max: int) -> None:
@@ -147,7 +158,7 @@ def fail_order(tx: Tx, activation_id: int, at: float) -> bool:
     if row is None:
         return False
     ledger.release(tx, activation_id, at, actor="purchase")
-    ledger.leave(tx, row["account_id"])
+    ledger.leave(tx, row["account_id"], activation_id)
     return True
 
 

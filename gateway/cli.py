@@ -21,6 +21,7 @@ import uvicorn
 from gateway import accounts, forward, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
+from gateway.cli_accounts import account_group, deposit, is_sandbox, key_group, sells_sandbox_only, transfer
 from gateway.cli_desk import desk_group
 from gateway.cli_ledger import audit_group, ledger_group
 from gateway.cli_numbers import numbers_group
@@ -28,10 +29,10 @@ from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
 from gateway.errors import UpstreamError
 from gateway.model import Order
-from gateway.money import Money, parse, plain, to_micros
-from gateway.settings import Settings, Stanza
+from gateway.money import parse, plain
+from gateway.settings import Settings
 from gateway.store import Tx
-from gateway.terminal import Context, Group, common, moment, show, tell, with_database, with_gateway
+from gateway.terminal import Context, Group, common, show, tell, with_database, with_gateway
 from gateway.vault import write_private
 
 DEMO_ACCOUNT = "demo"
@@ -56,14 +57,6 @@ ANSWER_SECONDS = 2.0
 def main(ctx: click.Context, directory: Path, is_json: bool) -> None:
     """A self-hosted gateway that speaks the SMS-Activate protocol."""
     ctx.obj = Context(directory, os.environ, is_json)
-
-
-def _sells_sandbox_only(settings: Settings) -> bool:
-    return all(_is_sandbox(stanza) for stanza in settings.upstreams.values() if stanza.enabled)
-
-
-def _is_sandbox(stanza: Stanza) -> bool:
-    return stanza.enabled and stanza.adapter == "sandbox"
 
 
 # Serving
@@ -191,7 +184,7 @@ def banner(base: str, key: str) -> str:
 
 async def _demo_key(settings: Settings, database: Database) -> str:
     """The demo account's key on an embedded database, made at the first start; empty elsewhere."""
-    if database.directory is None or not any(_is_sandbox(stanza) for stanza in settings.upstreams.values()):
+    if database.directory is None or not any(is_sandbox(stanza) for stanza in settings.upstreams.values()):
         return ""
     path = database.directory / DEMO_KEY_FILE
     if path.exists():
@@ -262,157 +255,7 @@ async def _examine_one(gateway: Gateway, name: str) -> dict[str, Any]:
     return row
 
 
-# Accounts, keys, money
-
-
-@main.group()
-def account() -> None:
-    """Who pays."""
-
-
-@account.command("create")
-@click.argument("name")
-@click.option("--balance", default="0", help="First deposit.")
-@click.option("--demo/--no-demo", default=None, help="Served by the sandbox, and only by it.")
-@click.option("--currency", help="Its currency, for good; the house currency unless given.")
-@click.option("--parent", help="The account it belongs to.")
-@common
-@click.pass_obj
-def account_create(
-    context: Context, name: str, balance: str, demo: bool | None, currency: str | None, parent: str | None
-) -> None:
-    """Open an account. It is a demo account while the sandbox is the only upstream."""
-    settings = context.settings()
-    is_demo = _sells_sandbox_only(settings) if demo is None else demo
-    money = None if to_micros(balance) == 0 else parse(balance, currency or settings.pricing.currency)
-
-    def create(tx: Tx) -> None:
-        now = time.time()
-        account_id = accounts.create(
-            tx, name, currency or settings.pricing.currency, now, is_demo=is_demo, parent=parent
-        )
-        if money is not None:
-            ledger.deposit(tx, account_id, money, now, actor="cli")
-
-    with_database(context, lambda database: database.store.run(create))
-    shown = str(money or Money(0, currency or settings.pricing.currency))
-    kind = "demo account" if is_demo else "account"
-    tell(context, {"account": name, "balance": shown, "is_demo": is_demo}, f"{kind} {name} created, balance {shown}")
-
-
-@account.command("list")
-@common
-@click.pass_obj
-def account_list(context: Context) -> None:
-    """Every account with its balance."""
-    found = with_database(context, lambda database: database.store.read(accounts.overview))
-    rows = [
-        {
-            "account": row["name"],
-            "available": plain(row["available"]),
-            "held": plain(row["held"]),
-            "currency": row["currency"],
-            "open": row["open_count"],
-            "keys": row["keys"],
-            "demo": bool(row["is_demo"]),
-            "parent": row["parent"],
-            "barred_until": moment(row["barred_until"]),
-        }
-        for row in found
-    ]
-    show(context, rows, ("account", "available", "held", "currency", "open", "keys", "demo", "parent", "barred_until"))
-
-
-@account.command("bar")
-@click.argument("name")
-@click.option("--hours", type=click.FloatRange(0, 24 * 3650), default=24.0, help="For how long; 0 lets it buy again.")
-@common
-@click.pass_obj
-def account_bar(context: Context, name: str, hours: float) -> None:
-    """Stop an account from buying for a while."""
-    until = time.time() + hours * 3600 if hours else None
-    with_database(context, lambda database: database.store.run(accounts.bar, name, until))
-    words = f"barred until {moment(until)} UTC" if until else "free to buy"
-    tell(context, {"account": name, "barred_until": moment(until)}, f"{name} is {words}")
-
-
-@main.command()
-@click.argument("name", metavar="ACCOUNT")
-@click.argument("amount")
-@click.option("--note", default="", help="Kept with the entry.")
-@common
-@click.pass_obj
-def deposit(context: Context, name: str, amount: str, note: str) -> None:
-    """Add money to an account."""
-
-    def pay(tx: Tx) -> Money:
-        row = accounts.find(tx, name)
-        ledger.deposit(tx, row["id"], parse(amount, row["currency"]), time.time(), actor="cli", note=note)
-        return ledger.balance(tx, row["id"]).available
-
-    available = with_database(context, lambda database: database.store.run(pay))
-    tell(context, {"account": name, "available": plain(available.micros)}, f"{name} now has {available}")
-
-
-@main.group()
-def key() -> None:
-    """What clients sign in with."""
-
-
-@key.command("issue")
-@click.argument("name", metavar="ACCOUNT")
-@click.option("--dialect", help="What it is answered in where the path names no dialect; unset, `server.dialect`.")
-@common
-@click.pass_obj
-def key_issue(context: Context, name: str, dialect: str | None) -> None:
-    """A new key. It is shown this once: only its digest is kept."""
-    made = with_database(
-        context, lambda database: database.store.run(accounts.issue_key, database.vault, name, time.time(), dialect)
-    )
-    tell(context, {"key": made}, made)
-
-
-@key.command("dialect")
-@click.argument("key_id", metavar="ID", type=int)
-@click.argument("dialect", metavar="NAME")
-@common
-@click.pass_obj
-def key_dialect(context: Context, key_id: int, dialect: str) -> None:
-    """What a key is answered in, by its id; `default` for `server.dialect`. A server follows within a second."""
-    chosen = None if dialect == "default" else dialect
-    with_database(context, lambda database: database.store.run(accounts.set_dialect, key_id, chosen))
-    tell(context, {"id": key_id, "dialect": chosen}, f"key {key_id} is answered in {chosen or 'the default dialect'}")
-
-
-@key.command("list")
-@click.argument("name", metavar="[ACCOUNT]", required=False)
-@common
-@click.pass_obj
-def key_list(context: Context, name: str | None) -> None:
-    """Keys, by their first four characters."""
-    found = with_database(context, lambda database: database.store.read(accounts.keys, name))
-    rows = [
-        {
-            "id": row["id"],
-            "account": row["account"],
-            "key": row["hint"] + "…",
-            "dialect": row["dialect"],
-            "created": moment(row["created_at"]),
-            "revoked": moment(row["revoked_at"]),
-        }
-        for row in found
-    ]
-    show(context, rows, ("id", "account", "key", "dialect", "created", "revoked"))
-
-
-@key.command("revoke")
-@click.argument("key_id", type=int)
-@common
-@click.pass_obj
-def key_revoke(context: Context, key_id: int) -> None:
-    """End a key, by its id. A running server follows within a second."""
-    with_database(context, lambda database: database.store.run(accounts.revoke_key, key_id, time.time()))
-    tell(context, {"id": key_id, "revoked": True}, f"key {key_id} is revoked")
+# The books
 
 
 @main.group()
@@ -481,9 +324,8 @@ async def _buyer(gateway: Gateway, name: str | None) -> Caller:
     """The account named, or a customer the enabled upstreams would serve."""
     settings = gateway.house.settings
     if name is None:
-        return Caller(0, 0, "", settings.pricing.currency, _sells_sandbox_only(settings), None)
-    row = await gateway.house.store.read(accounts.find, name)
-    return Caller(0, row["id"], row["name"], row["currency"], bool(row["is_demo"]), None)
+        return Caller(0, 0, "", settings.pricing.currency, sells_sandbox_only(settings), None)
+    return await gateway.house.store.read(accounts.buyer, name)
 
 
 async def _fetch_offers(gateway: Gateway) -> None:
@@ -566,6 +408,10 @@ def forward_command(arguments: Sequence[str]) -> None:
     sys.exit(forward.run(forward.parser("simroute forward").parse_args(arguments)))
 
 
+main.add_command(account_group)
+main.add_command(key_group)
+main.add_command(deposit)
+main.add_command(transfer)
 main.add_command(numbers_group)
 main.add_command(desk_group)
 main.add_command(upstreams_group)

@@ -1,7 +1,7 @@
 """Two trees: what a caller is told, and what an adapter raises.
 
 CallerError                      UpstreamError
-├─ BadKey, Barred, …             ├─ NothingTaken        a purchase surely took no number
+├─ BadKey, Barred, Suspended, …  ├─ NothingTaken        a purchase surely took no number
 ├─ BadService, BadCountry, …     │  ├─ SoldOut
 ├─ NoNumbers, NoBalance, …       │  ├─ Refused           this order, or this account there
 ├─ UnknownActivation, …          │  ├─ CallerBarred
@@ -45,6 +45,12 @@ class Barred(CallerError):
     def __init__(self, until: float) -> None:
         super().__init__()
         self.until = until
+
+
+class Suspended(CallerError):
+    """The account, or one above it, may not buy until somebody lets it again."""
+
+    code = "suspended"
 
 
 class BadService(CallerError):

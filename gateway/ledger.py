@@ -1,8 +1,11 @@
-"""Money that moves: hold, capture or release, deposit. Every function here is part of a unit of work on the store.
+"""Money that moves: hold, capture or release, deposit, transfer. Every function here is part of a unit of work.
 
 Each row of `ledger` takes an amount from one account (`debit`) and gives it to another (`credit`), so the books balance
 by construction, in every currency. Callers' accounts are `account:ID:available` and `account:ID:held`, mirrored in
 `balances`; the operator's (`house:…`, `upstream:…`) are summed when somebody asks, so that no sale waits for another.
+
+Whatever takes or gives back money or a place does so in the counters of capped levels as well (`gateway.caps`): there
+is no way around a cap. Locks are taken in one order: hold, balances by account, counters.
 """
 
 from __future__ import annotations
@@ -10,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gateway.errors import NoBalance, TooManyOpen
-from gateway.money import Money
+from gateway import caps, levels, tree
+from gateway.errors import CallerError, NoBalance, TooManyOpen
+from gateway.money import MAX_MICROS, Money
 from gateway.store import Row, Tx
 
 
@@ -43,12 +47,13 @@ def _enter(
     activation: int | None,
     actor: str,
     note: str = "",
-) -> None:
+) -> int | None:
+    """The row's id; None where there is nothing to enter."""
     if money.micros == 0:
-        return
-    tx.execute(
+        return None
+    return tx.insert(
         "insert into ledger (at, kind, debit, credit, amount, currency, activation_id, actor, note)"
-        " values (:at, :kind, :debit, :credit, :amount, :currency, :activation, :actor, :note)",
+        " values (:at, :kind, :debit, :credit, :amount, :currency, :activation, :actor, :note) returning id",
         at=at, kind=kind, debit=debit, credit=credit, amount=money.micros, currency=money.currency,
         activation=activation, actor=actor, note=note,
     )  # fmt: skip
@@ -105,7 +110,9 @@ def top_up(tx: Tx, upstream: str, money: Money, at: float, *, actor: str, note: 
 def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *, open_max: int, actor: str) -> None:
     """Reserves the order's ceiling and one of the account's places, in one conditional update.
 
-    Raises TooManyOpen or NoBalance, having changed nothing.
+    In the same transaction it asks, of the key, the account and every account above, whether they may buy this at all
+    and whether it fits under their caps. Raises TooManyOpen, NoBalance, BadKey, Suspended, Barred or NoNumbers, having
+    changed nothing.
     """
     taken = tx.execute(
         "update balances set available = available - :amount, held = held + :amount, open_count = open_count + 1"
@@ -116,6 +123,12 @@ def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *
     )
     if not taken:
         raise TooManyOpen if balance(tx, account_id).open_count >= open_max else NoBalance
+    try:
+        _pass_levels(tx, activation_id, money.micros, at)
+    except CallerError:
+        _unhold(tx, account_id, money.micros)
+        _leave_place(tx, account_id)
+        raise
     tx.execute(
         "insert into holds (activation_id, account_id, amount, currency, state, opened_at)"
         " values (:activation, :account, :amount, :currency, 'open', :at)",
@@ -128,9 +141,18 @@ def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *
     _enter(tx, "hold", available(account_id), held(account_id), money, at, activation=activation_id, actor=actor)
 
 
+def _pass_levels(tx: Tx, activation_id: int, micros: int, at: float) -> None:
+    """Read once the balance is locked: whoever sets a cap locks it, too, so none is missed."""
+    passed = levels.of_order(tx, activation_id)
+    levels.require_buyer(passed, at)
+    levels.require_allowed(tx, passed, activation_id, micros)
+    caps.take(tx, passed, micros, at)
+
+
 def _open_hold(tx: Tx, activation_id: int) -> Row | None:
     return tx.one(
-        "select account_id, amount, currency from holds where activation_id = :id and state = 'open'", id=activation_id
+        "select account_id, amount, currency, opened_at from holds where activation_id = :id and state = 'open'",
+        id=activation_id,
     )
 
 
@@ -148,6 +170,7 @@ def shrink(tx: Tx, activation_id: int, price: Money, at: float, *, actor: str) -
     if changed:
         back = Money(row["amount"] - price.micros, row["currency"])
         _unhold(tx, row["account_id"], back.micros)
+        caps.give_back(tx, activation_id, back.micros, row["opened_at"])
         _enter(
             tx,
             "shrink",
@@ -172,7 +195,7 @@ def _close_hold(tx: Tx, activation_id: int, state: str, at: float) -> Row | None
     """The hold as it was, closed by this very call; None where it was closed before."""
     return tx.one(
         "update holds set state = :state, closed_at = :at where activation_id = :id and state = 'open'"
-        " returning account_id, amount, currency",
+        " returning account_id, amount, currency, opened_at",
         state=state,
         at=at,
         id=activation_id,
@@ -223,14 +246,116 @@ def release(tx: Tx, activation_id: int, at: float, *, actor: str) -> bool:
         return False
     account = row["account_id"]
     _unhold(tx, account, row["amount"])
+    caps.give_back(tx, activation_id, row["amount"], row["opened_at"])
     money = Money(row["amount"], row["currency"])
     _enter(tx, "release", held(account), available(account), money, at, activation=activation_id, actor=actor)
     return True
 
 
-def leave(tx: Tx, account_id: int) -> None:
-    """Gives back the place an ended activation took."""
+def leave(tx: Tx, account_id: int, activation_id: int) -> None:
+    """Gives back the place an ended activation took. Called once for each, when it ends."""
+    _leave_place(tx, account_id)
+    caps.leave(tx, activation_id)
+
+
+def _leave_place(tx: Tx, account_id: int) -> None:
     tx.execute("update balances set open_count = open_count - 1 where account_id = :id", id=account_id)
+
+
+REFERENCE_LENGTH_MAX = 255
+
+
+class TransferError(ValueError):
+    """Money can't move this way; the message says why, in words for a person. Nothing was moved."""
+
+
+def transfer(
+    tx: Tx,
+    from_id: int,
+    to_id: int,
+    money: Money | None,
+    at: float,
+    *,
+    actor: str,
+    note: str = "",
+    reference: str = "",
+) -> Money:
+    """Moves money between an account and one above or below it; how much.
+
+    None moves all that is available. What is held can't be moved. With a reference it happens once, however often it
+    is asked for: references belong to the upper of the two accounts. Raises TransferError, or NoBalance.
+    """
+    upper_id = _upper(tx, from_id, to_id)
+    if len(reference) > REFERENCE_LENGTH_MAX or not reference.isprintable():
+        raise TransferError(f"a reference has up to {REFERENCE_LENGTH_MAX} printable characters")
+    tree.lock(tx, (from_id, to_id))
+    known = _transferred(tx, upper_id, reference) if reference else None
+    if known is not None:
+        return _repeated(known, from_id, to_id, money)
+    money = balance(tx, from_id).available if money is None else money
+    _require_amount(tx, from_id, to_id, money)
+    taken = tx.execute(
+        "update balances set available = available - :amount where account_id = :id and available >= :amount",
+        amount=money.micros,
+        id=from_id,
+    )
+    if not taken:
+        raise NoBalance
+    tx.execute(
+        "update balances set available = available + :amount where account_id = :id", amount=money.micros, id=to_id
+    )
+    entry = _enter(
+        tx, "transfer", available(from_id), available(to_id), money, at, activation=None, actor=actor, note=note
+    )
+    tx.execute(
+        "insert into transfers (upper_id, from_id, to_id, amount, currency, reference, ledger_id, at)"
+        " values (:upper, :from, :to, :amount, :currency, :reference, :entry, :at)",
+        **{"upper": upper_id, "from": from_id, "to": to_id, "amount": money.micros, "currency": money.currency,
+           "reference": reference or None, "entry": entry, "at": at},
+    )  # fmt: skip
+    return money
+
+
+def _upper(tx: Tx, one: int, other: int) -> int:
+    """Of two accounts in one line the upper one. Raises TransferError."""
+    if one == other:
+        raise TransferError("an account can't pay itself")
+    for upper, lower in ((one, other), (other, one)):
+        if tree.is_within(tx, lower, upper):
+            return upper
+    raise TransferError("money moves only between an account and those above or below it")
+
+
+def _require_amount(tx: Tx, from_id: int, to_id: int, money: Money) -> None:
+    if money.micros <= 0:
+        raise TransferError("there is nothing to transfer" if money.micros == 0 else "a transfer is above zero")
+    if money.micros > MAX_MICROS:
+        raise TransferError("the amount is too large")
+    for account_id in (from_id, to_id):
+        currency = balance(tx, account_id).available.currency
+        if money.currency != currency:
+            raise TransferError(f"the account is kept in {currency}")
+    row = tx.one(
+        "select count(distinct is_demo) as kinds from accounts where id = :one or id = :other", one=from_id, other=to_id
+    )
+    if row is not None and row["kinds"] > 1:
+        raise TransferError("a demo account's money is not real: it goes to demo accounts only")
+
+
+def _transferred(tx: Tx, upper_id: int, reference: str) -> Row | None:
+    return tx.one(
+        "select from_id, to_id, amount, currency from transfers where upper_id = :id and reference = :reference",
+        id=upper_id,
+        reference=reference,
+    )
+
+
+def _repeated(known: Row, from_id: int, to_id: int, money: Money | None) -> Money:
+    """What was moved under the reference already. Raises TransferError where that was something else."""
+    moved = Money(known["amount"], known["currency"])
+    if (known["from_id"], known["to_id"]) != (from_id, to_id) or (money is not None and money != moved):
+        raise TransferError("this reference was used for another transfer before")
+    return moved
 
 
 HOLD_OF_STATUS = {
@@ -254,6 +379,9 @@ def verify(tx: Tx) -> list[str]:
         *_verify_activations(tx),
         *_verify_closings(tx),
         *_verify_costs(tx),
+        *_verify_transfers(tx),
+        *tree.verify(tx),
+        *caps.verify(tx),
     ]
 
 
@@ -349,3 +477,19 @@ def _verify_costs(tx: Tx) -> Iterable[str]:
     ):
         booked = "nothing" if row["amount"] is None else f"{row['amount']} {row['currency']}"
         yield f"ledger: activation {row['id']} cost {row['cost']} {row['cost_currency']} upstream, booked is {booked}"
+
+
+def _verify_transfers(tx: Tx) -> Iterable[str]:
+    for row in tx.all(
+        "select t.id, t.from_id, t.to_id, t.amount, t.currency, l.kind, l.debit, l.credit, l.amount as booked,"
+        " l.currency as booked_currency from transfers t left join ledger l on l.id = t.ledger_id"
+    ):
+        wanted = ("transfer", available(row["from_id"]), available(row["to_id"]), row["amount"], row["currency"])
+        booked = (row["kind"], row["debit"], row["credit"], row["booked"], row["booked_currency"])
+        if booked != wanted:
+            yield f"transfers: {row['id']} is not what its ledger row says"
+    for row in tx.all(
+        "select l.id from ledger l left join transfers t on t.ledger_id = l.id"
+        " where l.kind = 'transfer' and t.id is null"
+    ):
+        yield f"ledger: row {row['id']} is a transfer that nobody made"

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import NamedTuple, Protocol
 
@@ -19,7 +19,9 @@ from gateway.model import Clock, Offer, Order
 from gateway.money import Money
 from gateway.pricing import Pricing
 from gateway.routing import (
+    NOT_ALLOWED,
     Candidate,
+    Excluded,
     Facts,
     Listed,
     Route,
@@ -32,6 +34,7 @@ from gateway.routing import (
     list_price,
     named,
 )
+from gateway.rules import EVERYTHING, Allowed
 from gateway.settings import Settings, Stanza
 from gateway.upstream import OfferTable, SellsByRule, Upstream
 
@@ -51,7 +54,7 @@ Pair = tuple[str, int]
 
 
 class Buyer(Protocol):
-    """What has to be known of a caller: whose rules, which currency, and which kind of upstream."""
+    """What has to be known of a caller: whose prices, which currency, which kind of upstream, and what is allowed."""
 
     @property
     def account_name(self) -> str: ...
@@ -61,6 +64,9 @@ class Buyer(Protocol):
 
     @property
     def is_demo(self) -> bool: ...
+
+    @property
+    def allowed(self) -> Allowed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +249,9 @@ class Market:
         """
         view, terms = self._view, _terms(buyer, order)
         service, country, now = order.service, order.country, self._clock()
+        if not buyer.allowed.sells(service, country):
+            kept_out = tuple(Excluded(entry.name, NOT_ALLOWED) for entry in view.entries)
+            return Shortlist((), kept_out, None, None, None)
         stalls = [
             Stall(
                 self._facts(entry, buyer, now, self.health.is_blocked(entry.name, service, country)),
@@ -272,6 +281,8 @@ class Market:
     def operators(self, country: int, buyer: Buyer) -> list[str]:
         """Operators this caller can name in a country, sorted."""
         words: set[str] = set()
+        if buyer.allowed.countries is not None and country not in buyer.allowed.countries:
+            return []
         for source in self._sources(buyer):
             if source.entry.seller is None and source.table is not None:
                 words |= source.table.operators(country)
@@ -325,7 +336,7 @@ class Market:
 
     def _sources(self, buyer: Buyer) -> list[_Source]:
         """Every upstream that may serve this caller at all."""
-        terms, now = Terms(buyer.currency, buyer.is_demo), self._clock()
+        terms, now = _any_terms(buyer), self._clock()
         found = ((entry, self._facts(entry, buyer, now)) for entry in self._view.entries)
         return [
             _Source(entry, facts, self._shelves.get(entry.name, _BARE).table)
@@ -335,9 +346,11 @@ class Market:
 
     def _rows(self, buyer: Buyer, service: str | None, country: int | None) -> Iterator[Row | None]:
         """A row for each pair in question, None where nothing is for sale: looking takes time as well."""
-        view, sources = self._view, self._sources(buyer)
-        terms = Terms(buyer.currency, buyer.is_demo)
+        view, sources, terms, allowed = self._view, self._sources(buyer), _any_terms(buyer), buyer.allowed
         for pair in _pairs(view, sources, service, country):
+            if allowed is not EVERYTHING and not allowed.sells(*pair):
+                yield None
+                continue
             listed = self._listed(view, sources, buyer, terms, pair)
             yield None if listed is None else Row(pair[1], pair[0], listed.price, listed.count)
 
@@ -366,7 +379,12 @@ _BARE = _Shelf()
 def _terms(buyer: Buyer, order: Order) -> Terms:
     if order.price_max is not None and order.price_max.currency != buyer.currency:
         raise ValueError(f"a cap in {order.price_max.currency} for an account in {buyer.currency}")
-    return Terms(buyer.currency, buyer.is_demo, _operator_words(order.operator), order.price_max)
+    return replace(_any_terms(buyer), operators=_operator_words(order.operator), price_max=order.price_max)
+
+
+def _any_terms(buyer: Buyer) -> Terms:
+    """Those of a caller who asks for nothing in particular."""
+    return Terms(buyer.currency, buyer.is_demo, price_limit=buyer.allowed.price_max)
 
 
 def _operator_words(operator: str) -> frozenset[str]:
@@ -386,7 +404,10 @@ def _age_seconds(shelf: _Shelf, now: float) -> float | None:
 def _sole(pricing: Pricing, offer: Offer, buyer: Buyer) -> Listed | None:
     """What a single offer lists as: nothing has to be compared, and most pairs of a long list have no more."""
     price = pricing.price(offer, buyer.account_name, buyer.currency)
-    return None if price is None or offer.count <= 0 else Listed(price, offer.count)
+    limit = buyer.allowed.price_max
+    if price is None or offer.count <= 0 or (limit is not None and price.micros > limit):
+        return None
+    return Listed(price, offer.count)
 
 
 def _pairs(view: View, sources: Sequence[_Source], service: str | None, country: int | None) -> Iterable[Pair]:

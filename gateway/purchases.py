@@ -31,6 +31,7 @@ from gateway.errors import (
     NotReached,
     PriceTooLow,
     Refused,
+    Suspended,
     Unavailable,
     UnknownLease,
     Unwell,
@@ -111,8 +112,9 @@ class Purchases:
     async def open(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:
         """Buys one number for the caller, or hands over the one its lost identical request bought.
 
-        `is_gone` tells whether the client has hung up. Raises Barred, BadService, BadCountry, BadPhoneException,
-        PriceTooLow, TooManyOpen, NoBalance, NoNumbers, OrderExists, Unavailable.
+        `is_gone` tells whether the client has hung up. Raises Barred, Suspended, BadService, BadCountry,
+        BadPhoneException, PriceTooLow, TooManyOpen, NoBalance, NoNumbers, OrderExists, Unavailable, and BadKey where
+        the key has ended a moment ago.
         """
         house = self._house
         self.require_free(caller)
@@ -126,7 +128,9 @@ class Purchases:
         return claimed if claimed is not None else await self._open_new(caller, order, is_gone)
 
     def require_free(self, caller: Caller) -> None:
-        """Asked before an order is even read: a barred caller hears nothing else. Raises Barred."""
+        """Asked before an order is even read: a barred caller hears nothing else. Raises Suspended, Barred."""
+        if caller.suspended_at is not None and caller.suspended_at <= self._house.clock():
+            raise Suspended
         if caller.barred_until is not None and caller.barred_until > self._house.clock():
             raise Barred(caller.barred_until)
 

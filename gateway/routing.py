@@ -3,7 +3,7 @@
 Every candidate ends up either ranked, with the reason for its place, or excluded, with the reason why:
 
     barred      the upstream may not serve this order at all
-    unsellable  no stock, no exchange rate
+    unsellable  no stock, no exchange rate, dearer than the caller's rules allow
     ejected     its circuit is open and another one stands; the last one standing stays, to fail fast
     dearer      above the ceiling
     repeated    same upstream and operator as a better place
@@ -51,12 +51,17 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What one caller asks for. `operators` in lower case, empty for any; `price_max` is in `currency`."""
+    """What one caller asks for. `operators` in lower case, empty for any; `price_max` is in `currency`.
+
+    What costs more than `price_limit` (micro-units) is not for sale to this caller at all: no cap of the order, which
+    failover may go up to, but a rule of the account or key.
+    """
 
     currency: str
     is_demo: bool = False
     operators: frozenset[str] = frozenset()
     price_max: Money | None = None
+    price_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +211,7 @@ class _Spot(NamedTuple):
 
 def _sellable(stalls: Iterable[Stall], terms: Terms, route: Route, excluded: list[Excluded] | None) -> list[_Spot]:
     spots: list[_Spot] = []
+    limit = terms.price_limit
     for facts, candidates in stalls:
         because = barrier(facts, terms) or named(facts.name, route)
         if because is None and not candidates:
@@ -214,7 +220,7 @@ def _sellable(stalls: Iterable[Stall], terms: Terms, route: Route, excluded: lis
             _exclude_all(facts, candidates, because, excluded)
             continue
         for offer, price, value in candidates:
-            if price is not None and offer.count > 0:
+            if price is not None and offer.count > 0 and (limit is None or price.micros <= limit):
                 spots.append(_Spot(facts, offer, price, value))
             elif excluded is not None:
                 excluded.append(Excluded(facts.name, _unsellable(offer, price, terms), offer, price))
@@ -334,6 +340,8 @@ NOT_NAMED = Because("not named by the routing rule")
 RULED_OUT = Because("excluded by the routing rule")
 NOT_SOLD = Because("does not sell this service in this country")
 SOLD_OUT = Because("sold out")
+TOO_DEAR = Because("costs more than the rules of the account or key allow")
+NOT_ALLOWED = Because("not allowed by the rules of the account or key")
 ON_TRIAL = Because("circuit half open: another order is trying it out")
 
 
@@ -381,7 +389,7 @@ def _duration(seconds: float) -> str:
 def _unsellable(offer: Offer, price: Money | None, terms: Terms) -> Because:
     if price is None:
         return Because("no exchange rate from {} to {}", (offer.cost.currency, terms.currency))
-    return SOLD_OUT
+    return SOLD_OUT if offer.count <= 0 else TOO_DEAR
 
 
 def _circuit(facts: Facts, circuit: CircuitState | None) -> Because:

@@ -8,6 +8,7 @@ from functools import partial
 
 import structlog
 
+from gateway import caps
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
@@ -166,6 +167,7 @@ class Worker:
                 except UpstreamError as error:
                     log.warning("tidy.failed", upstream=name, reason=str(error))
         await self._house.store.run(drop_pushes, self._house.clock() - PUSHES_KEPT_SECONDS)
+        await self._house.store.run(caps.tidy, self._house.clock())
         return TIDY_SECONDS
 
     async def _seal(self) -> float:

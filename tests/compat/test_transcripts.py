@@ -6,6 +6,8 @@
     @ pass 1.5                    seconds that pass: codes come, lives end
     @ wait 1.5                    seconds in which the gateway notices nothing
     @ bar alice 3600              the account may not buy for so many seconds
+    @ suspend alice               the account may not buy until it is resumed
+    @ resume alice                and may again
     @ dialect alice daisy         what her key is answered in, where the path names no dialect
     @ database away | back        nothing can be read or written
     @ balance alice 9.88 0.12     what must be available and held
@@ -98,6 +100,10 @@ class Player:
             case ["bar", name, seconds]:
                 until = self.house.clock() + float(seconds)
                 await self.house.database.store.run(accounts.bar, name, until)
+                await self.house.gateway.callers.refresh()
+            case ["suspend" | "resume" as verb, name]:
+                change = accounts.suspend if verb == "suspend" else accounts.resume
+                await self.house.database.store.run(change, name, self.house.clock())
                 await self.house.gateway.callers.refresh()
             case ["dialect", name, dialect]:
                 await self.house.database.store.run(

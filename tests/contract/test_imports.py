@@ -28,14 +28,14 @@ LAYERS = (
     # Values and small tools that know nothing of the rest
     "money", "codes", "vault", "metrics", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words",
     # The words everybody uses
-    "errors", "model", "settings",
+    "errors", "model", "settings", "rules",
     # The seam, the database, and what is kept in memory
     "inhouse", "upstream", "store", "live", "health",
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "ledger", "seals", "statements", "audit",
-    "drift", "accounts", "numbers", "roster", "desk",
+    "database", "revisions", "records", "history", "journal", "tree", "levels", "caps", "ledger", "seals", "statements",
+    "audit", "drift", "accounts", "numbers", "roster", "desk",
     "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "attempts",
@@ -43,7 +43,7 @@ LAYERS = (
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli",
+    "front", "app", "terminal", "cli_accounts", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 

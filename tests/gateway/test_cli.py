@@ -75,9 +75,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "account create": ("new",),
     "account list": (),
     "account bar": ("alice",),
+    "account tree": (),
+    "account rules": ("alice", "--services", "tg,wa", "--spend-day", "2.50", "--open-max", "3"),
+    "account suspend": ("alice",),
+    "account resume": ("alice",),
     "deposit": ("alice", "1.50", "--note", "a gift"),
     "key issue": ("alice",),
     "key dialect": ("1", "daisy"),
+    "key name": ("1", "the shop"),
+    "key rules": ("1", "--price-max", "0.20", "--ip-ranges", "192.0.2.0/24", "--expires", "30d"),
+    "key rotate": ("1", "--grace", "60"),
+    "key suspend": ("1",),
+    "key resume": ("1",),
+    "transfer": ("alice", "bob", "1.25", "--reference", "march"),
     "key list": (),
     "key revoke": ("1",),
     "ledger verify": (),
@@ -123,6 +133,7 @@ def test_a_command_speaks_to_people_and_to_programs(name: str, tmp_path: Path) -
     for place, arguments in enumerate([command, ("--json", *command), (*command, "--json")]):
         shell = Shell(config_directory(tmp_path), environment(f"sqlite:///{tmp_path}/{place}/x.db"))
         shell.ok("account", "create", "alice", "--balance", "5.00")
+        shell.ok("account", "create", "bob", "--parent", "alice")
         shell.ok("key", "issue", "alice")
         said = shell.ok(*arguments)
         assert said.strip()
@@ -152,7 +163,7 @@ def test_the_directory_may_stand_behind_the_command(shell: Shell) -> None:
 def test_an_issued_key_is_all_there_is_on_the_line(shell: Shell) -> None:
     assert re.fullmatch(r"[A-Za-z0-9]{32}\n", shell.ok("key", "issue", "alice"))
     made = shell.json("key", "issue", "alice")
-    assert made.keys() == {"key"}
+    assert made.keys() == {"id", "key"}
     assert re.fullmatch(r"[A-Za-z0-9]{32}", made["key"])
 
 

@@ -73,7 +73,7 @@ class Books:
     async def release(self, activation_id: int) -> bool:
         """As a cancel does it."""
         done = await self.run(ledger.release, activation_id, AT, actor="test")
-        await self.run(ledger.leave, self.account)
+        await self.run(ledger.leave, self.account, activation_id)
         await self.move(activation_id, "cancelled", is_over=True)
         return bool(done)
 

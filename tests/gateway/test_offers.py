@@ -21,6 +21,7 @@ from gateway.money import Money, to_micros
 from gateway.offers import PAIRS_REMEMBERED, Market, Row, UpstreamEntry, View, entry_of, view_of
 from gateway.pricing import Pricing
 from gateway.routing import Routes, Shortlist
+from gateway.rules import EVERYTHING, Allowed
 from gateway.settings import (
     Environment,
     GatewaySettings,
@@ -46,6 +47,7 @@ class Caller:
     account_name: str = "acme"
     currency: str = "USD"
     is_demo: bool = False
+    allowed: Allowed = EVERYTHING
 
 
 ACME = Caller()
