@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from gateway import attempts
+from gateway import attempts, recharges
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -26,6 +26,7 @@ from gateway.errors import (
     CallerBarred,
     CallerError,
     InDoubt,
+    NoBalance,
     NoNumbers,
     NothingTaken,
     NotReached,
@@ -43,7 +44,7 @@ from gateway.model import BuyOrder, Found, Lease, Order, Outcome, Quote, Status
 from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
-from gateway.store import Conflict, Row
+from gateway.store import Conflict, Row, Tx
 from gateway.upstream import Finds, Upstream
 
 ATTEMPT_SECONDS_MAX = 6.0
@@ -221,12 +222,29 @@ class Purchases:
         quotes = shortlist.ranked
         number_of_open = _least(house.settings.gateway.limits.open_activations, order.open_max)
         version = house.settings.version
-        intent = await house.store.run(attempts.intend, caller, order, quotes, started, number_of_open, version)
+
+        def intend(tx: Tx) -> Intent:
+            return attempts.intend(tx, caller, order, quotes, started, number_of_open, version)
+
+        try:
+            intent = await house.store.run(intend)
+        except NoBalance:
+            if not await self._recharged(caller, quotes):
+                raise
+            intent = await house.store.run(intend)
         self._own.add(intent.activation_id)
         try:
             return await self._try_each(caller, order, intent, started)
         finally:
             self._own.discard(intent.activation_id)
+
+    async def _recharged(self, caller: Caller, quotes: Sequence[Ranked]) -> bool:
+        """Whether a recharge made it worth asking again."""
+        store, now = self._house.store, self._house.clock()
+        needed = min(ranked.quote.price.micros for ranked in quotes)
+        if not await store.read(recharges.may_help, caller.account_id, now, needed):
+            return False
+        return await store.run(recharges.help_order, caller.account_id, now, needed)
 
     async def _try_each(self, caller: Caller, order: Order, intent: Intent, started: float) -> Live:
         house = self._house

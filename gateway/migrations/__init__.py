@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "x_tree"
+LATEST = "x_deposits"
 
 
 def sqlalchemy_url(url: str) -> str:
