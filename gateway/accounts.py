@@ -289,11 +289,10 @@ def revoke_key(tx: Tx, key_id: int, at: float) -> None:
     row = find_key(tx, key_id)
     tx.execute(
         "update api_keys set revoked_at = coalesce(revoked_at, :at)"
-        " where coalesce(origin_id, id) = :origin and id <= :id and account_id = :account",
+        " where (id = :origin or origin_id = :origin) and id <= :id",
         at=at,
         origin=row["origin_id"],
         id=key_id,
-        account=row["account_id"],
     )
     bump(tx)
 
@@ -315,10 +314,13 @@ def set_rules(
 ) -> Ruled:
     """Changes rules of an account, by the names of their fields (`rules.Rules`); None takes one away.
 
-    They hold for everybody below it as well. Raises AccountError, or RuleError: also where a cap is below what is
-    spent already, unless forced.
+    They hold for everybody below it as well. With `within`, accounts below that one are there, and it is not for its
+    own rules to change. Raises AccountError, or RuleError: also where a cap is below what is spent already, unless
+    forced.
     """
     row = find(tx, name, within)
+    if row["id"] == within:
+        raise AccountError("an account's rules are set by those above it")
     return _change(tx, levels.account_subject(row["id"]), row["id"], row["currency"], changes, at, force=force)
 
 

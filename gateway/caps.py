@@ -97,7 +97,7 @@ def take(tx: Tx, levels: Sequence[Level], micros: int, at: float) -> None:
         start = starts_at(period, at)
         if not _add(tx, level.subject, period, start, step, cap):
             for subject, earlier, begun, back in taken:
-                _move(tx, subject, earlier, begun, -back)
+                _take_off(tx, subject, earlier, begun, back)
             raise TooManyOpen if period == OPEN or _is_full(tx, levels) else NoBalance
         taken.append((level.subject, period, start, step))
 
@@ -155,10 +155,11 @@ def _amount(tx: Tx, subject: str, period: str, start: int) -> int | None:
     return None if row is None else int(row["amount"])
 
 
-def _move(tx: Tx, subject: str, period: str, start: int, step: int) -> None:
+def _take_off(tx: Tx, subject: str, period: str, start: int, step: int) -> None:
+    """Never below nought: a counter that somebody edited must not keep money from being given back."""
     tx.execute(
-        "update counters set amount = amount + :step where subject = :subject and period = :period"
-        " and starts_at = :start",
+        "update counters set amount = case when amount < :step then 0 else amount - :step end"
+        " where subject = :subject and period = :period and starts_at = :start",
         step=step,
         subject=subject,
         period=period,
@@ -174,13 +175,13 @@ def give_back(tx: Tx, activation_id: int, micros: int, opened_at: float) -> None
     windows = {period: starts_at(period, opened_at) for period in ("hour", "day", "month")}
     for row in _in_order(tx.all(_SPENT, order=activation_id, **windows)):
         level = Level(row["subject"], row["depth"], NO_RULES)
-        _move(tx, row["subject"], row["period"], row["starts_at"], -amount_at(level, micros))
+        _take_off(tx, row["subject"], row["period"], row["starts_at"], amount_at(level, micros))
 
 
 def leave(tx: Tx, activation_id: int) -> None:
     """Gives back the place an ended activation took at every level. After its account's balance is locked."""
     for row in _in_order(tx.all(_PLACES, order=activation_id)):
-        _move(tx, row["subject"], row["period"], row["starts_at"], -1)
+        _take_off(tx, row["subject"], row["period"], row["starts_at"], 1)
 
 
 def _in_order(rows: Sequence[Row]) -> list[Row]:
@@ -271,7 +272,7 @@ _HOLDS = {
     ),
     "key": (
         " from api_keys k join holds h on h.account_id = k.account_id join activations v on v.id = h.activation_id"
-        " and v.key_id = k.id where coalesce(k.origin_id, k.id) = :id"
+        " and v.key_id = k.id where (k.id = :id or k.origin_id = :id)"
     ),
 }
 """Every order of a subject. One that is about to be held has no hold yet."""

@@ -26,7 +26,7 @@ GRACE_SECONDS = 86_400.0
 NONE = "none"
 """What takes a rule away."""
 
-_DURATION = re.compile(r"(\d{1,6})([mhd])")
+_DURATION = re.compile(r"([0-9]{1,6})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -99,16 +99,17 @@ def _words(text: str) -> list[str]:
 def _moment_of(text: str, now: float) -> float:
     """A date or time in UTC, or so long from now. Raises RuleError."""
     short = _DURATION.fullmatch(text)
-    if short:
-        return now + int(short[1]) * _SECONDS[short[2]]
     try:
-        found = datetime.fromisoformat(text)
+        at = now + int(short[1]) * _SECONDS[short[2]] if short else _timestamp(datetime.fromisoformat(text))
     except ValueError:
         raise RuleError(f"{text[:40]!r} is no time, such as 2026-12-31, 2026-12-31T18:00 (UTC) or 30d") from None
-    at = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     if at <= now:
-        raise RuleError(f"{text} is in the past")
+        raise RuleError(f"{text} is not in the future")
     return at
+
+
+def _timestamp(moment: datetime) -> float:
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _tell_rules(context: Context, name: str, value: object, ruled: Ruled) -> None:

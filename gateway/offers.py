@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple, Protocol
 
@@ -379,7 +379,8 @@ _BARE = _Shelf()
 def _terms(buyer: Buyer, order: Order) -> Terms:
     if order.price_max is not None and order.price_max.currency != buyer.currency:
         raise ValueError(f"a cap in {order.price_max.currency} for an account in {buyer.currency}")
-    return replace(_any_terms(buyer), operators=_operator_words(order.operator), price_max=order.price_max)
+    words, limit = _operator_words(order.operator), buyer.allowed.price_max
+    return Terms(buyer.currency, buyer.is_demo, words, order.price_max, limit)
 
 
 def _any_terms(buyer: Buyer) -> Terms:

@@ -24,6 +24,9 @@ WAYS_IN = (*DIALECTS, "5sim", "rest")
 
 IP_RANGES_MAX = 64
 OPEN_MAX = 1_000_000
+TIME_MAX = 253_402_300_800.0
+"""The year 10000."""
+
 NAME_LENGTH_MAX = 100
 
 SPEND_CAPS = {"hour": "spend_hour", "day": "spend_day", "month": "spend_month", "total": "spend_total"}
@@ -194,8 +197,15 @@ def changed(rules: Rules, changes: Mapping[str, Any]) -> Rules:
         if name not in COLUMNS:
             raise RuleError(f"there is no rule {name}: it is one of {', '.join(COLUMNS)}")
         _require_sense(name, value)
-    emptied = {"denied_services": frozenset(), "ip_ranges": ()}
-    return replace(rules, **{name: emptied.get(name) if value is None else value for name, value in changes.items()})
+    return replace(rules, **{name: _kept(name, value) for name, value in changes.items()})
+
+
+def _kept(name: str, value: Any) -> Any:
+    if name == "ip_ranges":
+        return tuple(value or ())
+    if name == "denied_services":
+        return frozenset(value or ())
+    return frozenset(value) if value is not None and name in ("services", "countries", "dialects") else value
 
 
 def _require_sense(name: str, value: Any) -> None:
@@ -203,6 +213,8 @@ def _require_sense(name: str, value: Any) -> None:
         return
     if name in ("services", "countries", "dialects") and not value:
         raise RuleError(f"{name} would allow nothing: name some, or take the rule away")
+    if name.endswith("_at") and not 0 <= value < TIME_MAX:
+        raise RuleError(f"{name} is no time")
     if name == "ip_ranges" and len(value) > IP_RANGES_MAX:
         raise RuleError(f"{IP_RANGES_MAX} address ranges at most")
     if name == "open_max" and not 1 <= value <= OPEN_MAX:

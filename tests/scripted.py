@@ -271,7 +271,10 @@ class Faulty:
         await self._store.close()
 
 
-TABLES = "notices, messages, ledger, holds, balances, attempts, activations, api_keys, accounts"
+TABLES = (
+    "notices, messages, transfers, ledger, holds, counters, rules, balances, attempts, activations, api_keys,"
+    " account_tree, accounts"
+)
 
 
 def worlds(url: str, parent: Path, gateway: str = "") -> Callable[[], World]:

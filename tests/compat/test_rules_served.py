@@ -13,6 +13,7 @@ import pytest
 
 from gateway import accounts
 from gateway.accounts import Issued
+from gateway.model import BuyOrder, Lease
 from tests.harness import PATH, SANDBOX, House, config_directory, environment, house
 
 PRICING = (Path(__file__).parents[2] / "config" / "pricing.toml").read_text()
@@ -182,6 +183,26 @@ async def test_a_suspended_account_reads_and_gives_back_but_does_not_buy(served:
     await store.run(accounts.resume, "alice", 0.0)
     await served.house.gateway.callers.refresh()
     assert await served.number("alice") == "ACCESS_NUMBER"
+
+
+async def test_a_purchase_under_way_when_its_account_is_suspended_goes_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its money is held and the upstream has been asked: what comes of it is the account's, and can be given back."""
+    upstream = served.house.gateway.house.upstreams["sandbox"]
+    buy = upstream.buy
+
+    async def suspended_meanwhile(order: BuyOrder) -> Lease:
+        await served.house.database.store.run(accounts.suspend, "alice", 0.0)
+        return await buy(order)
+
+    monkeypatch.setattr(upstream, "buy", suspended_meanwhile)
+    await served.rules("alice", spend_day=100_000)
+    answer = await served.house.call("getNumber", "alice", service="xmute", country=6)
+    assert answer.startswith("ACCESS_NUMBER:")
+    assert await served.number("alice", "xmute") == "ACCOUNT_INACTIVE"
+    assert await served.house.call("setStatus", "alice", id=answer.split(":")[1], status=8) == "ACCESS_CANCEL"
+    assert await served.house.balance("alice") == (10_000_000, 0)
 
 
 async def test_a_key_that_ended_a_moment_ago_buys_nothing(served: Served) -> None:

@@ -59,10 +59,10 @@ class Branches:
         self.keys[name], self.plain[name] = made.id, made.key
         return made.id
 
-    async def rules(self, account: str, *, at: float = AT, force: bool = False, **changes: Any) -> accounts.Ruled:
+    async def rules(self, account: str, *, at: float = AT, force: Any = False, **changes: Any) -> accounts.Ruled:
         return await self.store.run(accounts.set_rules, account, changes, at, force=force)
 
-    async def key_rules(self, key: str, *, at: float = AT, force: bool = False, **changes: Any) -> accounts.Ruled:
+    async def key_rules(self, key: str, *, at: float = AT, force: Any = False, **changes: Any) -> accounts.Ruled:
         return await self.store.run(accounts.set_key_rules, self.keys[key], changes, at, force=force)
 
     async def buy(self, key: str, micros: int = 100_000, *, at: float = AT, service: str = "tg") -> int:

@@ -13,10 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import accounts, caps
+from gateway import accounts, attempts, caps, ledger
+from gateway.accounts import Callers
 from gateway.database import open_database
 from gateway.errors import NoBalance, TooManyOpen
+from gateway.model import Offer, Order, Quote
+from gateway.routing import Because, Ranked
 from gateway.rules import RuleError
+from gateway.store import Tx
 from tests.gateway.branches import AT, Branches, usd
 from tests.harness import environment
 
@@ -124,7 +128,6 @@ async def test_what_was_paid_stays_spent_when_its_number_is_finished(branches: B
     await branches.rules("leaf", spend_day=100_000, open_max=1)
     order = await branches.buy("leaf")
     await branches.capture(order)
-    assert await branches.tries("leaf") == "no_balance"
     assert await branches.tries("leaf", 0) == "too_many_open"
     await branches.end(order)
     assert await branches.tries("leaf", 1) == "no_balance"
@@ -151,6 +154,71 @@ async def test_open_activations_are_capped_for_keys_and_for_whole_branches(branc
     await branches.end(first)
     assert await branches.tries("top") == "ok"
     assert await branches.tries("narrow") == "too_many_open"
+
+
+# Orders
+
+
+async def intend(branches: Branches, *prices: int, open_max: int = 99) -> attempts.Intent:
+    """An order with quotes at these prices, best first, as `Purchases` writes it down."""
+    callers = Callers(branches.store, branches.database.vault, lambda: AT)
+    caller = await callers.caller(branches.plain["leaf"])
+    quotes = [
+        Ranked(Quote(Offer(f"upstream-{place}", "tg", 6, usd(50_000), 5), usd(price)), Because("as asked"))
+        for place, price in enumerate(prices)
+    ]
+    order = Order("tg", 6, fingerprint=str(prices))
+    return await branches.store.run(attempts.intend, caller, order, quotes, AT, open_max, "1")
+
+
+async def test_an_order_is_for_the_dearest_offer_that_fits_under_every_cap(branches: Branches) -> None:
+    await branches.rules("top", spend_day=900_000)
+    await branches.rules("leaf", spend_total=450_000)
+    first = await intend(branches, 200_000, 500_000, 300_000, 100_000)
+    assert first.held == usd(300_000)
+    assert [ranked.quote.price.micros for ranked in first.quotes] == [200_000, 300_000, 100_000]
+    second = await intend(branches, 200_000, 150_000)
+    assert second.held == usd(150_000)
+    with pytest.raises(NoBalance):
+        await intend(branches, 200_000, 1)
+    assert await branches.counter("account:1", "day") == 450_000
+    assert await branches.counter("account:3", "total") == 450_000
+
+
+async def test_balance_and_caps_bind_together(branches: Branches) -> None:
+    await branches.grow("twig", "leaf", 250_000)
+    branches.plain["leaf"] = branches.plain["twig"]
+    await branches.rules("twig", spend_day=150_000)
+    assert (await intend(branches, 300_000, 200_000, 100_000)).held == usd(100_000)
+    with pytest.raises(NoBalance):
+        await intend(branches, 300_000, 200_000, 149_000)
+
+
+async def test_no_place_is_said_before_no_money(branches: Branches) -> None:
+    await branches.rules("top", spend_day=100_000, open_max=1)
+    await branches.buy("leaf")
+    with pytest.raises(TooManyOpen):
+        await intend(branches, 100_000, 50_000)
+
+
+async def test_an_order_that_fails_gives_everything_back(branches: Branches) -> None:
+    await branches.rules("top", spend_day=450_000, open_max=3)
+    intent = await intend(branches, 300_000)
+    assert await branches.run(attempts.fail_order, intent.activation_id, AT + HOUR)
+    assert not await branches.run(attempts.fail_order, intent.activation_id, AT + HOUR)
+    assert set((await branches.counters()).values()) == {0}
+    left_behind = await intend(branches, 300_000, 200_000)
+    assert await branches.run(attempts.give_up_order, left_behind.activation_id, AT + DAY)
+    assert set((await branches.counters()).values()) == {0}
+
+
+async def test_a_counter_that_somebody_edited_keeps_no_money_back(branches: Branches) -> None:
+    await branches.rules("leaf", spend_day=200_000, open_max=5)
+    order = await branches.buy("leaf")
+    await branches.run(lambda tx: tx.execute("update counters set amount = 0"))
+    assert len(await branches.problems()) == 2
+    await branches.end(order)
+    assert await branches.balance("leaf") == (10_000_000, 0, 0)
 
 
 # Setting caps
@@ -362,9 +430,5 @@ async def test_verify_names_what_was_tampered_with(tmp_path: Path, sql: str, wor
     await branches.store.close()
 
 
-def _transfer(tx: object, ids: dict[str, int]) -> None:
-    from gateway import ledger
-    from gateway.store import Tx
-
-    assert isinstance(tx, Tx)
+def _transfer(tx: Tx, ids: dict[str, int]) -> None:
     ledger.transfer(tx, ids["top"], ids["leaf"], usd(5), AT, actor="test")

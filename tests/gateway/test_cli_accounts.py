@@ -77,6 +77,17 @@ def test_a_key_is_issued_with_its_rules_and_replaced(shell: Shell) -> None:
     assert shell.json("key", "list", "alice")[-1]["suspended"] is None
 
 
+def test_explain_says_what_a_rule_keeps_out(shell: Shell) -> None:
+    shell.ok("account", "rules", "alice", "--deny-services", "tg", "--price-max", "0.05")
+    for service, words in (("tg", "not allowed by the rules"), ("wa", "costs more than the rules")):
+        found = shell.json("explain", service, "6", "--account", "carol")
+        assert found["tried"] == []
+        assert found["listed"] is None
+        assert all(row["why"].startswith(words) for row in found["excluded"])
+        assert shell.json("explain", service, "6", "--account", "bob")["tried"]
+    assert shell.json("offers", "--account", "carol", "--country", "6") == []
+
+
 def test_money_moves_down_and_up_once_for_each_reference(shell: Shell) -> None:
     for _ in range(2):
         said = shell.json("transfer", "alice", "carol", "1.25", "--reference", "march")
@@ -111,7 +122,8 @@ def test_money_moves_down_and_up_once_for_each_reference(shell: Shell) -> None:
         ("account rules carol --price-max inf", "'inf' is not an amount"),
         ("account rules carol --open-max 0", "open_max is from 1"),
         ("account rules carol --expires yesterday", "'yesterday' is no time"),
-        ("account rules carol --expires 2001-01-01", "2001-01-01 is in the past"),
+        ("account rules carol --expires 2001-01-01", "2001-01-01 is not in the future"),
+        ("account rules carol --expires 0d", "0d is not in the future"),
         ("key rules 99 --spend-day 5", "there is no key 99"),
         ("key rotate 99", "there is no key 99"),
         ("key rotate 1 --grace -5", "a grace time is from 0"),

@@ -100,6 +100,11 @@ async def test_from_within_an_account_others_do_not_exist(branches: Branches) ->
             await branches.run(accounts.find, name, mid)
         with pytest.raises(AccountError, match=f"^there is no account {name}$"):
             await branches.run(accounts.set_rules, name, {"open_max": 1}, AT, within=mid)
+    for change in (accounts.suspend, accounts.resume):
+        with pytest.raises(AccountError, match="set by those above it"):
+            await branches.run(change, "mid", AT, within=mid)
+    await branches.run(accounts.suspend, "leaf", AT, within=mid)
+    await branches.run(accounts.resume, "leaf", AT, within=mid)
     assert (await branches.run(accounts.find_key, branches.keys["leaf"], mid))["account"] == "leaf"
     for key_id in (branches.keys["top"], branches.keys["stranger"], 999, -1, 2**70):
         with pytest.raises(AccountError, match=f"^there is no key {key_id}$"):
@@ -234,7 +239,7 @@ async def test_a_replaced_key_works_for_its_grace_time_under_the_same_rules(bran
     await rotate(branches, "leaf", "new", 60)
     assert await works(branches, "leaf", AT + 59)
     assert not await works(branches, "leaf", AT + 60)
-    assert (await caller(branches, "new", AT + 61)).allowed.services == {"tg"}
+    assert (await caller(branches, "new", AT + 61)).allowed.services == frozenset({"tg"})
     assert [await branches.tries(name) for name in ("new", "leaf")] == ["ok", "no_balance"]
     assert await branches.counter(f"key:{branches.keys['leaf']}", "total") == 200_000
     assert await branches.tries("leaf", 1, at=AT + 60) == "bad_key"

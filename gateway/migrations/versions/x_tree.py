@@ -61,6 +61,7 @@ def _rules() -> None:
     op.add_column("api_keys", sa.Column("name", sa.Text, nullable=False, server_default=""))
     # The first of the keys that replaced each other: they share rules and counters. Null for a first one.
     op.add_column("api_keys", sa.Column("origin_id", Id))
+    op.create_index("api_keys_by_origin", "api_keys", ["origin_id"])
     # When a key that was replaced stops working.
     op.add_column("api_keys", sa.Column("retires_at", Time))
 
