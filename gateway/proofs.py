@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 from gateway.store import Tx
 
+AVAILABLE = ":available"
+"""How the name of what an account can spend ends (`ledger.available`). In the text of a statement it would read as a
+parameter."""
+
 
 def verify(tx: Tx) -> Iterable[str]:
     """A sentence for each payment, batch or voucher that is not what the ledger says."""
@@ -18,8 +22,9 @@ def _payments(tx: Tx) -> Iterable[str]:
     for row in tx.all(
         "select p.id, p.state, p.ledger_id from payments p left join ledger l on l.id = p.ledger_id"
         " where (p.state = 'booked') <> (p.ledger_id is not null) or (p.state = 'booked' and (l.id is null"
-        " or l.kind <> 'deposit' or l.credit <> 'account:' || p.account_id || ':available' or l.amount <> p.amount"
-        " or l.currency <> p.currency))"
+        " or l.kind <> 'deposit' or l.credit <> 'account:' || p.account_id || :tail or l.amount <> p.amount"
+        " or l.currency <> p.currency))",
+        tail=AVAILABLE,
     ):
         yield f"payments: {row['id']} is {row['state']}, which is not what its ledger row says"
 
@@ -54,7 +59,8 @@ def _vouchers(tx: Tx) -> Iterable[str]:
         " left join ledger l on l.id = v.ledger_id"
         " where (v.state = 'redeemed') <> (v.ledger_id is not null) or (v.state = 'redeemed' and (l.id is null"
         " or l.kind <> 'voucher' or l.debit <> 'batch:' || b.id or l.amount <> b.amount or l.currency <> b.currency"
-        " or l.credit <> 'account:' || v.redeemed_by || ':available'))"
+        " or l.credit <> 'account:' || v.redeemed_by || :tail))",
+        tail=AVAILABLE,
     ):
         yield f"vouchers: {row['id']} is not what its ledger row says"
     for row in tx.all(
