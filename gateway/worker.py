@@ -17,6 +17,7 @@ from gateway.inbox import drop_pushes
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
+from gateway.recharger import Recharger
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
 from gateway.sessions import Sessions
@@ -53,6 +54,7 @@ class Worker:
         purchases: Purchases,
         courier: Courier,
         overseer: Overseer,
+        recharger: Recharger,
     ) -> None:
         self._house = house
         self._callers = callers
@@ -61,6 +63,7 @@ class Worker:
         self._purchases = purchases
         self._courier = courier
         self._overseer = overseer
+        self._recharger = recharger
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
@@ -75,6 +78,8 @@ class Worker:
         self._begin("report", self._overseer.report)
         self._begin("tidy", self._tidy)
         self._begin("seal", self._seal)
+        self._begin("recharge", self._recharger.round)
+        self._begin("payment hook", self._recharger.call)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:

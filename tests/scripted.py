@@ -357,7 +357,8 @@ class Faulty:
 
 
 TABLES = (
-    "notices, messages, transfers, ledger, holds, counters, rules, balances, attempts, activations, api_keys,"
+    "payments, vouchers, voucher_batches, voucher_tries, recharge_runs, recharges,"
+    " notices, messages, transfers, ledger, holds, counters, rules, balances, attempts, activations, api_keys,"
     " account_tree, accounts"
 )
 
