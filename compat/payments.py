@@ -47,16 +47,17 @@ def routes(payments: Payments) -> list[Route]:
 
     found = []
     if payments.takes_stripe:
-        found.append(Route(f"{PATH}/stripe", _answering(stripe), methods=["POST"]))
+        # Kept is taken: Stripe would send it again for days, and may give up an address that goes on failing.
+        found.append(Route(f"{PATH}/stripe", _answering(stripe, unbooked_status=200), methods=["POST"]))
     if payments.takes_generic:
-        found.append(Route(f"{PATH}/generic", _answering(generic), methods=["POST"]))
+        found.append(Route(f"{PATH}/generic", _answering(generic, unbooked_status=422), methods=["POST"]))
     return found
 
 
-def _answering(take: Take) -> Callable[[Request], Awaitable[Response]]:
+def _answering(take: Take, *, unbooked_status: int) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
-            return _said(await take(await _body(request), request))
+            return _said(await take(await _body(request), request), unbooked_status)
         except CallbackRefused as error:
             log.warning("payment.refused", reason=str(error))
             return Response("not proven to come from whom it says", 401)
@@ -75,9 +76,9 @@ def _answering(take: Take) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
-def _said(outcome: Outcome | None) -> Response:
+def _said(outcome: Outcome | None, unbooked_status: int) -> Response:
     if outcome is Outcome.UNBOOKED:
-        return Response("kept, not booked", 422)
+        return Response("kept, not booked", unbooked_status)
     return Response("nothing to book" if outcome is None else outcome.value)
 
 

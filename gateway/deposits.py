@@ -159,7 +159,8 @@ def sentence(row: Row) -> str:
     amount = f"{plain(row['amount'])} {row['currency']}"
     if row["state"] == "reversal":
         return (
-            f"{row['source']} tells of a {row['reason']} of {amount}: nothing was booked."
+            f"{row['source']} tells of a {row['reason']} of {amount}{' in all' if row['reason'] == 'refund' else ''}:"
+            " nothing was booked."
             f" See to it, then: simroute deposit dismiss {row['id']}"
         )
     return (

@@ -103,7 +103,7 @@ class Payments:
 
     async def _reversed(self, what: str, told: Mapping[str, Any]) -> None:
         money = _stripe_money(told.get("amount_refunded" if what == "refund" else "amount"), told.get("currency"))
-        # A charge can be refunded in parts: each event tells of all of them so far.
+        # A charge can be refunded in parts: each event tells what is refunded in all so far, and so does the row.
         part = f":{money.micros}" if what == "refund" else ""
         reference = _reference(f"{what}:{_text(told, 'id')}{part}")
         payment = _printable(told.get("payment_intent"))

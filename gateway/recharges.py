@@ -191,7 +191,7 @@ def _has(tx: Tx, account_id: int, micros: int) -> bool:
 
 
 def attempt(tx: Tx, account_id: int, at: float, *, needed_micros: int = 0) -> bool:
-    """Recharges an account once where it is due (or has less than `needed_micros`); whether money came by this call.
+    """Recharges an account once where it is due (or where that makes up `needed_micros`); whether money came by this call.
 
     From the hook it comes later. What fails is written down with the row, and tried again after a pause.
     """
@@ -200,7 +200,10 @@ def attempt(tx: Tx, account_id: int, at: float, *, needed_micros: int = 0) -> bo
         return False
     # Read after the row is locked: whoever recharged a moment ago has been waited for.
     available = ledger.balance(tx, account_id).available
-    if available.micros >= max(row["threshold"], needed_micros) or _is_waiting(tx, account_id):
+    is_below = available.micros < row["threshold"]
+    # An order that a recharge can't help must not draw on the parent.
+    is_helped = available.micros < needed_micros <= available.micros + row["amount"]
+    if not (is_below or is_helped) or _is_waiting(tx, account_id):
         return False
     stopped_at = levels.stopped_at(levels.of_key(tx, account_id, 0))
     if stopped_at is not None and stopped_at <= at:

@@ -108,7 +108,7 @@ async def test_both_kinds_of_event_are_one_payment(made: House) -> None:
 
 
 async def test_the_kind_that_names_nobody_may_come_first(made: House) -> None:
-    assert said(await stripe(made, intent(metadata={}))) == (422, "kept, not booked")
+    assert said(await stripe(made, intent(metadata={}))) == (200, "kept, not booked")
     assert said(await stripe(made, session())) == (200, "booked")
     assert await available(made) == 5_000_000
     assert await kept(made) == []
@@ -141,14 +141,14 @@ async def test_a_delayed_payment_is_booked_when_it_succeeds(made: House) -> None
     [("jpy", 500, 500_000_000), ("kwd", 5120, 5_120_000), ("eur", 1, 10_000), ("isk", 500, 5_000_000)],
 )
 async def test_minor_units_are_those_of_the_currency(made: House, currency: str, amount: int, micros: int) -> None:
-    assert (await stripe(made, session(amount, currency))).status_code == 422  # alice is kept in dollars
+    assert said(await stripe(made, session(amount, currency))) == (200, "kept, not booked")  # alice is kept in dollars
     (row,) = await kept(made)
     assert (row["amount"], row["currency"]) == (micros, currency.upper())
 
 
 @pytest.mark.parametrize("told", [session(account="nobody"), session(account=None), session(currency="eur")])
 async def test_money_that_cant_be_booked_is_kept_and_an_alert(made: House, told: dict[str, Any]) -> None:
-    assert said(await stripe(made, told)) == (422, "kept, not booked")
+    assert said(await stripe(made, told)) == (200, "kept, not booked")
     (row,) = await kept(made)
     await made.gateway._recharger.round()
     assert ("payment_unbooked", f"payment:{row['id']}") in made.gateway._overseer._alerts._on
@@ -160,7 +160,7 @@ async def test_money_that_cant_be_booked_is_kept_and_an_alert(made: House, told:
 
 
 async def test_test_payments_do_not_fund_real_accounts(made: House) -> None:
-    assert said(await stripe(made, {**session(), "livemode": False})) == (422, "kept, not booked")
+    assert said(await stripe(made, {**session(), "livemode": False})) == (200, "kept, not booked")
     assert await available(made) == 0
 
 

@@ -78,6 +78,15 @@ async def test_not_above_the_threshold_unless_an_order_needs_more(branches: Bran
     assert await available(branches) == 4_000_000
 
 
+async def test_not_above_the_threshold_for_an_order_it_can_not_help(branches: Branches) -> None:
+    """A client that asks again and again for what is far too dear must not empty the parent."""
+    await rule(branches)
+    await attempt(branches)
+    for step in range(1, 4):
+        assert not await attempt(branches, AT + step * COOL_DOWN, needed_micros=4_000_001)
+    assert await attempt(branches, AT + 4 * COOL_DOWN, needed_micros=4_000_000)
+
+
 async def test_it_cools_down(branches: Branches) -> None:
     await rule(branches, threshold=usd(9_000_000))
     assert await attempt(branches)
