@@ -191,7 +191,7 @@ def _has(tx: Tx, account_id: int, micros: int) -> bool:
 
 
 def attempt(tx: Tx, account_id: int, at: float, *, needed_micros: int = 0) -> bool:
-    """Recharges an account once where it is due (or where that makes up `needed_micros`); whether money came by this call.
+    """Recharges an account once where it is due (or where that makes up `needed_micros`); whether money came by it.
 
     From the hook it comes later. What fails is written down with the row, and tried again after a pause.
     """
