@@ -12,6 +12,7 @@ from compat._fivesim_http import WAY_IN, Call, Common, Reply, Said, bearer
 from compat._fivesim_lists import Lists
 from compat._fivesim_words import ANY
 from gateway.errors import BadAction, CallerError
+from gateway.ladders import FLAT, Ladder
 from gateway.model import Order
 from gateway.money import MAX_MICROS, Money
 from gateway.offers import Buyer, Row
@@ -28,6 +29,7 @@ class Guest:
     currency: str
     is_demo: bool
     allowed: Allowed = EVERYTHING
+    ladder: Ladder = FLAT
 
 
 class Catalogue:
@@ -146,8 +148,8 @@ class Catalogue:
 
     async def _listed(self, call: Call, key: tuple[str, ...], make: Callable[[Buyer], Awaitable[str]]) -> Reply:
         buyer = await self._buyer(call)
-        generation = self._common.house.market.generation
-        whole_key = (*key, buyer.account_name, buyer.currency, buyer.is_demo, buyer.allowed, generation)
+        market = self._common.house.market
+        whole_key = (*key, market.list_key(buyer), market.generation)
 
         async def body() -> bytes:
             return (await make(buyer)).encode()

@@ -32,9 +32,9 @@ LAYERS = (
     # The seam, the database, and what is kept in memory
     "inhouse", "upstream", "store", "live", "health", "passwords",
     # Decisions: pure, from facts to a short-list
-    "pricing", "routing", "offers",
+    "pricing", "ladders", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "tree", "levels", "caps", "ledger", "seals",
+    "database", "revisions", "records", "history", "journal", "tree", "markups", "levels", "caps", "ledger", "seals",
     "statements", "audit", "drift", "accounts", "users", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts",
@@ -43,7 +43,7 @@ LAYERS = (
     "forward",
     # What a dialect gets, and the wiring
     "front", "app", "terminal", "cli_accounts", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli_users",
-    "cli",
+    "cli_markups", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 
