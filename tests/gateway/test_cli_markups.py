@@ -88,7 +88,9 @@ def test_explain_shows_how_a_price_came_about(shell: Shell) -> None:
 
 def test_explain_shows_exchange_and_floor(tmp_path: Path, sqlite_url: str) -> None:
     pricing = '[default]\npercent = "0"\n[floor]\nmargin_percent = "50"\n'
-    directory = config_directory(tmp_path, pricing=pricing, rates=f"as_of = {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n[rates]\nEUR = 2\n")
+    directory = config_directory(
+        tmp_path, pricing=pricing, rates=f"as_of = {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}\n[rates]\nEUR = 2\n"
+    )
     shell = Shell(directory, environment(sqlite_url))
     shell.ok("account", "create", "alice", "--currency", "EUR")
     (tried,) = shell.json("explain", "tg", "6", "--account", "alice")["tried"]

@@ -30,8 +30,8 @@ def offer(micros: int = 50_000, service: str = "tg", country: int = 6) -> Offer:
     return Offer("one", service, country, Money(micros, "USD"), 10)
 
 
-def percent(number: int, add: int = 0, step: int = PRICE_STEP_MICROS, **whom: frozenset[str]) -> Markup:
-    return Markup(percent_millionths=number * 10_000, add_micros=add, step_micros=step, **whom)
+def percent(number: int, add: int = 0, step: int = PRICE_STEP_MICROS, services: frozenset[str] = frozenset()) -> Markup:
+    return Markup(services, percent_millionths=number * 10_000, add_micros=add, step_micros=step)
 
 
 AT_COST = Pricing(PricingSettings(default=PriceTerms(percent=Decimal(0))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from gateway.markups import MarkupError
 from gateway.model import Lease, Offer, Order, Quote
 from gateway.money import MAX_MICROS
 from gateway.routing import Because, Ranked
-from gateway.store import Tx
+from gateway.store import PostgresStore, Tx
 from tests.gateway.branches import AT, COST, OPEN_MAX, Branches, order, usd
 from tests.harness import environment
 
@@ -275,14 +275,17 @@ async def test_an_order_holds_what_every_levels_cap_reaches_for_and_asks_no_dear
 # Together
 
 
-async def test_captures_beside_purchases_and_transfers_in_one_branch(branches: Branches) -> None:
+async def test_captures_beside_purchases_and_transfers_in_one_branch(
+    branches: Branches, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Margins go up the tree while money goes down it and others buy: nothing waits in a circle, nothing is lost."""
+    monkeypatch.setattr(PostgresStore, "TRIES", 1)  # so that a deadlock is an error, not a second attempt
     await branches.grow("twig", "leaf")
     await branches.rules("top", spend_day=50_000_000)
     await branches.rules("mid", open_max=1000)
     shares = {"twig": (10_000, 20_000, 30_000, 40_000), "leaf": (10_000, 20_000, 30_000), "mid": (10_000, 20_000)}
     names = list(shares)
-    opened = {name: [await hold(branches, name, *shares[name]) for _ in range(8)] for name in names}
+    opened = {name: [await hold(branches, name, *shares[name]) for _ in range(20)] for name in names}
 
     async def pay(number: int) -> None:
         upper, lower = (("top", "twig"), ("mid", "leaf"))[number % 2]
@@ -291,13 +294,13 @@ async def test_captures_beside_purchases_and_transfers_in_one_branch(branches: B
             ledger.transfer, branches.ids[pair[0]], branches.ids[pair[1]], usd(1_000 + number), AT, actor="test"
         )
 
-    work = [branches.capture(one) for name in names for one in opened[name]]
-    work += [hold(branches, names[number % 3], *shares[names[number % 3]]) for number in range(15)]  # type: ignore[list-item]
-    work += [pay(number) for number in range(15)]
+    work: list[Awaitable[object]] = [branches.capture(one) for name in names for one in opened[name]]
+    work += [hold(branches, names[number % 3], *shares[names[number % 3]]) for number in range(40)]
+    work += [pay(number) for number in range(40)]
     random.Random(5).shuffle(work)
     await asyncio.gather(*work)
     assert await branches.problems() == []
-    sales = 24 * 10_000
+    sales = 60 * 10_000
     found = [await branches.balance(name) for name in ("top", "mid", "leaf", "twig")]
     assert sum(available + held for available, held, _ in found) == 40_000_000 - sales
 

@@ -71,7 +71,9 @@ class Tree:
         return found.available.micros
 
     async def sold_for(self) -> int:
-        rows = await self.world.rows("select coalesce(sum(amount), 0) as n from ledger where credit = 'house:sales'")
+        rows = await self.world.rows(
+            "select coalesce(sum(amount), 0) as n from ledger where credit = :sales", sales="house:sales"
+        )
         return int(rows[0]["n"])
 
     async def check(self) -> None:
