@@ -193,8 +193,7 @@ def prolong(
     Whoever prolongs a rental keeps it: its own money is captured with the extension's.
     """
     upstream, cost = quote.offer.upstream, quote.offer.cost
-    if quote.shares:
-        _lock_sellers(tx, rental_id)
+    _lock_line(tx, rental_id)
     ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor, shares=quote.shares)
     tx.insert(
         "update activations set status = 'finished', upstream = :upstream, price = :price, cost = :cost,"
@@ -211,8 +210,8 @@ def prolong(
     keep(tx, rental_id, at, actor=actor)
 
 
-def _lock_sellers(tx: Tx, rental_id: int) -> None:
-    """The rental, then the balances of its account and all above, root to leaf: two captures take them one by one."""
+def _lock_line(tx: Tx, rental_id: int) -> None:
+    """The rental, then the balances of its account and all above, root to leaf, before two captures pay them."""
     row = tx.one("update activations set round = round where id = :id returning account_id", id=rental_id)
     if row is not None:
         tree.lock(tx, tree.line(tx, row["account_id"]))

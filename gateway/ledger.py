@@ -183,8 +183,14 @@ class _Share:
     price: int
 
 
-def _shares(tx: Tx, activation_id: int) -> list[_Share]:
+_IS_SHARED = "exists (select 1 from hold_shares s where s.activation_id = holds.activation_id) as is_shared"
+"""Asked with the hold itself: most holds are not, and then nothing more has to be asked."""
+
+
+def _shares(tx: Tx, activation_id: int, row: Row) -> list[_Share]:
     """Those of a hold, root first; none where all levels pay the same."""
+    if not row["is_shared"]:
+        return []
     rows = tx.all(
         "select account_id, price from hold_shares where activation_id = :id order by level", id=activation_id
     )
@@ -205,7 +211,8 @@ def _pass_levels(tx: Tx, activation_id: int, micros: int, at: float, shares: Seq
 
 def _open_hold(tx: Tx, activation_id: int) -> Row | None:
     return tx.one(
-        "select account_id, amount, currency, opened_at from holds where activation_id = :id and state = 'open'",
+        f"select account_id, amount, currency, opened_at, {_IS_SHARED} from holds"  # noqa: S608 — constant text
+        " where activation_id = :id and state = 'open'",
         id=activation_id,
     )
 
@@ -219,7 +226,7 @@ def shrink(tx: Tx, activation_id: int, price: Money, at: float, *, actor: str, s
     row = _open_hold(tx, activation_id)
     if row is None or row["amount"] < price.micros:
         return
-    before = _shares(tx, activation_id)
+    before = _shares(tx, activation_id, row)
     if row["amount"] == price.micros and _prices(before) == list(shares):
         return
     changed = tx.execute(
@@ -272,8 +279,8 @@ def _unhold(tx: Tx, account_id: int, micros: int) -> None:
 def _close_hold(tx: Tx, activation_id: int, state: str, at: float) -> Row | None:
     """The hold as it was, closed by this very call; None where it was closed before."""
     return tx.one(
-        "update holds set state = :state, closed_at = :at where activation_id = :id and state = 'open'"
-        " returning account_id, amount, currency, opened_at",
+        "update holds set state = :state, closed_at = :at where activation_id = :id and state = 'open'"  # noqa: S608
+        f" returning account_id, amount, currency, opened_at, {_IS_SHARED}",
         state=state,
         at=at,
         id=activation_id,
@@ -290,7 +297,7 @@ def capture(tx: Tx, activation_id: int, cost: Money, upstream: str, at: float, *
     if row is None:
         return False
     account, price = row["account_id"], Money(row["amount"], row["currency"])
-    shares = _shares(tx, activation_id)
+    shares = _shares(tx, activation_id, row)
     sale = Money(shares[0].price, price.currency) if shares else price
     margins = [
         (seller.account_id, Money(buyer.price - seller.price, price.currency))
@@ -343,7 +350,7 @@ def release(tx: Tx, activation_id: int, at: float, *, actor: str) -> bool:
         return False
     account = row["account_id"]
     _unhold(tx, account, row["amount"])
-    caps.give_back(tx, activation_id, row["amount"], row["opened_at"], _prices(_shares(tx, activation_id)))
+    caps.give_back(tx, activation_id, row["amount"], row["opened_at"], _prices(_shares(tx, activation_id, row)))
     money = Money(row["amount"], row["currency"])
     _enter(tx, "release", held(account), available(account), money, at, activation=activation_id, actor=actor)
     return True

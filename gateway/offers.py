@@ -447,9 +447,9 @@ def _age_seconds(shelf: _Shelf, now: float) -> float | None:
     return None if shelf.table is None else now - shelf.fetched_at
 
 
-def _sole(pricer: Pricer, offer: Offer, limit: int | None) -> Listed | None:
+def _sole(price_of: Pricer, offer: Offer, limit: int | None) -> Listed | None:
     """What a single offer lists as: nothing has to be compared, and most pairs of a long list have no more."""
-    price = pricer(offer)
+    price = price_of(offer)
     if price is None or offer.count <= 0 or (limit is not None and price.micros > limit):
         return None
     return Listed(price, offer.count)

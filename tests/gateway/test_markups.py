@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import accounts, attempts, ledger, markups
+from gateway import accounts, attempts, ledger, markups, statements
 from gateway.accounts import Callers
 from gateway.database import open_database
 from gateway.errors import NoBalance
@@ -191,6 +191,8 @@ async def test_a_capture_pays_every_level_its_margin_and_the_operator_its_price(
     assert await branches.balance("top") == (10_020_000, 0, 0)
     assert await branches.balance("mid") == (10_050_000, 0, 0)
     assert await branches.balance("leaf") == (9_850_000, 0, 1)
+    shown = await branches.store.read(statements.statement, 2, 0.0, AT + 1)
+    assert [(one.kind, one.amount, one.activation_id) for one in shown.movements][-1] == ("margin", 50_000, activation)
     await branches.run(ledger.capture, activation, COST, "one", AT, actor="again")
     assert len(await entries(branches, activation)) == 5
 
