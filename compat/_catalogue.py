@@ -121,8 +121,7 @@ class Catalogue(Core):
         """The list's bytes, from `render`; made once for everybody who asks for it at the same time."""
         market = self.front.house.market
         caller = call.caller
-        who = (caller.account_name, caller.allowed)
-        key = (self.name, call.action, who, service, country, variant, market.generation)
+        key = (self.name, call.action, market.list_key(caller), service, country, variant, market.generation)
         return await self.lists.get(key, lambda: render(caller, service, country, leaf))
 
     async def by_country(self, caller: Caller, service: str | None, country: int | None, leaf: Printer) -> bytes:

@@ -14,6 +14,7 @@ from compat._fivesim_lists import Lists
 from compat._fivesim_words import ANY, HOSTING
 from gateway.accounts import Caller
 from gateway.errors import BadAction, CallerError
+from gateway.ladders import FLAT, Ladder
 from gateway.model import Order
 from gateway.money import MAX_MICROS, Money
 from gateway.offers import Buyer, Row
@@ -31,6 +32,7 @@ class Guest:
     currency: str
     is_demo: bool
     allowed: Allowed = EVERYTHING
+    ladder: Ladder = FLAT
 
 
 class Catalogue:
@@ -185,8 +187,8 @@ class Catalogue:
 
     async def _listed(self, call: Call, key: tuple[str, ...], make: Callable[[Buyer], Awaitable[str]]) -> Reply:
         buyer = await self._buyer(call)
-        generation = self._common.house.market.generation
-        whole_key = (*key, buyer.account_name, buyer.currency, buyer.is_demo, buyer.allowed, generation)
+        market = self._common.house.market
+        whole_key = (*key, market.list_key(buyer), market.generation)
 
         async def body() -> bytes:
             return (await make(buyer)).encode()

@@ -130,7 +130,7 @@ class Rentals(Activations):
     async def listed_rentals(self, call: Call, make: Callable[[], Awaitable[bytes]], *terms: Hashable) -> bytes:
         """A list of what can be rented on such terms, made once for everybody who asks at the same time."""
         market = self.front.house.market
-        key = (self.name, call.action, call.caller.account_name, market.generation, *terms)
+        key = (self.name, call.action, market.list_key(call.caller), market.generation, *terms)
         return await self.lists.get(key, make)
 
     def rent_operator(self, values: Mapping[str, str]) -> str:

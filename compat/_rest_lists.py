@@ -34,7 +34,7 @@ class Sheet:
 
 
 class Lists:
-    """Prices by account, services and countries by configuration."""
+    """Prices by what they depend on, services and countries by configuration."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
@@ -46,7 +46,8 @@ class Lists:
 
         Raises TooManyRequests where it would have to be made and the caller `may_build` none.
         """
-        key = (caller.account_name, caller.allowed, service, country, self._front.house.market.generation)
+        market = self._front.house.market
+        key = (market.list_key(caller), service, country, market.generation)
         if not may_build and self._prices.kept(key) is None:
             raise TooManyRequests
         return await self._prices.get(key, lambda: self._made(caller, service, country))

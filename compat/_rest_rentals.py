@@ -66,7 +66,8 @@ class _Rentals(Shared):
             rows = await self.front.rentals.offers(caller, country, query.hours, operator)
             return rental_offers(caller.currency, rows).model_dump_json().encode()
 
-        key = (caller.account_name, caller.allowed, country, query.hours, operator, self.front.house.market.generation)
+        market = self.front.house.market
+        key = (market.list_key(caller), country, query.hours, operator, market.generation)
         return Reply(await self._lists.get(key, make))
 
     # Renting

@@ -10,9 +10,10 @@ from typing import Any
 
 from cachetools import LRUCache, TTLCache
 
-from gateway import caps, ledger, levels, revisions, rules, tree
+from gateway import caps, ledger, levels, markups, revisions, rules, tree
 from gateway.caps import Counter
 from gateway.errors import BadKey, BadWebhookUrl, Unavailable
+from gateway.ladders import FLAT, Ladder
 from gateway.model import Clock
 from gateway.rules import EVERYTHING, Allowed, Rules
 from gateway.settings import DIALECTS
@@ -24,7 +25,7 @@ CURRENCY = re.compile(r"[A-Z]{3}")
 URL_LENGTH_MAX = 255
 ID_MAX = 2**63 - 1
 GRACE_SECONDS_MAX = 30 * 86_400
-REVISION = "accounts"
+REVISION = revisions.ACCOUNTS
 CACHED_MAX = 50_000
 CACHED_SECONDS = 30.0
 UNKNOWN_SECONDS = 2.0
@@ -71,6 +72,9 @@ class Caller:
 
     dialects: frozenset[str] | None = None
     """The ways in the key may take (`rules.WAYS_IN`); None for every way."""
+
+    ladder: Ladder = FLAT
+    """What the accounts above add to the operator's price."""
 
     suspended_at: float | None = None
     """From when on the account may read and give back, but not buy."""
@@ -429,6 +433,7 @@ def buyer(tx: Tx, name: str) -> Caller:
     """Somebody who would buy for an account, with a key that has no rules of its own. Raises AccountError."""
     row = find(tx, name)
     caller = Caller(0, row["id"], row["name"], row["currency"], bool(row["is_demo"]), None)
+    caller = replace(caller, ladder=markups.ladder(tx, row["id"]))
     return _bound(caller, levels.of_key(tx, row["id"], 0))
 
 
@@ -437,7 +442,7 @@ def _by_digest(tx: Tx, digests: Sequence[str]) -> Caller | None:
     for digest in digests:
         row = tx.one(
             "select k.id as key_id, k.dialect, k.changes_per_minute, k.polls_per_minute, k.has_old_counts,"
-            " a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until"
+            " a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until, a.parent_id"
             " from api_keys k join accounts a on a.id = k.account_id where k.digest = :digest",
             digest=digest,
         )
@@ -453,6 +458,7 @@ def _by_digest(tx: Tx, digests: Sequence[str]) -> Caller | None:
                 changes_per_minute=row["changes_per_minute"],
                 polls_per_minute=row["polls_per_minute"],
                 has_old_counts=bool(row["has_old_counts"]),
+                ladder=FLAT if row["parent_id"] is None else markups.ladder(tx, row["account_id"]),
             )
             return _bound(caller, levels.of_key(tx, row["account_id"], row["key_id"]))
     return None

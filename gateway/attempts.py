@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import ledger
+from gateway import ledger, tree
 from gateway.accounts import Caller
 from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
 from gateway.model import BuyOrder, Found, Lease, Order, Product, Quote
@@ -37,6 +37,8 @@ class Intent:
     held: Money
     quotes: Sequence[Ranked]
     opened_at: float
+    shares: tuple[int, ...] = ()
+    """What is held of each level (`Quote.shares`)."""
 
 
 def intend(
@@ -61,34 +63,37 @@ def intend(
     except Conflict:
         raise OrderExists from None
     held = _hold_dearest(tx, caller, activation_id, quotes, at, open_max)
-    if held != ceiling:
-        quotes = [ranked for ranked in quotes if ranked.quote.price.micros <= held]
-        tx.execute("update activations set price = :price where id = :id", price=held, id=activation_id)
+    quotes = [ranked for ranked in quotes if ranked.quote.top_micros <= held.top_micros]
+    if held.price.micros != ceiling:
+        tx.execute("update activations set price = :price where id = :id", price=held.price.micros, id=activation_id)
     first = quotes[0].quote
     attempt_id = begin(tx, activation_id, first, first.offer.cost, at, order.product)
-    return Intent(activation_id, attempt_id, Money(held, caller.currency), quotes, at)
+    return Intent(activation_id, attempt_id, held.price, quotes, at, held.shares)
 
 
 def _hold_dearest(
     tx: Tx, caller: Caller, activation_id: int, quotes: Sequence[Ranked], at: float, open_max: int
-) -> int:
-    """Holds the highest of the prices that balance and spend caps reach for; its micro-units. Raises as `hold`."""
-    prices = sorted({ranked.quote.price.micros for ranked in quotes}, reverse=True)
+) -> Quote:
+    """Holds the highest of the prices that balance and spend caps reach for, at every level. Raises as `hold`."""
+    by_price = {ranked.quote.top_micros: ranked.quote for ranked in quotes}
+    left = [by_price[micros] for micros in sorted(by_price, reverse=True)]
     while True:
         try:
-            _hold(tx, caller, activation_id, prices[0], at, open_max)
+            _hold(tx, caller, activation_id, left[0], at, open_max)
         except NoBalance:
             available = ledger.balance(tx, caller.account_id).available.micros
-            prices = [price for price in prices[1:] if price <= available]
-            if not prices:
+            left = [quote for quote in left[1:] if quote.price.micros <= available]
+            if not left:
                 raise
         else:
-            return prices[0]
+            return left[0]
 
 
-def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, open_max: int) -> None:
-    money = Money(micros, caller.currency)
-    ledger.hold(tx, caller.account_id, activation_id, money, at, open_max=open_max, actor=f"key:{caller.key_id}")
+def _hold(tx: Tx, caller: Caller, activation_id: int, quote: Quote, at: float, open_max: int) -> None:
+    actor = f"key:{caller.key_id}"
+    ledger.hold(
+        tx, caller.account_id, activation_id, quote.price, at, open_max=open_max, actor=actor, shares=quote.shares
+    )
 
 
 def intend_extension(
@@ -152,6 +157,7 @@ def attach(
     *,
     operator: str,
     price: Money,
+    shares: tuple[int, ...] = (),
     cost: Money,
     expires_at: float,
     at: float,
@@ -161,10 +167,11 @@ def attach(
 ) -> None:
     """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up.
 
-    The last three are a rental's: how long it lasts, until when it can be given back, where its messages are told.
+    `shares` is what each level pays of the price. The last three are a rental's: how long it lasts, until when it
+    can be given back, where its messages are told.
     """
-    if price.micros < intent.held.micros:
-        ledger.shrink(tx, intent.activation_id, price, at, actor="purchase")
+    if price.micros < intent.held.micros or shares != intent.shares:
+        ledger.shrink(tx, intent.activation_id, price, at, actor="purchase", shares=shares)
     # Raises Conflict where there is no such row: the order was given up meanwhile.
     tx.insert(
         "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
@@ -187,9 +194,10 @@ def prolong(
     """
     upstream, cost = quote.offer.upstream, quote.offer.cost
     # The rental before the purse, as everywhere: two that take them in turn would wait for each other.
+    _lock_line(tx, rental_id)
     move_end(tx, rental_id, ends_at)
     keep(tx, rental_id, at, actor=actor)
-    ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor)
+    ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor, shares=quote.shares)
     tx.insert(
         "update activations set status = 'finished', upstream = :upstream, price = :price, cost = :cost,"
         " cost_currency = :currency, hours = :hours, ended_at = :at where id = :id and status = 'opening' returning id",
@@ -201,6 +209,13 @@ def prolong(
     if row is not None:
         ledger.leave(tx, row["account_id"], intent.activation_id)
     end(tx, intent.attempt_id, "leased", "", at)
+
+
+def _lock_line(tx: Tx, rental_id: int) -> None:
+    """The rental, then the balances of its account and all above, root to leaf, before two captures pay them."""
+    row = tx.one("update activations set round = round where id = :id returning account_id", id=rental_id)
+    if row is not None:
+        tree.lock(tx, tree.line(tx, row["account_id"]))
 
 
 def move_end(tx: Tx, rental_id: int, ends_at: float) -> bool:

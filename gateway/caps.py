@@ -77,23 +77,26 @@ def ends_at(period: str, start: int) -> float:
     return starts_at(period, start + 31 * DAY) if period == "month" else float("inf")
 
 
-def amount_at(_level: Level, micros: int) -> int:
-    """What a level pays of an order for which the account that buys pays so much."""
-    return micros
+def amount_at(level: Level, micros: int, shares: Sequence[int] = ()) -> int:
+    """What a level pays of an order for which the account that buys pays so much.
+
+    `shares` is what each account pays, the root first; empty where all pay the same. A key pays what its account does.
+    """
+    return shares[-1 - max(level.depth, 0)] if shares else micros
 
 
 # Moving
 
 
-def take(tx: Tx, levels: Sequence[Level], micros: int, at: float) -> None:
-    """Counts an order of so much, opened then, at every level with a cap.
+def take(tx: Tx, levels: Sequence[Level], micros: int, at: float, shares: Sequence[int] = ()) -> None:
+    """Counts an order of so much (at each level: `amount_at`), opened then, at every level with a cap.
 
     Before its hold is written, after its account's balance is locked. Raises NoBalance or TooManyOpen, having changed
     nothing.
     """
     taken: list[tuple[str, str, int, int]] = []
     for level, period, cap in _caps(levels):
-        step = 1 if period == OPEN else amount_at(level, micros)
+        step = 1 if period == OPEN else amount_at(level, micros, shares)
         start = starts_at(period, at)
         if not _add(tx, level.subject, period, start, step, cap):
             for subject, earlier, begun, back in taken:
@@ -167,15 +170,15 @@ def _take_off(tx: Tx, subject: str, period: str, start: int, step: int) -> None:
     )
 
 
-def give_back(tx: Tx, activation_id: int, micros: int, opened_at: float) -> None:
-    """Takes so much off every counter of the window in which the order's hold was opened.
+def give_back(tx: Tx, activation_id: int, micros: int, opened_at: float, shares: Sequence[int] = ()) -> None:
+    """Takes so much (at each level: `amount_at`) off every counter of the window in which the hold was opened.
 
     After its account's balance is locked.
     """
     windows = {period: starts_at(period, opened_at) for period in ("hour", "day", "month")}
     for row in _in_order(tx.all(_SPENT, order=activation_id, **windows)):
         level = Level(row["subject"], row["depth"], NO_RULES)
-        _take_off(tx, row["subject"], row["period"], row["starts_at"], amount_at(level, micros))
+        _take_off(tx, row["subject"], row["period"], row["starts_at"], amount_at(level, micros, shares))
 
 
 def leave(tx: Tx, activation_id: int) -> None:
@@ -268,6 +271,7 @@ def _account_of(tx: Tx, subject: str) -> int:
 _HOLDS = {
     "account": (
         " from account_tree t join holds h on h.account_id = t.account_id join activations v on v.id = h.activation_id"
+        " left join hold_shares s on s.activation_id = h.activation_id and s.account_id = t.ancestor_id"
         " where t.ancestor_id = :id"
     ),
     "key": (
@@ -276,6 +280,9 @@ _HOLDS = {
     ),
 }
 """Every order of a subject. One that is about to be held has no hold yet."""
+
+_PAID = {"account": "coalesce(s.price, h.amount)", "key": "h.amount"}
+"""What a subject pays of each."""
 
 
 def recount(tx: Tx, subject: str, period: str, start: int) -> int:
@@ -286,7 +293,7 @@ def recount(tx: Tx, subject: str, period: str, start: int) -> int:
         return 0 if row is None else int(row["n"])
     end = ends_at(period, start)
     row = tx.one(
-        "select coalesce(sum(h.amount), 0) as n" + _HOLDS[kind] + " and h.state in ('open', 'captured')"
+        f"select coalesce(sum({_PAID[kind]}), 0) as n" + _HOLDS[kind] + " and h.state in ('open', 'captured')"
         " and h.opened_at >= :start and h.opened_at < :end",
         id=int(number),
         start=float("-inf") if period == "total" else float(start),

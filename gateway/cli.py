@@ -24,6 +24,7 @@ from gateway.app import Gateway
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
 from gateway.cli_desk import desk_group
 from gateway.cli_ledger import audit_group, ledger_group
+from gateway.cli_markups import markup_group, price_steps
 from gateway.cli_money import deposit_group, recharge_group, voucher_group
 from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
@@ -371,6 +372,10 @@ def explain(
     if facts["excluded"]:
         click.echo()
         show(context, facts["excluded"], ("upstream", "price", "why"))
+    if facts["tried"]:
+        first = facts["tried"][0]
+        click.echo(f"\nThe price at {first['upstream']}:")
+        show(context, first["steps"], ("step", "rule", "amount"))
 
 
 def _explanation(gateway: Gateway, buyer: Caller, order: Order) -> dict[str, Any]:
@@ -393,6 +398,7 @@ def _explanation(gateway: Gateway, buyer: Caller, order: Order) -> dict[str, Any
                 "count": ranked.quote.offer.count,
                 "operator": ranked.quote.offer.operator or None,
                 "why": ranked.reason,
+                "steps": price_steps(gateway.house.market.view.pricing, ranked.quote, buyer),
             }
             for place, ranked in enumerate(found.ranked, start=1)
         ],
@@ -423,6 +429,7 @@ main.add_command(catalog_group)
 main.add_command(ledger_group)
 main.add_command(audit_group)
 main.add_command(users_group)
+main.add_command(markup_group)
 
 if __name__ == "__main__":
     main()

@@ -5,13 +5,16 @@ by construction, in every currency. Callers' accounts are `account:ID:available`
 `balances`; the operator's (`house:…`, `upstream:…`) are summed when somebody asks, so that no sale waits for another.
 
 Whatever takes or gives back money or a place does so in the counters of capped levels as well (`gateway.caps`): there
-is no way around a cap. Locks are taken in one order: hold, balances by account, counters.
+is no way around a cap. Locks are taken in one order: hold, balances from the root of the tree
+down to the account that buys, counters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import itemgetter
 
 from gateway import caps, levels, proofs, tree
 from gateway.errors import CallerError, NoBalance, TooManyOpen
@@ -155,8 +158,21 @@ def top_up(tx: Tx, upstream: str, money: Money, at: float, *, actor: str, note: 
     )
 
 
-def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *, open_max: int, actor: str) -> None:
+def hold(
+    tx: Tx,
+    account_id: int,
+    activation_id: int,
+    money: Money,
+    at: float,
+    *,
+    open_max: int,
+    actor: str,
+    shares: Sequence[int] = (),
+) -> None:
     """Reserves the order's ceiling and one of the account's places, in one conditional update.
+
+    `shares` is what each account pays the one above it, from the root down to this one, whose share is the whole;
+    empty where all pay the same. The split of the money is frozen with it: that is how `capture` divides it.
 
     In the same transaction it asks, of the key, the account and every account above, whether they may buy this at all
     and whether it fits under their caps. Raises TooManyOpen, NoBalance, BadKey, Suspended, Barred or NoNumbers, having
@@ -172,7 +188,7 @@ def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *
     if not taken:
         raise TooManyOpen if balance(tx, account_id).open_count >= open_max else NoBalance
     try:
-        _pass_levels(tx, activation_id, money.micros, at)
+        _pass_levels(tx, activation_id, money.micros, at, shares)
     except CallerError:
         _unhold(tx, account_id, money.micros)
         _leave_place(tx, account_id)
@@ -186,28 +202,80 @@ def hold(tx: Tx, account_id: int, activation_id: int, money: Money, at: float, *
         currency=money.currency,
         at=at,
     )
+    if shares:
+        _freeze(tx, activation_id, account_id, money.micros, shares)
     _enter(tx, "hold", available(account_id), held(account_id), money, at, activation=activation_id, actor=actor)
 
 
-def _pass_levels(tx: Tx, activation_id: int, micros: int, at: float) -> None:
+def _freeze(tx: Tx, activation_id: int, account_id: int, micros: int, shares: Sequence[int]) -> None:
+    """Writes down what each level pays. ValueError where that is no way down to this account and amount."""
+    line = tree.line(tx, account_id)
+    if len(line) != len(shares) or shares[-1] != micros or list(shares) != sorted(shares):
+        raise ValueError("these shares are not those of the account and its price")
+    for level, (one, price) in enumerate(zip(line, shares, strict=True)):
+        tx.execute(
+            "insert into hold_shares (activation_id, account_id, level, price)"
+            " values (:activation, :account, :level, :price)",
+            activation=activation_id,
+            account=one,
+            level=level,
+            price=price,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What an account pays the one above it of a hold."""
+
+    account_id: int
+    price: int
+
+
+_IS_SHARED = "exists (select 1 from hold_shares s where s.activation_id = holds.activation_id) as is_shared"
+"""Asked with the hold itself: most holds are not, and then nothing more has to be asked."""
+
+
+def _shares(tx: Tx, activation_id: int, row: Row) -> list[_Share]:
+    """Those of a hold, root first; none where all levels pay the same."""
+    if not row["is_shared"]:
+        return []
+    rows = tx.all(
+        "select account_id, price from hold_shares where activation_id = :id order by level", id=activation_id
+    )
+    return [_Share(row["account_id"], row["price"]) for row in rows]
+
+
+def _prices(shares: Sequence[_Share]) -> list[int]:
+    return [share.price for share in shares]
+
+
+def _pass_levels(tx: Tx, activation_id: int, micros: int, at: float, shares: Sequence[int]) -> None:
     """Read once the balance is locked: whoever sets a cap locks it, too, so none is missed."""
     passed = levels.of_order(tx, activation_id)
     levels.require_buyer(passed, at)
     levels.require_allowed(tx, passed, activation_id, micros)
-    caps.take(tx, passed, micros, at)
+    caps.take(tx, passed, micros, at, shares)
 
 
 def _open_hold(tx: Tx, activation_id: int) -> Row | None:
     return tx.one(
-        "select account_id, amount, currency, opened_at from holds where activation_id = :id and state = 'open'",
+        f"select account_id, amount, currency, opened_at, {_IS_SHARED} from holds"  # noqa: S608 — constant text
+        " where activation_id = :id and state = 'open'",
         id=activation_id,
     )
 
 
-def shrink(tx: Tx, activation_id: int, price: Money, at: float, *, actor: str) -> None:
-    """Gives back what the hold reserves above `price`. Never grows a hold; a closed one stays as it is."""
+def shrink(tx: Tx, activation_id: int, price: Money, at: float, *, actor: str, shares: Sequence[int] = ()) -> None:
+    """Gives back what the hold reserves above `price`. Never grows a hold; a closed one stays as it is.
+
+    `shares` as in `hold`: the split is frozen anew. It may come down where the price stays, by rounding. ValueError
+    where a level would pay more than is held of it.
+    """
     row = _open_hold(tx, activation_id)
-    if row is None or row["amount"] <= price.micros:
+    if row is None or row["amount"] < price.micros:
+        return
+    before = _shares(tx, activation_id, row)
+    if row["amount"] == price.micros and _prices(before) == list(shares):
         return
     changed = tx.execute(
         "update holds set amount = :price where activation_id = :id and state = 'open' and amount = :amount",
@@ -216,9 +284,10 @@ def shrink(tx: Tx, activation_id: int, price: Money, at: float, *, actor: str) -
         amount=row["amount"],
     )
     if changed:
+        backs = _refreeze(tx, activation_id, before, shares)
         back = Money(row["amount"] - price.micros, row["currency"])
         _unhold(tx, row["account_id"], back.micros)
-        caps.give_back(tx, activation_id, back.micros, row["opened_at"])
+        caps.give_back(tx, activation_id, back.micros, row["opened_at"], backs)
         _enter(
             tx,
             "shrink",
@@ -229,6 +298,22 @@ def shrink(tx: Tx, activation_id: int, price: Money, at: float, *, actor: str) -
             activation=activation_id,
             actor=actor,
         )
+
+
+def _refreeze(tx: Tx, activation_id: int, before: Sequence[_Share], shares: Sequence[int]) -> list[int]:
+    """Writes down what each level pays now; by how much that is less. Raises ValueError."""
+    backs = [share.price - price for share, price in zip(before, shares, strict=True)]
+    if any(back < 0 for back in backs) or list(shares) != sorted(shares):
+        raise ValueError("a level would pay more than is held of it")
+    for share, price in zip(before, shares, strict=True):
+        if price != share.price:
+            tx.execute(
+                "update hold_shares set price = :price where activation_id = :id and account_id = :account",
+                price=price,
+                id=activation_id,
+                account=share.account_id,
+            )
+    return backs
 
 
 def _unhold(tx: Tx, account_id: int, micros: int) -> None:
@@ -242,8 +327,8 @@ def _unhold(tx: Tx, account_id: int, micros: int) -> None:
 def _close_hold(tx: Tx, activation_id: int, state: str, at: float) -> Row | None:
     """The hold as it was, closed by this very call; None where it was closed before."""
     return tx.one(
-        "update holds set state = :state, closed_at = :at where activation_id = :id and state = 'open'"
-        " returning account_id, amount, currency, opened_at",
+        "update holds set state = :state, closed_at = :at where activation_id = :id and state = 'open'"  # noqa: S608
+        f" returning account_id, amount, currency, opened_at, {_IS_SHARED}",
         state=state,
         at=at,
         id=activation_id,
@@ -251,13 +336,32 @@ def _close_hold(tx: Tx, activation_id: int, state: str, at: float) -> Row | None
 
 
 def capture(tx: Tx, activation_id: int, cost: Money, upstream: str, at: float, *, actor: str) -> bool:
-    """Keeps the hold and books what the upstream takes; whether this call did it (a repeat does nothing)."""
+    """Keeps the hold and books what the upstream takes; whether this call did it (a repeat does nothing).
+
+    The operator gets the price of the account at the root, every account above the buyer the difference between what
+    the one below pays it and what it pays itself.
+    """
     row = _close_hold(tx, activation_id, "captured", at)
     if row is None:
         return False
     account, price = row["account_id"], Money(row["amount"], row["currency"])
+    shares = _shares(tx, activation_id, row)
+    sale = Money(shares[0].price, price.currency) if shares else price
+    margins = [
+        (seller.account_id, Money(buyer.price - seller.price, price.currency))
+        for seller, buyer in pairwise(shares)
+        if buyer.price != seller.price
+    ]
+    for seller_id, margin in margins:
+        tx.execute(
+            "update balances set available = available + :amount where account_id = :id",
+            amount=margin.micros,
+            id=seller_id,
+        )
     tx.execute("update balances set held = held - :amount where account_id = :id", amount=price.micros, id=account)
-    _enter(tx, "capture", held(account), "house:sales", price, at, activation=activation_id, actor=actor)
+    _enter(tx, "capture", held(account), "house:sales", sale, at, activation=activation_id, actor=actor)
+    for seller_id, margin in margins:
+        _enter(tx, "margin", held(account), available(seller_id), margin, at, activation=activation_id, actor=actor)
     spend(tx, "cost", cost, upstream, at, activation=activation_id, actor=actor)
     return True
 
@@ -294,7 +398,7 @@ def release(tx: Tx, activation_id: int, at: float, *, actor: str) -> bool:
         return False
     account = row["account_id"]
     _unhold(tx, account, row["amount"])
-    caps.give_back(tx, activation_id, row["amount"], row["opened_at"])
+    caps.give_back(tx, activation_id, row["amount"], row["opened_at"], _prices(_shares(tx, activation_id, row)))
     money = Money(row["amount"], row["currency"])
     _enter(tx, "release", held(account), available(account), money, at, activation=activation_id, actor=actor)
     return True
@@ -426,6 +530,7 @@ def verify(tx: Tx) -> list[str]:
         *_verify_holds(tx),
         *_verify_activations(tx),
         *_verify_closings(tx),
+        *_verify_shares(tx),
         *_verify_costs(tx),
         *_verify_transfers(tx),
         *proofs.verify(tx),
@@ -493,24 +598,67 @@ def _verify_closings(tx: Tx) -> Iterable[str]:
     for row in tx.all(
         "select h.activation_id, h.state, h.amount, coalesce(l.reserved, 0) as reserved,"
         " coalesce(l.captured, 0) as captured, coalesce(l.released, 0) as released, coalesce(l.closings, 0) as closings"
+        ", coalesce(s.price, h.amount) as sale"
         " from holds h left join (select activation_id,"
         "  sum(case kind when 'hold' then amount when 'shrink' then -amount else 0 end) as reserved,"
-        "  sum(case kind when 'capture' then amount else 0 end) as captured,"
+        "  sum(case when kind in ('capture', 'margin') then amount else 0 end) as captured,"
         "  sum(case kind when 'release' then amount else 0 end) as released,"
         "  sum(case when kind in ('capture', 'release') then 1 else 0 end) as closings"
         "  from ledger where activation_id is not null group by activation_id) l on l.activation_id = h.activation_id"
+        " left join hold_shares s on s.activation_id = h.activation_id and s.level = 0"
     ):
         yield from _closing_problems(row)
 
 
 def _closing_problems(row: Row) -> Iterable[str]:
     name, state, amount = row["activation_id"], row["state"], row["amount"]
-    wanted = 0 if state == "open" or amount == 0 else 1
+    # What costs nothing, or nothing to the account at the root, has no such row.
+    wanted = 0 if state == "open" or (row["sale"] if state == "captured" else amount) == 0 else 1
     if row["closings"] != wanted:
         yield f"holds: {name} is {state} and was closed {row['closings']} times in the ledger"
     closed = {"captured": row["captured"], "released": row["released"]}.get(state, amount)
-    if row["reserved"] != amount or (wanted and closed != amount):
+    if row["reserved"] != amount or closed != amount:
         yield f"holds: {name} is for {amount}, its ledger rows say {row['reserved']} reserved and {closed} {state}"
+
+
+def _verify_shares(tx: Tx) -> Iterable[str]:
+    """What each level pays against the tree and the hold, and every account's margin against the ledger."""
+    booked = _booked_margins(tx)
+    lines: dict[int, list[int]] = {}
+    for row in tx.all("select account_id, ancestor_id from account_tree order by account_id, depth desc"):
+        lines.setdefault(row["account_id"], []).append(row["ancestor_id"])
+    rows = tx.all(
+        "select s.activation_id, s.account_id, s.level, s.price, h.account_id as buyer_id, h.amount, h.state,"
+        " h.currency from hold_shares s left join holds h on h.activation_id = s.activation_id"
+        " order by s.activation_id, s.level"
+    )
+    for activation_id, found in groupby(rows, itemgetter("activation_id")):
+        shares = list(found)
+        prices = [row["price"] for row in shares]
+        buyer_id, currency = shares[0]["buyer_id"], shares[0]["currency"]
+        if [row["account_id"] for row in shares] != lines.get(buyer_id):
+            yield f"hold_shares: {activation_id} is not shared by account {buyer_id} and those above it"
+        if prices != sorted(prices) or prices[-1] != shares[0]["amount"]:
+            yield f"hold_shares: {activation_id} is shared as {prices}, its hold is {shares[0]['amount']}"
+        is_captured = shares[0]["state"] == "captured"
+        wanted = [
+            (held(buyer_id), available(seller["account_id"]), buyer["price"] - seller["price"], currency)
+            for seller, buyer in pairwise(shares)
+            if is_captured and buyer["price"] != seller["price"]
+        ]
+        if sorted(wanted) != booked.pop(activation_id, []):
+            yield f"hold_shares: the margins of {activation_id} are not what the ledger says"
+    for activation_id in booked:
+        yield f"ledger: {activation_id} has margins, and nobody shares it"
+
+
+def _booked_margins(tx: Tx) -> dict[int, list[tuple[str, str, int, str]]]:
+    """Payer, account, amount and currency of each margin, sorted, by activation."""
+    found: dict[int, list[tuple[str, str, int, str]]] = {}
+    for row in tx.all("select activation_id, debit, credit, amount, currency from ledger where kind = 'margin'"):
+        entry = (row["debit"], row["credit"], row["amount"], row["currency"])
+        found.setdefault(row["activation_id"], []).append(entry)
+    return {activation_id: sorted(entries) for activation_id, entries in found.items()}
 
 
 def _verify_costs(tx: Tx) -> Iterable[str]:

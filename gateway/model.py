@@ -98,10 +98,20 @@ class RentOffer:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """An offer priced for one caller; `price` is what is held and, at most, charged."""
+    """An offer priced for one caller; `price` is what is held and, at most, charged.
+
+    `shares` is what each account pays the one above it, from the top down to the caller, in micro-units of the price's
+    currency; empty where nobody on the way adds anything.
+    """
 
     offer: Offer
     price: Money
+    shares: tuple[int, ...] = ()
+
+    @property
+    def top_micros(self) -> int:
+        """The operator's price."""
+        return self.shares[0] if self.shares else self.price.micros
 
 
 @dataclass(frozen=True, slots=True)

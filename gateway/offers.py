@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import NamedTuple, Protocol
 
 from gateway.health import Health
+from gateway.ladders import Ladder, priced_as, pricer, quote
 from gateway.model import Clock, Offer, Order
 from gateway.money import Money
 from gateway.pricing import Pricing, rates_trouble_seconds
@@ -48,6 +49,7 @@ PAIRS_REMEMBERED = 20_000
 """How many (service, country) of one price list are kept unpacked."""
 
 Pair = tuple[str, int]
+Pricer = Callable[[Offer], Money | None]
 
 
 class Buyer(Protocol):
@@ -64,6 +66,9 @@ class Buyer(Protocol):
 
     @property
     def allowed(self) -> Allowed: ...
+
+    @property
+    def ladder(self) -> Ladder: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +252,17 @@ class Market:
         if not buyer.allowed.sells(service, country):
             kept_out = tuple(Excluded(entry.name, NOT_ALLOWED) for entry in view.entries)
             return Shortlist((), kept_out, None, None, None)
+        price = pricer(view.pricing, buyer)
         stalls = [
             Stall(
                 self._facts(entry, buyer, now, self.health.is_blocked(entry.name, service, country)),
-                self._candidates(view, buyer, self._offers(entry, service, country)),
+                self._candidates(view, price, self._offers(entry, service, country)),
             )
             for entry in view.entries
             if only is None or entry.name in only
         ]
-        return choose(stalls, terms, view.routes.route(service, country, buyer.account_name))
+        found = choose(stalls, terms, view.routes.route(service, country, buyer.account_name))
+        return _shared(found, view.pricing, buyer)
 
     def open_to(self, buyer: Buyer) -> list[Facts]:
         """Upstreams that may serve this caller with what is on no price list: rentals, and numbers used again."""
@@ -271,7 +278,7 @@ class Market:
         if not buyer.allowed.sells(service, country):
             kept_out = tuple(Excluded(facts.name, NOT_ALLOWED) for facts, _ in stalls)
             return Shortlist((), kept_out, None, None, None)
-        price, value = view.pricing.rentals.price, view.pricing.house_micros
+        price, value = pricer(view.pricing.rentals, buyer), view.pricing.house_micros
         kept: Sequence[tuple[Facts, Sequence[Offer]]] = [
             (facts, _of_operators(offers, terms.operators)) for facts, offers in stalls
         ]
@@ -280,14 +287,12 @@ class Market:
         found = [
             Stall(
                 replace(facts, is_in_doubt=self.health.is_blocked(facts.name, service, country, is_rental=True)),
-                [
-                    Candidate(offer, price(offer, buyer.account_name, buyer.currency), value(offer.cost) or 0.0)
-                    for offer in offers
-                ],
+                [Candidate(offer, price(offer), value(offer.cost) or 0.0) for offer in offers],
             )
             for facts, offers in kept
         ]
-        return choose(found, terms, view.routes.route(service, country, buyer.account_name))
+        shortlist = choose(found, terms, view.routes.route(service, country, buyer.account_name))
+        return _shared(shortlist, view.pricing.rentals, buyer)
 
     async def listing(
         self, buyer: Buyer, service: str | None = None, country: int | None = None, operator: str = ""
@@ -310,6 +315,12 @@ class Market:
         """As `listing`, without pausing: for one service and country, the command line and tests."""
         return (row for row in self._rows(buyer, service, country) if row is not None)
 
+    def list_key(self, buyer: Buyer) -> Hashable:
+        """What a buyer's listings depend on beside `generation`: of two buyers with one key both see the same."""
+        pricing, routes, ladder = self._view.pricing, self._view.routes, buyer.ladder
+        names = pricing.alias(priced_as(buyer)), routes.alias(buyer.account_name)
+        return *names, ladder.steps, buyer.currency, buyer.is_demo, buyer.allowed
+
     def operators(self, country: int, buyer: Buyer) -> list[str]:
         """Operators this caller can name in a country, sorted."""
         words: set[str] = set()
@@ -331,9 +342,8 @@ class Market:
         shelf = self._shelves.get(entry.name)
         return () if shelf is None else shelf.at(service, country)
 
-    def _candidates(self, view: View, buyer: Buyer, offers: Iterable[Offer]) -> list[Candidate]:
-        price, account, currency = view.pricing.price, buyer.account_name, buyer.currency
-        return [Candidate(offer, price(offer, account, currency), self._value(view, offer)) for offer in offers]
+    def _candidates(self, view: View, price: Pricer, offers: Iterable[Offer]) -> list[Candidate]:
+        return [Candidate(offer, price(offer), self._value(view, offer)) for offer in offers]
 
     def _value(self, view: View, offer: Offer) -> float:
         """Expected cost of one delivered code. Nought without an exchange rate: then there is no price to rank."""
@@ -381,11 +391,12 @@ class Market:
     ) -> Iterator[Row | None]:
         """A row for each pair in question, None where nothing is for sale: looking takes time as well."""
         view, sources, terms, allowed = self._view, self._sources(buyer), _any_terms(buyer), buyer.allowed
+        price = pricer(view.pricing, buyer)
         for pair in _pairs(view, sources, service, country):
             if allowed is not EVERYTHING and not allowed.sells(*pair):
                 yield None
                 continue
-            listed = self._listed(view, sources, buyer, terms, pair, operators)
+            listed = self._listed(view, sources, buyer, price, terms, pair, operators)
             yield None if listed is None else Row(pair[1], pair[0], listed.price, listed.count)
 
     def _listed(
@@ -393,6 +404,7 @@ class Market:
         view: View,
         sources: Iterable[_Source],
         buyer: Buyer,
+        price: Pricer,
         terms: Terms,
         pair: Pair,
         operators: frozenset[str],
@@ -406,9 +418,9 @@ class Market:
             and self._may_sell(source.entry.name, route, pair)
         ]
         if len(stalls) == 1 and len(stalls[0][1]) == 1:
-            return _sole(view.pricing, stalls[0][1][0], buyer)
+            return _sole(price, stalls[0][1][0], terms.price_limit)
         return list_price(
-            (Stall(facts, self._candidates(view, buyer, offers)) for facts, offers in stalls), terms, route
+            (Stall(facts, self._candidates(view, price, offers)) for facts, offers in stalls), terms, route
         )
 
     def _may_sell(self, upstream: str, route: Route, pair: Pair) -> bool:
@@ -449,13 +461,20 @@ def _age_seconds(shelf: _Shelf, now: float) -> float | None:
     return None if shelf.table is None else now - shelf.fetched_at
 
 
-def _sole(pricing: Pricing, offer: Offer, buyer: Buyer) -> Listed | None:
+def _sole(price_of: Pricer, offer: Offer, limit: int | None) -> Listed | None:
     """What a single offer lists as: nothing has to be compared, and most pairs of a long list have no more."""
-    price = pricing.price(offer, buyer.account_name, buyer.currency)
-    limit = buyer.allowed.price_max
+    price = price_of(offer)
     if price is None or offer.count <= 0 or (limit is not None and price.micros > limit):
         return None
     return Listed(price, offer.count)
+
+
+def _shared(found: Shortlist, pricing: Pricing, buyer: Buyer) -> Shortlist:
+    """With what each level pays of every quote, which only those who buy need to know."""
+    if not buyer.ladder.steps:
+        return found
+    ranked = ((one, quote(pricing, one.quote.offer, buyer)) for one in found.ranked)
+    return replace(found, ranked=tuple(replace(one, quote=priced or one.quote) for one, priced in ranked))
 
 
 def _pairs(view: View, sources: Sequence[_Source], service: str | None, country: int | None) -> Iterable[Pair]:

@@ -63,6 +63,10 @@ class RuleBook(Generic[R]):
         found = self._found.get(key)
         return self._remember(key) if found is None else found
 
+    def alias(self, account: str) -> str:
+        """The account's name where a rule mentions it, else empty: all others are alike."""
+        return account if account in self._accounts else ""
+
     def _remember(self, key: tuple[str, int, str, str]) -> R:
         if len(self._found) >= REMEMBERED:
             self._found.clear()
@@ -134,6 +138,10 @@ class Pricing:
         """The same for rentals and their extensions."""
         return Pricing(self.settings, self._given_rates, _rental_rules(self.settings.rental))
 
+    def alias(self, account_name: str) -> str:
+        """As `RuleBook.alias`: two accounts of one alias and currency pay the same for everything."""
+        return self._rules.alias(account_name)
+
     def of(self, product: Product) -> Pricing:
         """What an order for this is priced by."""
         return self.rentals if product in (Product.RENTAL, Product.EXTENSION) else self
@@ -155,6 +163,16 @@ class Pricing:
         )
         limit = None if tariff is None else tariff.cost_micros(price_ceiling.micros, cost.micros)
         return None if limit is None else Money(limit, cost.currency)
+
+    def terms(self, offer: Offer, account_name: str) -> PriceTerms:
+        """The rule an offer is priced by."""
+        return self._rules.find(offer.service, offer.country, account_name, offer.upstream)
+
+    def is_at_floor(self, offer: Offer, account_name: str, currency: str) -> bool:
+        """Whether it is the least margin, not the rule, that makes the price."""
+        cost = offer.cost
+        tariff = self.tariff(offer.service, offer.country, account_name, offer.upstream, cost.currency, currency)
+        return tariff is not None and cost.micros * tariff.floor > cost.micros * tariff.slope + tariff.base
 
     def convert(self, money: Money, currency: str) -> Money | None:
         """The same value in another currency, rounded up to a whole micro-unit. None where no rate is known."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import structlog
 from cachetools import TTLCache
 
-from gateway import attempts, recharges
+from gateway import attempts, ladders, recharges
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -319,8 +319,8 @@ class Purchases:
         raise failure.told(order.product)
 
     def _cost_max(self, ranked: Ranked, caller: Caller, order: Order, intent: Intent) -> Money:
-        offer, pricing = ranked.quote.offer, self._house.market.view.pricing.of(order.product)
-        return pricing.cost_ceiling(offer, intent.held, caller.account_name) or offer.cost
+        pricing = self._house.market.view.pricing.of(order.product)
+        return ladders.cost_ceiling(pricing, ranked.quote.offer, intent.held, intent.shares, caller)
 
     async def _try_one(
         self,
@@ -464,7 +464,7 @@ class Purchases:
                 raise
             self._soon(self._give_back_orphans())
             raise _Settled(reason)
-        price = self._charged(caller, order, quote, cost)
+        charged = self._charged(caller, order, quote, cost)
         expires_at, refundable_until = self._life(order, quote, lease, intent.opened_at, now)
         webhook_sealed = house.vault.seal(order.webhook_url) if order.webhook_url else None
         sealed = house.vault.seal(lease.number)
@@ -477,7 +477,8 @@ class Purchases:
                 lease,
                 sealed,
                 operator=operator,
-                price=price,
+                price=charged.price,
+                shares=charged.shares,
                 cost=cost,
                 expires_at=expires_at,
                 at=now,
@@ -496,10 +497,10 @@ class Purchases:
             raise
         live = Live(
             id=intent.activation_id, account_id=caller.account_id, service=order.service, country=order.country,
-            operator=operator, status=Status.WAITING, price_micros=price.micros,
-            currency=price.currency, opened_at=intent.opened_at, number=lease.number, upstream=quote.offer.upstream,
-            reference=lease.reference, expires_at=expires_at, product=order.product, hours=quote.offer.hours,
-            parent_id=order.parent_id, refundable_until=refundable_until,
+            operator=operator, status=Status.WAITING, price_micros=charged.price.micros,
+            currency=charged.price.currency, opened_at=intent.opened_at, number=lease.number,
+            upstream=quote.offer.upstream, reference=lease.reference, expires_at=expires_at, product=order.product,
+            hours=quote.offer.hours, parent_id=order.parent_id, refundable_until=refundable_until,
         )  # fmt: skip
         house.live.put(live)
         house.metrics.count(live.product, live.upstream, "opened")
@@ -517,12 +518,11 @@ class Purchases:
         ends_at = now + _least(settings.activations.life_seconds, order.life_seconds)
         return (ends_at if lease.expires_at is None else min(ends_at, lease.expires_at)), None
 
-    def _charged(self, caller: Caller, order: Order, quote: Quote, cost: Money) -> Money:
-        """The lower of what was quoted and what the number really cost, priced the same way."""
-        price = self._house.market.view.pricing.of(order.product).price(
-            replace(quote.offer, cost=cost), caller.account_name, caller.currency
-        )
-        return quote.price if price is None or price.micros > quote.price.micros else price
+    def _charged(self, caller: Caller, order: Order, quote: Quote, cost: Money) -> Quote:
+        """The lower of what was quoted and what the number really cost, priced the same way: so at every level."""
+        pricing = self._house.market.view.pricing.of(order.product)
+        real = ladders.quote(pricing, replace(quote.offer, cost=cost), caller)
+        return quote if real is None or real.top_micros > quote.top_micros else real
 
     # What a crash or a lost reply left behind
 

@@ -31,8 +31,9 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.house import House
+from gateway.ladders import quote
 from gateway.live import Live
-from gateway.model import Offer, Order, Product, Quote, Status
+from gateway.model import Offer, Order, Product, Status
 from gateway.money import Money
 from gateway.purchases import Basis, Purchases
 from gateway.rent_market import RentMarket
@@ -332,14 +333,13 @@ class Rentals:
         """Raises NotAllowedNow where the caller may not buy it (any more), Unavailable without an exchange rate."""
         if not caller.allowed.sells(offer.service, offer.country):
             raise NotAllowedNow
-        pricing = self._house.market.view.pricing.of(product)
-        price = pricing.price(offer, caller.account_name, caller.currency)
-        if price is None:
+        quoted = quote(self._house.market.view.pricing.of(product), offer, caller)
+        if quoted is None:
             raise Unavailable
         limit = caller.allowed.price_max
-        if limit is not None and price.micros > limit:
+        if limit is not None and quoted.price.micros > limit:
             raise NotAllowedNow
-        return Ranked(Quote(offer, price), OWN_UPSTREAM)
+        return Ranked(quoted, OWN_UPSTREAM)
 
 
 def _row(service: str, country: int, shortlist: Shortlist) -> RentRow | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from gateway.store import Tx
 
+ACCOUNTS = "accounts"
+"""Accounts, keys, and all that a caller is known by."""
+
 
 def bump(tx: Tx, name: str) -> None:
     """What goes by that name has changed."""

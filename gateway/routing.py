@@ -171,6 +171,10 @@ class Routes:
     def route(self, service: str, country: int, account_name: str) -> Route:
         return self._rules.find(service, country, account_name)
 
+    def alias(self, account_name: str) -> str:
+        """As `RuleBook.alias`."""
+        return self._rules.alias(account_name)
+
 
 def _selector(rule: RoutingRule) -> Selector:
     return rule.services, rule.countries, rule.accounts, ()

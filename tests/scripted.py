@@ -377,7 +377,7 @@ def worlds(url: str, parent: Path, gateway: str = "") -> Callable[[], World]:
 
     def next_postgres() -> World:
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"truncate {TABLES}")
+            connection.execute(f"truncate {TABLES} cascade")
         return World(values, directory)
 
     return next_sqlite if url.startswith("sqlite") else next_postgres

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.catalog import Catalog, Country
 from gateway.health import Health
+from gateway.ladders import FLAT, Ladder
 from gateway.model import Offer, Order
 from gateway.money import Money, to_micros
 from gateway.offers import PAIRS_REMEMBERED, Market, Row, UpstreamEntry, View, entry_of, view_of
@@ -48,6 +49,7 @@ class Caller:
     currency: str = "USD"
     is_demo: bool = False
     allowed: Allowed = EVERYTHING
+    ladder: Ladder = FLAT
 
 
 ACME = Caller()
