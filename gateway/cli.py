@@ -23,6 +23,7 @@ from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.cli_accounts import account_group, deposit, is_sandbox, key_group, sells_sandbox_only, transfer
 from gateway.cli_desk import desk_group
+from gateway.cli_fuse import key_fuse
 from gateway.cli_ledger import audit_group, ledger_group
 from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
@@ -409,6 +410,7 @@ def forward_command(arguments: Sequence[str]) -> None:
     sys.exit(forward.run(forward.parser("simroute forward").parse_args(arguments)))
 
 
+key_group.add_command(key_fuse)
 main.add_command(account_group)
 main.add_command(key_group)
 main.add_command(deposit)

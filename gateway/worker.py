@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 
-from gateway import caps
+from gateway import caps, handed
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
@@ -29,6 +29,7 @@ TICK_SECONDS = 1.0
 SETTLE_SECONDS = 5.0
 STRANGERS_SECONDS = 60.0
 TIDY_SECONDS = 60.0
+DAY_SECONDS = 86_400.0
 PUSHES_KEPT_SECONDS = 30 * 86_400.0
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
@@ -173,6 +174,8 @@ class Worker:
                     log.warning("tidy.failed", upstream=name, reason=str(error))
         await self._house.store.run(drop_pushes, self._house.clock() - PUSHES_KEPT_SECONDS)
         await self._house.store.run(caps.tidy, self._house.clock())
+        days = self._house.settings.gateway.limits.number_memory_days
+        await self._house.store.run(handed.forget, self._house.clock() - days * DAY_SECONDS)
         return TIDY_SECONDS
 
     async def _seal(self) -> float:
