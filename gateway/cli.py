@@ -27,6 +27,7 @@ from gateway.cli_fuse import key_fuse
 from gateway.cli_ledger import audit_group, ledger_group
 from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
+from gateway.cli_usage import show_usage
 from gateway.cli_users import users_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
 from gateway.errors import UpstreamError
@@ -422,6 +423,7 @@ main.add_command(catalog_group)
 main.add_command(ledger_group)
 main.add_command(audit_group)
 main.add_command(users_group)
+main.add_command(show_usage)
 
 if __name__ == "__main__":
     main()

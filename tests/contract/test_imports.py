@@ -35,8 +35,8 @@ LAYERS = (
     "pricing", "routing", "offers",
     # Units of work on the store
     "database", "revisions", "records", "history", "journal", "tree", "levels", "caps", "fuse", "handed", "ledger",
-    "seals", "statements", "audit", "drift", "accounts", "users", "guesses", "numbers", "roster", "desk", "switches",
-    "alerts",
+    "seals", "statements", "usage", "audit", "drift", "accounts", "users", "guesses", "numbers", "roster", "desk",
+    "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts",
     "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer", "worker",
@@ -44,7 +44,7 @@ LAYERS = (
     "forward",
     # What a dialect gets, and the wiring
     "front", "app", "terminal", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams",
-    "cli_users", "cli",
+    "cli_usage", "cli_users", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 

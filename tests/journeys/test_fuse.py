@@ -82,7 +82,8 @@ async def run_wild(world: World, seconds: float, *, cancels: bool, code_each: in
 
 async def state(world: World) -> fuse.State:
     settings = world.gateway.house.settings.gateway.fuse
-    return await world.store.read(fuse.state, world.caller.key_id, settings, world.watch())
+    found: fuse.State = await world.store.read(fuse.state, world.caller.key_id, settings, world.watch())
+    return found
 
 
 async def test_a_bot_that_cancels_everything_buys_so_often_and_then_once_a_while(world: World) -> None:
