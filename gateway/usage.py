@@ -21,7 +21,7 @@ from gateway.money import plain
 from gateway.store import Row, Tx
 
 DAY_SECONDS = 86_400
-BATCH = 500
+BATCH = 200
 """Activations added up in one unit of work: writers on SQLite wait for it."""
 
 DIMENSIONS = ("day", "account", "key", "service", "country", "upstream")

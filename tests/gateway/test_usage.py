@@ -62,6 +62,14 @@ def add(tx: Tx, one: Mapping[str, Any]) -> int:
     )  # fmt: skip
 
 
+def end_one(tx: Tx, activation_id: int, status: str) -> None:
+    """An open activation ends, days after it began."""
+    tx.execute(
+        "update activations set status = :status, ended_at = :at where id = :id",
+        status=status, at=(FIRST + 9.0) * DAY, id=activation_id,
+    )  # fmt: skip
+
+
 BELOW = {
     "top": {"top", "left", "right", "twig"},
     "left": {"left", "twig"},
@@ -155,12 +163,7 @@ async def test_a_report_is_what_counting_again_says_at_any_time(
     for place, (one, end) in enumerate(zip(ones, ends, strict=False)):
         if one["status"] == "waiting" and not one["is_kept"] and end in ("cancelled", "expired"):
             ones[place] = {**one, "status": end}
-            await database.store.run(
-                lambda tx, place=place, end=end: tx.execute(
-                    "update activations set status = :end, ended_at = :at where id = :id",
-                    end=end, at=(FIRST + 9.0) * DAY, id=ids[place],
-                )
-            )  # fmt: skip
+            await database.store.run(end_one, ids[place], end)
     while await database.store.run(usage.roll_up, batch):
         await check(database, ones)
     await check(database, ones)
