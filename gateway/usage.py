@@ -14,7 +14,8 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
+from itertools import groupby
 from typing import Any
 
 from gateway.money import plain
@@ -33,6 +34,7 @@ DAYS_MAX = 3660
 _COLUMNS = {name: name if name in ("day", "service", "country", "upstream") else f"{name}_id" for name in DIMENSIONS}
 _KEY = ("account_id", "day", "key_id", "service", "country", "upstream", "currency", "cost_currency")
 _SUMS = (*COUNTS, "spent", "cost")
+_COUNTED = (*COUNTS, "spent")
 
 # SQLite cuts a fraction off and PostgreSQL rounds: taking one off where it was rounded up is the floor on both.
 _DAY = (
@@ -157,15 +159,15 @@ def _rows(tx: Tx, query: Query) -> Sequence[Row]:
 def _folded(tx: Tx, by: Sequence[str], rows: Sequence[Row]) -> list[Line]:
     """Rows that differ in the currency of their cost alone become one line."""
     names = _account_names(tx) if "account" in by else {}
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((*(row[_COLUMNS[name]] for name in by), row["currency"]), []).append(row)
+    columns = [*(_COLUMNS[name] for name in by), "currency"]
     lines = []
-    for (*values, currency), group in groups.items():
-        counts = {name: sum(int(row[name]) for row in group) for name in (*COUNTS, "spent")}
+    for (*values, currency), group in groupby(rows, lambda row: [row[column] for column in columns]):
+        sums, costs = [0] * len(_COUNTED), {}
+        for row in group:
+            sums = [already + int(row[name]) for already, name in zip(sums, _COUNTED, strict=True)]
+            costs[row["cost_currency"]] = int(row["cost"])
         place = {name: _shown(name, value, names) for name, value in zip(by, values, strict=True)}
-        costs = {row["cost_currency"]: int(row["cost"]) for row in group}
-        lines.append(Line(place, currency, margin=margin_of(currency, counts["spent"], costs), **counts))
+        lines.append(Line(place, currency, *sums, margin_of(currency, sums[-1], costs)))
     return lines
 
 
@@ -193,7 +195,7 @@ def day_of(moment: date) -> int:
 
 
 def day_text(day: int) -> str:
-    return datetime.fromtimestamp(day * DAY_SECONDS, UTC).date().isoformat()
+    return date.fromordinal(date(1970, 1, 1).toordinal() + day).isoformat()
 
 
 # For people and programs
