@@ -46,7 +46,7 @@ from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row
-from gateway.upstream import AddsServices, Finds, Rents, Reuses, Upstream
+from gateway.upstream import AddsServices, Finds, KeptByUs, Rents, Reuses, Upstream
 
 ATTEMPT_SECONDS_MAX = 6.0
 """Of the order's nine, what one upstream gets while there is another one to turn to."""
@@ -463,6 +463,8 @@ class Purchases:
         is_chosen = order.product not in (Product.AGAIN, Product.BESIDE)
         if is_chosen and order.phone_exceptions and lease.number.startswith(order.phone_exceptions):
             raise await self._turned_down(intent, lease, "the number handed over begins as the caller wants none to")
+        # Numbers kept by us cool down for a service by rules of their own.
+        is_pool = isinstance(house.upstreams.get(quote.offer.upstream), KeptByUs)
         price = self._charged(caller, order, quote, cost)
         expires_at, refundable_until = self._life(order, quote, lease, intent.opened_at, now)
         webhook_sealed = house.vault.seal(order.webhook_url) if order.webhook_url else None
@@ -484,7 +486,7 @@ class Purchases:
                 refundable_until=refundable_until,
                 webhook_sealed=webhook_sealed,
                 number_digest=self._number_digest(caller, order, lease),
-                known_since=now - self._memory_seconds() if is_chosen else float("inf"),
+                known_since=now - self._memory_seconds() if is_chosen and not is_pool else float("inf"),
             )
         except handed.Repeated:
             raise await self._turned_down(intent, lease, "the account was handed this number before") from None

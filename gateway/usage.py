@@ -162,12 +162,15 @@ def _folded(tx: Tx, by: Sequence[str], rows: Sequence[Row]) -> list[Line]:
     columns = [*(_COLUMNS[name] for name in by), "currency"]
     lines = []
     for (*values, currency), group in groupby(rows, lambda row: [row[column] for column in columns]):
-        sums, costs = [0] * len(_COUNTED), {}
+        sums = [0] * len(_COUNTED)
+        costs: dict[str, int] = {}
         for row in group:
             sums = [already + int(row[name]) for already, name in zip(sums, _COUNTED, strict=True)]
             costs[row["cost_currency"]] = int(row["cost"])
         place = {name: _shown(name, value, names) for name, value in zip(by, values, strict=True)}
-        lines.append(Line(place, currency, *sums, margin_of(currency, sums[-1], costs)))
+        bought, delivered, cancelled, expired, spent = sums
+        margin = margin_of(currency, spent, costs)
+        lines.append(Line(place, currency, bought, delivered, cancelled, expired, spent, margin))
     return lines
 
 

@@ -131,3 +131,14 @@ async def test_nought_days_is_no_memory(sqlite_url: str, tmp_path: Path) -> None
     assert [await buy_and_cancel(world), await buy_and_cancel(world)] == [NUMBER, NUMBER]
     assert await world.rows("select * from handed_numbers") == []
     await world.end()
+
+
+async def test_numbers_of_our_own_come_again_when_their_cool_down_says(world: World) -> None:
+    world.one.is_kept_by_us = True  # type: ignore[attr-defined]
+    world.one.numbers.extend([NUMBER, NUMBER])
+    assert [await buy_and_cancel(world), await buy_and_cancel(world)] == [NUMBER, NUMBER]
+    # Another upstream that has it is none of ours.
+    world.one.buys.append("sold_out")
+    world.two.numbers.append(NUMBER)
+    with pytest.raises(NoNumbers):
+        await world.buy(world.order(price_max="0.50"))
