@@ -1,4 +1,4 @@
-"""Measures the gateway against floors: `python -m bench [--quick]`.
+"""Measures the gateway against floors: `python -m bench [--quick]`, or `--usage` for reports of ten million rows.
 
 Prints a table for people, writes `var/bench.json` for programs, and exits with status 1 where a floor is missed.
 
@@ -28,10 +28,11 @@ from typing import Any
 
 import httpx
 
-from bench import stage
+from bench import stage, usage
 from bench.load import ROOT, Hammer, Polling, percentile, submit
 
 OUTPUT = ROOT / "var" / "bench.json"
+USAGE_ROWS = 10_000_000
 CONNECTIONS = 16
 POLLED = 100
 """Waiting activations the polls of `get_status_ratio` go round."""
@@ -336,7 +337,12 @@ def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
 def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m bench", description="Measures the gateway against floors.")
     flags.add_argument("--quick", action="store_true", help="a minute or two, and less exact")
-    plan = QUICK if flags.parse_args().quick else FULL
+    flags.add_argument("--usage", action="store_true", help="only reports of usage, on PostgreSQL; takes minutes")
+    flags.add_argument("--usage-rows", type=int, default=USAGE_ROWS, help="activations it generates")
+    given = flags.parse_args()
+    if given.usage:
+        return usage.main(given.usage_rows, OUTPUT.with_name("bench-usage.json"))
+    plan = QUICK if given.quick else FULL
     # A polite kill unwinds the stack as Ctrl-C does, so that no server outlives the bench.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     OUTPUT.parent.mkdir(exist_ok=True)

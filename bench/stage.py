@@ -36,6 +36,10 @@ changes_per_minute = {PLENTY}
 polls_per_minute = {PLENTY}
 open_activations = {PLENTY}
 
+[fuse]
+slow_after = 0
+stop_after = 0
+
 [activations]
 life_seconds = 1200
 """

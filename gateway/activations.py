@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway import attempts, ledger
+from gateway import attempts, fuse, ledger
 from gateway.accounts import Caller
 from gateway.codes import clean_code
 from gateway.errors import (
@@ -533,6 +533,7 @@ def _deliver(tx: Tx, vault: Vault, activation_id: int, fresh: Sequence[_New], at
     tx.execute("update activations set status = 'received' where id = :id", id=activation_id)
     cost = Money(row["cost"], row["cost_currency"])
     ledger.capture(tx, activation_id, cost, row["upstream"], at, actor="delivery")
+    fuse.received(tx, activation_id)
     for message_id in new_ids.values():
         _queue_notice(tx, row["account_id"], activation_id, message_id, at)
     return set(new_ids)
@@ -653,6 +654,8 @@ def _end(
     if status is not Status.FINISHED:
         ledger.release(tx, activation_id, at, actor="activation")
     ledger.leave(tx, row["account_id"], activation_id)
+    if status is not Status.FINISHED:
+        fuse.missed(tx, activation_id, at)
     return True
 
 

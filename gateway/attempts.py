@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import ledger, tree
+from gateway import fuse, handed, ledger, tree
 from gateway.accounts import Caller
 from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
 from gateway.model import BuyOrder, Found, Lease, Order, Product, Quote
 from gateway.money import Money
 from gateway.routing import Ranked
+from gateway.settings import FuseSettings
 from gateway.store import Conflict, Row, Tx
 
 CLOCK_SKEW_SECONDS = 5.0
@@ -39,14 +40,24 @@ class Intent:
     opened_at: float
     shares: tuple[int, ...] = ()
     """What is held of each level (`Quote.shares`)."""
+    pause_seconds: float = 0.0
+    """How long the key's next order waits, by its fuse."""
 
 
 def intend(
-    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int, version: str
+    tx: Tx,
+    caller: Caller,
+    order: Order,
+    quotes: Sequence[Ranked],
+    at: float,
+    open_max: int,
+    version: str,
+    limits: FuseSettings,
 ) -> Intent:
     """The activation, its first attempt and its hold, committed before anybody is asked.
 
-    Where balance or spend caps do not reach for the dearest quote, the order is for those they reach for.
+    Where balance or spend caps do not reach for the dearest quote, the order is for those they reach for. Raises as
+    `ledger.hold`, and Blown.
     """
     ceiling = max(ranked.quote.price.micros for ranked in quotes)
     try:
@@ -66,9 +77,11 @@ def intend(
     quotes = [ranked for ranked in quotes if ranked.quote.top_micros <= held.top_micros]
     if held.price.micros != ceiling:
         tx.execute("update activations set price = :price where id = :id", price=held.price.micros, id=activation_id)
+    # More time for a number that one has brings in no further one.
+    pause_seconds = 0.0 if order.product is Product.EXTENSION else fuse.take(tx, caller.key_id, limits, at)
     first = quotes[0].quote
     attempt_id = begin(tx, activation_id, first, first.offer.cost, at, order.product)
-    return Intent(activation_id, attempt_id, held.price, quotes, at, held.shares)
+    return Intent(activation_id, attempt_id, held.price, quotes, at, held.shares, pause_seconds)
 
 
 def _hold_dearest(
@@ -97,7 +110,14 @@ def _hold(tx: Tx, caller: Caller, activation_id: int, quote: Quote, at: float, o
 
 
 def intend_extension(
-    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int, version: str
+    tx: Tx,
+    caller: Caller,
+    order: Order,
+    quotes: Sequence[Ranked],
+    at: float,
+    open_max: int,
+    version: str,
+    limits: FuseSettings,
 ) -> Intent:
     """As `intend`, for more time of an open rental; its row keeps the end that the rental had before.
 
@@ -119,7 +139,7 @@ def intend_extension(
     )
     if busy is not None:
         raise Unavailable
-    intent = intend(tx, caller, order, quotes, at, open_max, version)
+    intent = intend(tx, caller, order, quotes, at, open_max, version, limits)
     tx.execute(
         "update activations set expires_at = :had where id = :id", had=rental["expires_at"], id=intent.activation_id
     )
@@ -164,11 +184,14 @@ def attach(
     hours: int = 0,
     refundable_until: float | None = None,
     webhook_sealed: str | None = None,
+    number_digest: str = "",
+    known_since: float = float("inf"),
 ) -> None:
     """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up.
 
-    `shares` is what each level pays of the price. The last three are a rental's: how long it lasts, until when it
-    can be given back, where its messages are told.
+    `shares` is what each level pays of the price. `hours`, `refundable_until` and `webhook_sealed` are a rental's: how
+    long it lasts, until when it can be given back, where its messages are told. With a digest, its number is
+    remembered; raises Repeated where the account was handed it for the service later than `known_since`.
     """
     if price.micros < intent.held.micros or shares != intent.shares:
         ledger.shrink(tx, intent.activation_id, price, at, actor="purchase", shares=shares)
@@ -182,6 +205,9 @@ def attach(
         currency=cost.currency, expires_at=expires_at, operator=operator, hours=hours or None,
         refundable=refundable_until, webhook=webhook_sealed, id=intent.activation_id,
     )  # fmt: skip
+    if number_digest:
+        # After the lease: one that we have is not to be given back, whatever its number.
+        handed.remember(tx, intent.activation_id, number_digest, at, known_since)
     end(tx, intent.attempt_id, "leased", "", at, lease.reference)
 
 
@@ -239,7 +265,9 @@ def keep(tx: Tx, rental_id: int, at: float, *, actor: str) -> bool:
     )
     if row is None:
         return False
-    return ledger.capture(tx, rental_id, Money(row["cost"], row["cost_currency"]), row["upstream"], at, actor=actor)
+    is_kept = ledger.capture(tx, rental_id, Money(row["cost"], row["cost_currency"]), row["upstream"], at, actor=actor)
+    fuse.missed(tx, rental_id, at)
+    return is_kept
 
 
 def end_unattached(tx: Tx, attempt_id: int, upstream: str, reference: str, at: float) -> bool:

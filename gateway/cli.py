@@ -23,11 +23,13 @@ from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
 from gateway.cli_desk import desk_group
+from gateway.cli_fuse import key_fuse
 from gateway.cli_ledger import audit_group, ledger_group
 from gateway.cli_markups import markup_group, price_steps
 from gateway.cli_money import deposit_group, recharge_group, voucher_group
 from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
+from gateway.cli_usage import show_usage
 from gateway.cli_users import users_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
 from gateway.errors import UpstreamError
@@ -416,6 +418,7 @@ def forward_command(arguments: Sequence[str]) -> None:
     sys.exit(forward.run(forward.parser("simroute forward").parse_args(arguments)))
 
 
+key_group.add_command(key_fuse)
 main.add_command(account_group)
 main.add_command(key_group)
 main.add_command(deposit_group)
@@ -430,6 +433,7 @@ main.add_command(ledger_group)
 main.add_command(audit_group)
 main.add_command(users_group)
 main.add_command(markup_group)
+main.add_command(show_usage)
 
 if __name__ == "__main__":
     main()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import structlog
 
-from gateway import drift, revisions, switches
+from gateway import drift, fuse, revisions, switches
 from gateway.alerts import Alerts
 from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
@@ -104,7 +104,8 @@ class Overseer:
     async def report(self) -> float:
         """Shows what is wrong and writes the reports that changed; seconds to the next round. Raises Unavailable."""
         house, now = self._house, self._house.clock()
-        self._alert()
+        blown = await house.store.read(fuse.stopped, now)
+        self._alert({f"key {row['key_id']} of {row['account']}" for row in blown})
         await self._alerts.write()
         reports = {name: json.dumps(self._report(name), sort_keys=True) for name in house.upstreams}
         is_due = now - self._reported_at >= HEARTBEAT_SECONDS
@@ -133,7 +134,7 @@ class Overseer:
             "sells_by_rule": any(entry.name == name and entry.seller for entry in house.market.view.entries),
         }
 
-    def _alert(self) -> None:
+    def _alert(self, blown: Set[str]) -> None:
         house, now = self._house, self._house.clock()
         for entry in house.market.view.entries:
             name = entry.name
@@ -147,7 +148,9 @@ class Overseer:
             for alert in ("upstream_down", "prices_stale", "exposure"):  # it only sees its open numbers through
                 self._alerts.show(alert, name, "")
         self._alerts.show("rates_stale", "exchange rates", self._rates(now))
-        self._alerts.forget({*house.upstreams, "exchange rates"})
+        for subject in blown:
+            self._alerts.show("fuse_blown", subject, f"{subject} buys and receives no codes: it is stopped for a while")
+        self._alerts.forget({*house.upstreams, "exchange rates", *blown})
 
     def _staleness(self, name: str, age_max_seconds: float, now: float) -> str:
         _, fetched_at, error = self._house.market.list_of(name)

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import structlog
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 
-from gateway import attempts, ladders, recharges
+from gateway import attempts, fuse, handed, ladders, recharges
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -47,7 +47,7 @@ from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row, Tx
-from gateway.upstream import AddsServices, Finds, Rents, Reuses, Upstream
+from gateway.upstream import AddsServices, Finds, KeptByUs, Rents, Reuses, Upstream
 
 ATTEMPT_SECONDS_MAX = 6.0
 """Of the order's nine, what one upstream gets while there is another one to turn to."""
@@ -69,6 +69,8 @@ LEFT_BEHIND_SECONDS = 30.0
 
 EXCEPTIONS_MAX = 20
 EXTENSIONS_REMEMBERED = 10_000
+KEYS_REMEMBERED = 10_000
+DAY_SECONDS = 86_400.0
 
 T = TypeVar("T", int, float)
 
@@ -127,6 +129,10 @@ class Purchases:
         self._chores: set[asyncio.Task[None]] = set()
         self._unwritten: list[tuple[int, int, str]] = []
         self._settling = asyncio.Lock()
+        self._pauses: LRUCache[int, float] = LRUCache(KEYS_REMEMBERED)
+        self.pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+        """How a key that is slowed waits; tests own the time."""
+
         self._prolonged: TTLCache[str, int] = TTLCache(EXTENSIONS_REMEMBERED, ttl=3600.0, timer=house.clock)
 
     async def open(
@@ -253,6 +259,10 @@ class Purchases:
 
     async def _buy(self, caller: Caller, order: Order, find: Callable[[], Awaitable[Basis]] | None) -> Live:
         house = self._house
+        # Without a connection: whoever is slowed takes nobody else's place at the database.
+        pause_seconds = self._pauses.get(caller.key_id, 0.0)
+        if pause_seconds and order.product is not Product.EXTENSION:
+            await self.pause(pause_seconds)
         started = house.clock()
         basis = self._from_market(caller, order) if find is None else await find()
         if not basis.quotes:
@@ -260,21 +270,34 @@ class Purchases:
         number_of_open = _least(house.settings.gateway.limits.open_activations, order.open_max)
         version = house.settings.version
         unit = attempts.intend_extension if order.product is Product.EXTENSION else attempts.intend
+        limits = house.settings.gateway.fuse
 
         def intend(tx: Tx) -> Intent:
-            return unit(tx, caller, order, basis.quotes, started, number_of_open, version)
+            return unit(tx, caller, order, basis.quotes, started, number_of_open, version, limits)
 
         try:
-            intent = await house.store.run(intend)
-        except NoBalance:
-            if not await self._recharged(caller, basis.quotes):
-                raise
-            intent = await house.store.run(intend)
+            intent = await self._intended(intend, caller, basis.quotes)
+        except fuse.Blown:
+            until = await house.store.run(fuse.blow, caller.key_id, limits, started)
+            if until is not None:
+                log.warning("fuse.blown", key=caller.key_id, account=caller.account_name)
+            raise
+        if order.product is not Product.EXTENSION:
+            self._pauses[caller.key_id] = intent.pause_seconds
         self._own.add(intent.activation_id)
         try:
             return await self._try_each(caller, order, intent, started, basis.parent)
         finally:
             self._own.discard(intent.activation_id)
+
+    async def _intended(self, intend: Callable[[Tx], Intent], caller: Caller, quotes: Sequence[Ranked]) -> Intent:
+        """The order with its money held; where that is short, after a recharge. Raises as `attempts.intend`."""
+        try:
+            return await self._house.store.run(intend)
+        except NoBalance:
+            if not await self._recharged(caller, quotes):
+                raise
+            return await self._house.store.run(intend)
 
     async def _recharged(self, caller: Caller, quotes: Sequence[Ranked]) -> bool:
         """Whether a recharge made it worth asking again."""
@@ -456,14 +479,12 @@ class Purchases:
         house, now = self._house, self._house.clock()
         cost = lease.cost or quote.offer.cost
         if cost.currency != cost_max.currency or cost.micros > cost_max.micros:
-            reason = "the number handed over costs more than allowed"
-            try:
-                await house.store.run(attempts.end, intent.attempt_id, "orphan", reason, now, lease.reference)
-            except Unavailable:
-                self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
-                raise
-            self._soon(self._give_back_orphans())
-            raise _Settled(reason)
+            raise await self._turned_down(intent, lease, "the number handed over costs more than allowed")
+        is_chosen = order.product not in (Product.AGAIN, Product.BESIDE)
+        if is_chosen and order.phone_exceptions and lease.number.startswith(order.phone_exceptions):
+            raise await self._turned_down(intent, lease, "the number handed over begins as the caller wants none to")
+        # Numbers kept by us cool down for a service by rules of their own.
+        is_pool = isinstance(house.upstreams.get(quote.offer.upstream), KeptByUs)
         charged = self._charged(caller, order, quote, cost)
         expires_at, refundable_until = self._life(order, quote, lease, intent.opened_at, now)
         webhook_sealed = house.vault.seal(order.webhook_url) if order.webhook_url else None
@@ -485,7 +506,11 @@ class Purchases:
                 hours=quote.offer.hours,
                 refundable_until=refundable_until,
                 webhook_sealed=webhook_sealed,
+                number_digest=self._number_digest(caller, order, lease),
+                known_since=now - self._memory_seconds() if is_chosen and not is_pool else float("inf"),
             )
+        except handed.Repeated:
+            raise await self._turned_down(intent, lease, "the account was handed this number before") from None
         except Conflict:
             is_ours = await house.store.run(
                 attempts.end_unattached, intent.attempt_id, quote.offer.upstream, lease.reference, now
@@ -505,6 +530,26 @@ class Purchases:
         house.live.put(live)
         house.metrics.count(live.product, live.upstream, "opened")
         return live
+
+    async def _turned_down(self, intent: Intent, lease: Lease, reason: str) -> _Settled:
+        """A number nobody here wants goes back; what to raise. Raises Unavailable."""
+        house = self._house
+        try:
+            await house.store.run(attempts.end, intent.attempt_id, "orphan", reason, house.clock(), lease.reference)
+        except Unavailable:
+            self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
+            raise
+        self._soon(self._give_back_orphans())
+        return _Settled(reason)
+
+    def _memory_seconds(self) -> float:
+        return self._house.settings.gateway.limits.number_memory_days * DAY_SECONDS
+
+    def _number_digest(self, caller: Caller, order: Order, lease: Lease) -> str:
+        """What the number is remembered by; empty where it is not to be."""
+        if not self._memory_seconds():
+            return ""
+        return self._house.vault.index_digest(f"handed:{caller.account_id}", f"{order.service}:{lease.number}")
 
     def _life(
         self, order: Order, quote: Quote, lease: Lease, opened_at: float, now: float

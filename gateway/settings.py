@@ -265,6 +265,33 @@ class LimitsSettings(Section):
         description="Requests of every kind by one key; above it they wait, and get the last known state.",
     )
     open_activations: int = Field(default=1000, ge=1, description="Activations one account may have open at once.")
+    number_memory_days: int = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="For so long an account is not handed the same number for a service again; 0 for no such memory.",
+    )
+
+
+class FuseSettings(Section):
+    slow_after: int = Field(
+        default=100,
+        ge=0,
+        description="Purchases of a key without a code, in a row, after which each further one waits; 0 for none.",
+    )
+    slow_seconds: float = Field(
+        default=0.02, ge=0, le=60, allow_inf_nan=False, description="Each of them adds so much to the wait."
+    )
+    slow_seconds_max: float = Field(
+        default=2.0, ge=0, le=60, allow_inf_nan=False, description="The longest a purchase waits for it."
+    )
+    stop_after: int = Field(
+        default=500, ge=0, description="After so many of them there is nothing for the key for a while; 0 for never."
+    )
+    cooldown_seconds: Seconds = Field(default=600, description="How long that while is; a code ends it.")
+    window_seconds: Seconds = Field(
+        default=3600, description="A key that buys after so long without a miss begins to be counted anew."
+    )
 
 
 class ActivationsSettings(Section):
@@ -346,6 +373,7 @@ class GatewaySettings(Section):
 
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
+    fuse: FuseSettings = FuseSettings()
     activations: ActivationsSettings = ActivationsSettings()
     rentals: RentalsSettings = RentalsSettings()
     health: HealthSettings = HealthSettings()

@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 
-from gateway import caps
+from gateway import caps, handed, usage
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
@@ -30,6 +30,11 @@ TICK_SECONDS = 1.0
 SETTLE_SECONDS = 5.0
 STRANGERS_SECONDS = 60.0
 TIDY_SECONDS = 60.0
+USAGE_SECONDS = 30.0
+USAGE_PAUSE_SECONDS = 0.05
+"""Between two batches while there are more: whoever buys meanwhile does not wait behind all of them."""
+
+DAY_SECONDS = 86_400.0
 PUSHES_KEPT_SECONDS = 30 * 86_400.0
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
@@ -80,6 +85,7 @@ class Worker:
         self._begin("seal", self._seal)
         self._begin("recharge", self._recharger.round)
         self._begin("payment hook", self._recharger.call)
+        self._begin("usage", self._roll_up)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:
@@ -178,11 +184,17 @@ class Worker:
                     log.warning("tidy.failed", upstream=name, reason=str(error))
         await self._house.store.run(drop_pushes, self._house.clock() - PUSHES_KEPT_SECONDS)
         await self._house.store.run(caps.tidy, self._house.clock())
+        days = self._house.settings.gateway.limits.number_memory_days
+        await self._house.store.run(handed.forget, self._house.clock() - days * DAY_SECONDS)
         return TIDY_SECONDS
 
     async def _seal(self) -> float:
         await self._sealer.round(self._house.clock())
         return SEAL_SECONDS
+
+    async def _roll_up(self) -> float:
+        counted = await self._house.store.run(usage.roll_up)
+        return USAGE_PAUSE_SECONDS if counted == usage.BATCH else USAGE_SECONDS
 
     async def _refresh_offers(self, name: str) -> float:
         house = self._house

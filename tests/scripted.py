@@ -99,6 +99,7 @@ class Sold:
     is_rental: bool = False
     ends_at: float | None = None
     extended: list[Money] = field(default_factory=list)
+    number: str = ""
 
     @property
     def is_paid(self) -> bool:
@@ -113,6 +114,8 @@ class Scripted:
     closes: accept, too_early, sms, unwell, deaf (done, but the answer is lost), never
     extends: accept, refused, not_reached, doubt, doubt_made
 
+    `numbers` are the ones handed over next; empty: new ones.
+
     A rental is bought by the same plans, at `cost` an hour. Numbers are handed out again, and for further services, by
     them too.
     """
@@ -124,6 +127,7 @@ class Scripted:
         self.buys: deque[str] = deque()
         self.closes: deque[str] = deque()
         self.extends: deque[str] = deque()
+        self.numbers: deque[str] = deque()
         self.asked: list[BuyOrder] = []
         self.sold: dict[str, Sold] = {}
         self.is_well = self.is_readable = True
@@ -222,14 +226,19 @@ class Scripted:
         reference = f"{'rent:' if is_rental else ''}{self.name}-{next(self._serial)}"
         ends_at = self.clock() + order.hours * 3600 if is_rental else None
         self.sold[reference] = Sold(
-            reference, order, cost, self.clock(), is_listed, not is_listed, is_rental=is_rental, ends_at=ends_at
-        )
+            reference, order, cost, self.clock(), is_listed, not is_listed, is_rental=is_rental, ends_at=ends_at,
+            number=self.numbers.popleft() if self.numbers else "",
+        )  # fmt: skip
         self.has_sold.set()
         return self.sold[reference]
 
     def _lease(self, sold: Sold) -> Lease:
-        number = sold.order.lease_number or "62800" + sold.reference.partition("-")[2].rjust(7, "0")
+        number = sold.order.lease_number or sold.number or self._new_number(sold)
         return Lease(sold.reference, number, sold.cost, "telkomsel", sold.ends_at)
+
+    def _new_number(self, sold: Sold) -> str:
+        """No two upstreams have the same number, unless told."""
+        return ("62810" if self.name == "two" else "62800") + sold.reference.partition("-")[2].rjust(7, "0")
 
     async def read(self, watched: Watched) -> Progress:
         if not self.is_well or not self.is_readable:

@@ -20,6 +20,7 @@ from gateway.errors import NoBalance, TooManyOpen
 from gateway.model import Offer, Order, Quote
 from gateway.routing import Because, Ranked
 from gateway.rules import RuleError
+from gateway.settings import FuseSettings
 from gateway.store import Tx
 from tests.gateway.branches import AT, Branches, usd
 from tests.harness import environment
@@ -168,7 +169,7 @@ async def intend(branches: Branches, *prices: int, open_max: int = 99) -> attemp
         for place, price in enumerate(prices)
     ]
     order = Order("tg", 6, fingerprint=str(prices))
-    return await branches.store.run(attempts.intend, caller, order, quotes, AT, open_max, "1")
+    return await branches.store.run(attempts.intend, caller, order, quotes, AT, open_max, "1", FuseSettings())
 
 
 async def test_an_order_is_for_the_dearest_offer_that_fits_under_every_cap(branches: Branches) -> None:

@@ -1,0 +1,232 @@
+"""The fuse of a key that buys and never receives: its purchases are slowed, then there is nothing for it for a while.
+
+A miss is a purchase that ended without a code since the key's last one, or one that still waits for its first. Those
+that ended are counted in the transaction that ends them, those that wait are looked up in the transaction of the next
+hold, after the account's balance is locked: so no number of purchases at once, through whatever processes, gets past
+`stop_after`. A code makes it nought again, and ends a stop. Keys that replaced each other have one fuse.
+
+A rental that is kept without a message has missed, too; more time for a rental counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway import tree
+from gateway.errors import NoNumbers
+from gateway.settings import FuseSettings
+from gateway.store import Row, Tx
+
+OWN = ("slow_after", "slow_seconds", "stop_after", "cooldown_seconds", "window_seconds")
+"""The settings a key can have of its own."""
+
+STOPS_SHOWN = 20
+
+_OF_KEY = (
+    "select coalesce(k.origin_id, k.id) as origin, k.account_id, coalesce(f.missed, 0) as missed,"
+    " coalesce(f.missed_at, 0) as missed_at, f.stopped_until, f.slow_after, f.slow_seconds, f.stop_after,"
+    " f.cooldown_seconds, f.window_seconds"
+    " from api_keys k left join fuses f on f.key_id = coalesce(k.origin_id, k.id) where k.id = :key"
+)
+_WAITING = (
+    " from activations where key_id in (select id from api_keys where id = :origin or origin_id = :origin)"
+    " and ended_at is null and status in ('opening', 'waiting') and product <> 'extension'"
+    " and (refundable_until is null or refundable_until <> 0)"
+)
+"""Purchases that may get their first code yet. A rental that is kept has missed already."""
+
+
+class Blown(NoNumbers):
+    """The key's fuse stops it."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A key's fuse as it stands. `missed` is of purchases that are over, `waiting` of those that are not."""
+
+    missed: int
+    waiting: int
+    stopped_until: float | None
+    settings: FuseSettings
+    own: Mapping[str, Any]
+    """The settings that are the key's own, by name."""
+
+    @property
+    def misses(self) -> int:
+        return self.missed + self.waiting
+
+
+def pause_seconds(settings: FuseSettings, misses: int) -> float:
+    """How long a key with so many misses waits before its next purchase."""
+    if not settings.slow_after or misses < settings.slow_after:
+        return 0.0
+    return min(settings.slow_seconds_max, (misses - settings.slow_after + 1) * settings.slow_seconds)
+
+
+def take(tx: Tx, key_id: int, settings: FuseSettings, at: float) -> float:
+    """Lets a purchase through that has just been held; how many seconds the key's next one waits. Raises Blown."""
+    row = _row(tx, key_id)
+    if row is None:
+        return 0.0
+    own = _effective(settings, row)
+    if not own.stop_after and not own.slow_after:
+        return 0.0
+    if own.stop_after and _is_stopped(row, at):
+        raise Blown
+    if row["missed"] and _is_long_ago(row, own, at):
+        tx.execute("update fuses set missed = 0 where key_id = :key", key=row["origin"])
+    misses = _missed(row, own, at) + _waiting(tx, row["origin"])  # this purchase is one of those that wait
+    if own.stop_after and misses > own.stop_after:
+        raise Blown
+    return pause_seconds(own, misses)
+
+
+def blow(tx: Tx, key_id: int, settings: FuseSettings, at: float) -> float | None:
+    """Stops a key whose purchase was refused by `take`, and counts anew from here; until when.
+
+    None where it is stopped already, or had a code meanwhile. What waits still is not counted again when it ends.
+    """
+    row = _row(tx, key_id)
+    if row is None:
+        return None
+    tree.lock(tx, [row["account_id"]])
+    row = _row(tx, key_id) or row
+    own = _effective(settings, row)
+    misses = _missed(row, own, at) + _waiting(tx, row["origin"])
+    if not own.stop_after or _is_stopped(row, at) or misses < own.stop_after:
+        return None
+    until = at + own.cooldown_seconds
+    newest = tx.one("select coalesce(max(id), 0) as id" + _WAITING, origin=row["origin"])
+    tx.execute(
+        "insert into fuses (key_id, after_id, stopped_until) values (:key, :after, :until)"
+        " on conflict (key_id) do update set missed = 0, stopped_until = :until,"
+        " after_id = case when fuses.after_id > :after then fuses.after_id else :after end",
+        key=row["origin"],
+        after=newest["id"] if newest else 0,
+        until=until,
+    )
+    tx.execute(
+        "insert into fuse_stops (key_id, account_id, misses, at, until) values (:key, :account, :misses, :at, :until)",
+        key=row["origin"],
+        account=row["account_id"],
+        misses=misses,
+        at=at,
+        until=until,
+    )
+    return until
+
+
+def missed(tx: Tx, activation_id: int, at: float) -> None:
+    """A purchase is over, and no code came. After its account's balance is locked; called once for each."""
+    tx.execute(
+        "insert into fuses (key_id, missed, missed_at) select coalesce(k.origin_id, k.id), 1, :at"
+        " from activations v join api_keys k on k.id = v.key_id where v.id = :id and v.product <> 'extension'"
+        " on conflict (key_id) do update set missed = fuses.missed + 1, missed_at = :at where fuses.after_id < :id",
+        id=activation_id,
+        at=at,
+    )
+
+
+def received(tx: Tx, activation_id: int) -> None:
+    """A code came. After its account's balance is locked."""
+    tx.execute(
+        "update fuses set missed = 0, stopped_until = null where (missed > 0 or stopped_until is not null) and key_id ="
+        " (select coalesce(k.origin_id, k.id) from activations v join api_keys k on k.id = v.key_id where v.id = :id)",
+        id=activation_id,
+    )
+
+
+def _row(tx: Tx, key_id: int) -> Row | None:
+    return tx.one(_OF_KEY, key=key_id)
+
+
+def _own(row: Row) -> dict[str, Any]:
+    return {name: row[name] for name in OWN if row[name] is not None}
+
+
+def _effective(settings: FuseSettings, row: Row) -> FuseSettings:
+    own = _own(row)
+    return settings.model_copy(update=own) if own else settings
+
+
+def _is_stopped(row: Row, at: float) -> bool:
+    return row["stopped_until"] is not None and row["stopped_until"] > at
+
+
+def _is_long_ago(row: Row, settings: FuseSettings, at: float) -> bool:
+    return bool(at - row["missed_at"] > settings.window_seconds)
+
+
+def _missed(row: Row, settings: FuseSettings, at: float) -> int:
+    return 0 if _is_long_ago(row, settings, at) else int(row["missed"])
+
+
+def _waiting(tx: Tx, origin_id: int) -> int:
+    row = tx.one("select count(*) as n" + _WAITING, origin=origin_id)
+    return 0 if row is None else int(row["n"])
+
+
+# What people see and set
+
+
+def state(tx: Tx, key_id: int, settings: FuseSettings, at: float) -> State:
+    """A key's fuse. KeyError where there is no such key."""
+    row = _row(tx, key_id)
+    if row is None:
+        raise KeyError(key_id)
+    own = _effective(settings, row)
+    until = row["stopped_until"] if _is_stopped(row, at) else None
+    return State(_missed(row, own, at), _waiting(tx, row["origin"]), until, own, _own(row))
+
+
+def set_own(tx: Tx, key_id: int, changes: Mapping[str, float | None]) -> None:
+    """Gives a key some settings of its own, by their names (`OWN`); None for the deployment's."""
+    row = _row(tx, key_id)
+    if row is None:
+        raise KeyError(key_id)
+    for name, value in changes.items():
+        if name not in OWN:
+            raise ValueError(f"a key has no {name} of its own")
+        tx.execute(
+            f"insert into fuses (key_id, {name}) values (:key, :value)"  # noqa: S608 — one of our own columns
+            f" on conflict (key_id) do update set {name} = :value",
+            key=row["origin"],
+            value=value,
+        )
+
+
+def reset(tx: Tx, key_id: int) -> None:
+    """Ends a stop and counts anew from here; what waits still is not counted when it ends."""
+    row = _row(tx, key_id)
+    if row is None:
+        raise KeyError(key_id)
+    tree.lock(tx, [row["account_id"]])
+    newest = tx.one("select max(id) as id" + _WAITING, origin=row["origin"])
+    tx.execute(
+        "update fuses set missed = 0, stopped_until = null, after_id = coalesce(:after, after_id) where key_id = :key",
+        after=newest["id"] if newest else None,
+        key=row["origin"],
+    )
+
+
+def stops(tx: Tx, account_id: int, key_id: int | None = None) -> Sequence[Row]:
+    """When keys of an account and of those below it were stopped, the newest first: what their owner is told."""
+    return tx.all(
+        "select s.id, s.key_id, a.name as account, s.misses, s.at, s.until from fuse_stops s"
+        " join accounts a on a.id = s.account_id join account_tree t on t.account_id = s.account_id"
+        " where t.ancestor_id = :account and (s.key_id = :key or :key = 0) order by s.id desc limit :most",
+        account=account_id,
+        key=key_id or 0,
+        most=STOPS_SHOWN,
+    )
+
+
+def stopped(tx: Tx, at: float) -> Sequence[Row]:
+    """The keys that are stopped now."""
+    return tx.all(
+        "select f.key_id, f.stopped_until, a.name as account from fuses f join api_keys k on k.id = f.key_id"
+        " join accounts a on a.id = k.account_id where f.stopped_until > :at order by f.key_id",
+        at=at,
+    )
