@@ -61,6 +61,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "transfer": ("alice", "bob", "1.25", "--reference", "march"),
     "key list": (),
     "key revoke": ("1",),
+    "markup set": ("alice", "--percent", "20", "--child", "bob"),
+    "markup list": ("alice",),
     "ledger verify": (),
     "ledger head": (),
     "ledger statement": ("alice",),
@@ -82,9 +84,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
     "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
-    "user enable", "user password", "audit export",
+    "user enable", "user password", "audit export", "markup remove",
 }  # fmt: skip
-"""A server, a program of its own, what needs a desk, a number or a person, and what prints lines: tested there."""
+"""A server, a program of its own, what needs a desk, a number, a person or a markup, what prints lines: tested there."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
