@@ -86,7 +86,7 @@ ELSEWHERE = {
     "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
     "user enable", "user password", "audit export", "markup remove",
 }  # fmt: skip
-"""A server, a program of its own, what needs a desk, a number, a person or a markup, what prints lines: tested there."""
+"""A server, a program of its own, what needs a desk, number, person or markup, what prints lines: tested there."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
