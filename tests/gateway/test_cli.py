@@ -68,6 +68,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "key counts": ("1", "old"),
     "key list": (),
     "key revoke": ("1",),
+    "markup set": ("alice", "--percent", "20", "--child", "bob"),
+    "markup list": ("alice",),
     "ledger verify": (),
     "ledger head": (),
     "ledger statement": ("alice",),
@@ -93,6 +95,9 @@ ELSEWHERE = {
     "voucher redeem",
 }  # fmt: skip
 """A server, a program of its own, what needs a desk, a number, a person, a payment or a voucher, what prints lines."""
+    "user enable", "user password", "audit export", "markup remove",
+}  # fmt: skip
+"""A server, a program of its own, what needs a desk, number, person or markup, what prints lines: tested there."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
