@@ -92,12 +92,10 @@ ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
     "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
     "user enable", "user password", "audit export", "deposit assign", "deposit dismiss", "voucher revoke",
-    "voucher redeem",
+    "voucher redeem", "markup remove",
 }  # fmt: skip
-"""A server, a program of its own, what needs a desk, a number, a person, a payment or a voucher, what prints lines."""
-    "user enable", "user password", "audit export", "markup remove",
-}  # fmt: skip
-"""A server, a program of its own, what needs a desk, number, person or markup, what prints lines: tested there."""
+"""A server, a program of its own, what prints lines, and what needs a desk, a number, a person, a payment, a voucher or
+a markup: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
