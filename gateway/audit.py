@@ -16,7 +16,7 @@ PAGE_ROWS = 1_000
 
 
 def note(
-    tx: Tx, at: float, actor: str, action: str, subject: str, *, account_id: int | None = None, **detail: Any
+    tx: Tx, /, at: float, actor: str, action: str, subject: str, *, account_id: int | None = None, **detail: Any
 ) -> None:
     """Writes one entry, in the transaction of what it tells of."""
     tx.execute(
