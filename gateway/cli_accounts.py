@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from gateway import accounts, ledger, rules
+from gateway import accounts, audit, ledger, rules
 from gateway.accounts import AccountError, Issued, Ruled
 from gateway.caps import OPEN
 from gateway.database import Database
@@ -187,6 +187,7 @@ def account_create(
         account_id = accounts.create(tx, name, kept_in, now, is_demo=is_demo, parent=parent)
         if money.micros:
             ledger.deposit(tx, account_id, money, now, actor=ACTOR)
+            audit.note(tx, now, ACTOR, "deposit", f"account:{account_id}", account_id=account_id, amount=str(money))
         return money, is_demo
 
     money, is_demo = with_database(context, lambda database: database.store.run(create))

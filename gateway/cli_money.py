@@ -55,9 +55,11 @@ RECHARGE_COLUMNS = (
 class _Deposits(click.Group):
     """`deposit ACCOUNT AMOUNT` is short for `deposit to ACCOUNT AMOUNT`."""
 
+    default = TO
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] != "--help":
-            args = [TO, *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 

@@ -77,11 +77,11 @@ class Payments:
         # On a thread: the first time it imports a package that takes its time.
         await asyncio.to_thread(_require_stripe, body, signature, secret)
         event = _object(body)
-        kind, told = str(event.get("type")), _member(event, "data", "object")
+        kind = str(event.get("type"))
         if kind in REVERSED:
-            await self._reversed(REVERSED[kind], told)
+            await self._reversed(REVERSED[kind], _member(event, "data", "object"))
             return None
-        payment = _stripe_payment(event, told) if kind in PAID else None
+        payment = _stripe_payment(event, _member(event, "data", "object")) if kind in PAID else None
         return None if payment is None else await self._receive(payment)
 
     async def take_generic(self, body: bytes, told_at: str, signature: str) -> Outcome:

@@ -120,6 +120,7 @@ async def test_the_kind_that_names_nobody_may_come_first(made: House) -> None:
         session(payment_status="unpaid"),
         session(payment_status="no_payment_required"),
         session(amount=0),
+        {"object": "v2.core.event", "type": "v2.core.event_destination.ping"},
         event("payment_intent.created", {"id": "pi_1", "amount": 500, "currency": "usd"}),
         event("payment_intent.payment_failed", {"id": "pi_1", "amount": 500, "currency": "usd"}),
     ],

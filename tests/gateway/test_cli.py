@@ -279,7 +279,8 @@ def test_a_statement_shows_what_moved(shell: Shell) -> None:
 
 def test_what_was_paid_to_an_upstream_is_booked_and_told_in_the_audit_log(shell: Shell) -> None:
     shell.ok("upstreams", "topup", "sandbox", "25.00", "--note", "invoice 7")
-    (line,) = shell.ok("audit", "export").splitlines()
+    opened, line = shell.ok("audit", "export").splitlines()
+    assert json.loads(opened)["action"] == "deposit"  # what alice was opened with
     entry = json.loads(line)
     assert (entry["actor"], entry["action"], entry["subject"]) == ("cli", "upstream.topup", "upstream:sandbox")
     assert entry["detail"] == {"amount": "25.00 USD"}
