@@ -50,6 +50,7 @@ class Buying:
 
         status = render.STATUSES[live.status]
         sms = render.sms_list(live.messages) if live.messages else "null"
+        self._common.front.readers.saw(caller, live)
         return Reply(render.order(live, self._common.words, status, sms=sms).encode(), on_sent=on_sent)
 
     def _wanted(self, call: Call, caller: Caller) -> Order:

@@ -55,7 +55,7 @@ class Orders:
     async def check(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
         self.show(caller, live)
-        return self._reply(live)
+        return self._reply(caller, live)
 
     async def finish(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
@@ -65,7 +65,7 @@ class Orders:
                 await self._common.front.activations.finish(caller, live.id)
             except NotAllowedNow:
                 raise Said(_ended(live) or "order no sms") from None
-        return self._reply(live)
+        return self._reply(caller, live)
 
     async def give_back(self, call: Call, caller: Caller) -> Reply:
         """Cancel and ban are one to us: what is wrong with a number is its upstream's to find out."""
@@ -73,7 +73,7 @@ class Orders:
         await self._common.front.count_change(caller)
         is_ban = call.verb == "ban"
         if live.status is Status.CANCELLED and self._is_banned(live) is is_ban:
-            return self._reply(live)
+            return self._reply(caller, live)
         if live.status.is_open:
             try:
                 await self._common.front.activations.cancel(caller, live.id)
@@ -82,7 +82,7 @@ class Orders:
             if live.status is Status.CANCELLED:
                 if is_ban:
                     self._banned[live.id] = True
-                return self._reply(live)
+                return self._reply(caller, live)
         raise Said(_ended(live) or "order has sms")
 
     async def inbox(self, call: Call, _caller: Caller) -> Reply:
@@ -154,7 +154,8 @@ class Orders:
         self._rendered[live.id] = state, made
         return made
 
-    def _reply(self, live: Live) -> Reply:
+    def _reply(self, caller: Caller, live: Live) -> Reply:
+        self._common.front.readers.saw(caller, live)
         made = self.rendered(live)
         return Reply(made.body, packed=made.packed)
 

@@ -124,6 +124,7 @@ class HeroSms(Dialect):
         size = whole(call.values.get("size"), len(rows))
         start = size * max(whole(call.values.get("page"), 1) - 1, 0)
         shown = rows[start : start + size]
+        self.front.readers.saw_some(call.caller, live, range(start, start + len(shown)))
         return as_json({"data": shown, "meta": {"total": len(rows), "service": live.service}})
 
     def moment(self, value: str) -> float:
@@ -144,6 +145,8 @@ class HeroSms(Dialect):
         if rows:
             found = {"affected_rows": len(rows), "num_rows": len(rows), "row": [rows[0]], "rows": list(rows)}
         return as_json({"status": "success", "data": rows, "activeActivations": found})
+
+    rows_show_all = False
 
     def active_row(self, live: Live) -> dict[str, object]:
         """The code is text, as its published client reads it; replies with a list were seen as well."""

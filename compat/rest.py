@@ -17,9 +17,21 @@ from decimal import ROUND_FLOOR
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from compat import _rest_people
+from compat import _rest_people, _rest_resellers
 from compat._rest_document import Json, document
-from compat._rest_http import PREFIX, REVALIDATED, Call, Nowhere, Operation, Reply, Resource, Stream, show, unless_known
+from compat._rest_http import (
+    PREFIX,
+    REVALIDATED,
+    Call,
+    Nowhere,
+    Operation,
+    Reply,
+    Resource,
+    Stream,
+    idempotency_key,
+    show,
+    unless_known,
+)
 from compat._rest_lists import Lists, Sheet, sheet_of
 from compat._rest_models import (
     ACTIVATION_ID,
@@ -68,7 +80,6 @@ STREAM_SECONDS_MAX = 300.0
 PUBLIC = ((b"cache-control", b"public, max-age=300"),)
 
 _ID = re.compile(ACTIVATION_ID)
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
 def routes(
@@ -79,7 +90,11 @@ def routes(
     `origins` are the sites whose pages may call from a browser (`https://app.example.com`, or `*`). Once `is_stopping`
     says so, whoever waits gets what is known, and streams end.
     """
-    operations = (*_operations(_Rest(front, is_stopping)), *_rest_people.operations(front))
+    operations = (
+        *_operations(_Rest(front, is_stopping)),
+        *_rest_people.operations(front),
+        *_rest_resellers.operations(front),
+    )
     by_path: dict[str, list[Operation]] = {}
     for operation in (*operations, *_pages(document(operations))):
         for path in operation.paths:
@@ -196,7 +211,7 @@ class _Rest:
         if wanted.service not in house.settings.catalog.services:
             raise BadService
         country = self._country(wanted.country)
-        key = _idempotency_key(call)
+        key = idempotency_key(call)
         reference = house.vault.index_digest("idempotency", key) if key else ""
         # With a key the account repeats itself by whichever API key; without, only the same API key does.
         who = f"{call.caller.account_id}:{reference}" if key else str(call.caller.key_id)
@@ -244,10 +259,16 @@ class _Rest:
             place.leave()
 
     async def show(self, call: Call) -> Reply:
-        return show(activation(await self._awaited(call)))
+        return self._shown(call, await self._awaited(call))
+
+    def _shown(self, call: Call, live: Live) -> Reply:
+        self._front.readers.saw(call.caller, live)
+        return show(activation(live))
 
     async def messages(self, call: Call) -> Reply:
-        return show(messages(await self._awaited(call)))
+        live = await self._awaited(call)
+        self._front.readers.saw(call.caller, live)
+        return show(messages(live))
 
     async def activations(self, call: Call) -> Reply:
         query: ListQuery = call.query
@@ -267,6 +288,7 @@ class _Rest:
             )
         shown = found[: query.limit]
         cursor = _cursor(shown[-1].id) if len(found) > len(shown) else None
+        self._front.readers.saw_each(call.caller, shown)
         return show(ActivationList(activations=[activation(live) for live in shown], next_cursor=cursor))
 
     async def events(self, call: Call) -> Reply | Stream:
@@ -286,6 +308,7 @@ class _Rest:
         yield b"retry: 2000\n\n"
         while not hung_up.done():
             live = place.live
+            self._front.readers.saw(call.caller, live)
             for ordinal, shown in enumerate(live.messages[told:], told + 1):
                 yield _event("message", message(shown).model_dump_json(), ordinal)
             told = max(told, len(live.messages))
@@ -302,17 +325,17 @@ class _Rest:
     async def finish(self, call: Call) -> Reply:
         live = await self._find(call)
         await self._change(call)
-        return show(activation(await self._front.activations.finish(call.caller, live.id)))
+        return self._shown(call, await self._front.activations.finish(call.caller, live.id))
 
     async def cancel(self, call: Call) -> Reply:
         live = await self._find(call)
         await self._change(call)
-        return show(activation(await self._front.activations.cancel(call.caller, live.id)))
+        return self._shown(call, await self._front.activations.cancel(call.caller, live.id))
 
     async def another_sms(self, call: Call) -> Reply:
         live = await self._find(call)
         await self._change(call)
-        return show(activation(await self._front.activations.ask_again(call.caller, live.id)))
+        return self._shown(call, await self._front.activations.ask_again(call.caller, live.id))
 
 
 def _operations(rest: _Rest) -> Sequence[Operation]:
@@ -408,18 +431,6 @@ def _sheet(call: Call, sheet: Sheet) -> Reply:
 
 def _no_such(code: str, parameter: str) -> Refused:
     return Refused(code, errors=[Wrong(parameter=parameter, detail="not in the catalogue")])
-
-
-def _idempotency_key(call: Call) -> str:
-    """Empty where there is none. A string of structured fields (RFC 9651) is in quotes; most clients leave them out."""
-    if not any(name == b"idempotency-key" for name, _ in call.scope["headers"]):
-        return ""
-    key = call.header(b"idempotency-key")
-    if len(key) > 1 and key[0] == key[-1] == '"':
-        key = key[1:-1]
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Refused("bad_idempotency_key")
-    return key
 
 
 def _cap(given: str | None, currency: str) -> Money | None:

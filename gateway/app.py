@@ -40,6 +40,7 @@ from gateway.numbers import Numbers
 from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
 from gateway.purchases import Purchases
+from gateway.readers import Readers
 from gateway.rentals import Rentals
 from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
@@ -110,7 +111,10 @@ class Gateway:
         upstreams = {stanza.name: self._build(stanza, settings.catalog) for stanza in enabled}
         market = Market(clock, health, view_of(settings, upstreams))
         self.house = House(database.store, database.vault, clock, settings, upstreams, market, health, metrics)
-        self.callers = Callers(database.store, database.vault, clock)
+        self.callers = Callers(
+            database.store, database.vault, clock, lambda: self.house.settings.gateway.lawful.denied_services
+        )
+        self.readers = Readers(database.store, clock)
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
         self.rentals = Rentals(self.house, self.activations, self.purchases)
@@ -118,7 +122,14 @@ class Gateway:
         self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, self._notifier.send))
         self.sessions = Sessions(self.house, self.callers)
         self.worker = Worker(
-            self.house, self.callers, self.sessions, self.activations, self.purchases, self._courier, self._overseer
+            self.house,
+            self.callers,
+            self.sessions,
+            self.activations,
+            self.purchases,
+            self._courier,
+            self._overseer,
+            self.readers,
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
@@ -131,6 +142,7 @@ class Gateway:
             self.limits,
             self.inbox,
             self.sessions,
+            self.readers,
         )
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether the server is about to stop: whoever waits for a code is then answered at once."""

@@ -341,6 +341,15 @@ class SessionsSettings(Section):
     life_seconds: Seconds = Field(default=43200, description="How long a person stays signed in.")
 
 
+class LawfulSettings(Section):
+    denied_services: Services = Field(
+        default=frozenset(), description="Service codes nobody may buy here, nor rent a number of every service then."
+    )
+    terms_version: Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")] = Field(
+        default="", description="Terms an account accepts before others are put below it; empty for none."
+    )
+
+
 class GatewaySettings(Section):
     """`gateway.toml`."""
 
@@ -351,6 +360,7 @@ class GatewaySettings(Section):
     health: HealthSettings = HealthSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     sessions: SessionsSettings = SessionsSettings()
+    lawful: LawfulSettings = LawfulSettings()
 
 
 # --- upstreams.toml --------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gateway.inbox import drop_pushes
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
+from gateway.readers import WRITE_SECONDS, Readers
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
 from gateway.sessions import Sessions
@@ -53,6 +54,7 @@ class Worker:
         purchases: Purchases,
         courier: Courier,
         overseer: Overseer,
+        readers: Readers,
     ) -> None:
         self._house = house
         self._callers = callers
@@ -61,6 +63,7 @@ class Worker:
         self._purchases = purchases
         self._courier = courier
         self._overseer = overseer
+        self._readers = readers
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
@@ -75,6 +78,7 @@ class Worker:
         self._begin("report", self._overseer.report)
         self._begin("tidy", self._tidy)
         self._begin("seal", self._seal)
+        self._begin("readers", self._note_readers)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:
@@ -102,6 +106,7 @@ class Worker:
         try:
             await self._purchases.note_answered()
             await self._activations.close_upstream()
+            await self._readers.write()
         except Unavailable:
             log.warning("stop.database_away")
 
@@ -178,6 +183,10 @@ class Worker:
     async def _seal(self) -> float:
         await self._sealer.round(self._house.clock())
         return SEAL_SECONDS
+
+    async def _note_readers(self) -> float:
+        await self._readers.write()
+        return WRITE_SECONDS
 
     async def _refresh_offers(self, name: str) -> float:
         house = self._house

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0010"
+LATEST = "x_manage"
 
 
 def sqlalchemy_url(url: str) -> str:
