@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from compat._rest_models import LINE, PAGE_MAX, PRICE, Amount, CountryWord, Model, ServiceCode, moment, name_of
 from compat._rest_people_models import ACCOUNT_NAME
@@ -37,12 +38,23 @@ SERVICES_MAX = 1_000
 COUNTRIES_MAX = 300
 AMOUNTS = ("price_max", *SPEND_CAPS.values())
 
+_RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
+
+
+def _as_text(value: Any) -> Any:
+    """A time is written out: a number could be seconds or milliseconds."""
+    if not isinstance(value, str) or not _RFC3339.match(value):
+        raise ValueError("a time is RFC 3339, such as 2025-06-01T12:00:00Z")
+    return value
+
+
 AccountName = Annotated[StrictStr, Field(pattern=ACCOUNT_NAME, examples=["acme.shop"])]
 Price = Annotated[StrictStr, Field(pattern=PRICE, examples=["5.00"])]
 PerMinute = Annotated[StrictInt, Field(ge=1, le=PER_MINUTE_MAX)]
 Label = Annotated[StrictStr, Field(max_length=NAME_LENGTH_MAX, pattern=r"^[^\x00-\x1f\x7f]*$", examples=["checkout"])]
 DialectWord = Literal[DIALECTS]  # type: ignore[valid-type]
 WayIn = Literal[WAYS_IN]  # type: ignore[valid-type]
+Moment = Annotated[AwareDatetime, BeforeValidator(_as_text)]
 Cursor = Annotated[
     str, Field(min_length=1, max_length=128, description="`next_cursor` of the page before, as it came.")
 ]
@@ -82,8 +94,8 @@ class TransfersQuery(Model):
 class PeriodQuery(Model):
     """Which time."""
 
-    start: AwareDatetime | None = Field(default=None, description="From then on; without it, since the month began.")
-    end: AwareDatetime | None = Field(default=None, description="Until before then; without it, up to now.")
+    start: Moment | None = Field(default=None, description="From then on; without it, since the month began.")
+    end: Moment | None = Field(default=None, description="Until before then; without it, up to now.")
 
 
 class StatementQuery(PeriodQuery):
@@ -96,7 +108,7 @@ class StatementQuery(PeriodQuery):
 class AuditQuery(PeriodQuery):
     """Which entries."""
 
-    start: AwareDatetime | None = Field(default=None, description="From then on.")
+    start: Moment | None = Field(default=None, description="From then on.")
     after: Annotated[int, Field(ge=0, le=2**53)] = Field(default=0, description="The `id` of the last entry known.")
     limit: Annotated[int, Field(ge=1, le=STATEMENT_PAGE_MAX, description="How many at most.")] = 100
 
@@ -145,7 +157,7 @@ class NewRules(Model):
     spend_day: Price | None = Field(default=None, description="In a day.")
     spend_month: Price | None = Field(default=None, description="In a month.")
     spend_total: Price | None = Field(default=None, description="In all.")
-    expires_at: AwareDatetime | None = Field(default=None, description="When it ends.")
+    expires_at: Moment | None = Field(default=None, description="When it ends.")
 
 
 class NewKey(Model):

@@ -35,7 +35,8 @@ LAYERS = (
     "pricing", "routing", "offers",
     # Units of work on the store
     "database", "revisions", "records", "history", "journal", "tree", "levels", "caps", "ledger", "seals",
-    "statements", "audit", "drift", "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
+    "statements", "audit", "drift", "accounts",
+    "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts",
     "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer", "worker",
