@@ -343,7 +343,7 @@ class SessionsSettings(Section):
 
 class LawfulSettings(Section):
     denied_services: Services = Field(
-        default=frozenset(), description="Service codes nobody may buy here, nor rent a number of every service then."
+        default=frozenset(), description="Service codes nobody may buy or rent here; while there are any, no number of every service is rented out."
     )
     terms_version: Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")] = Field(
         default="", description="Terms an account accepts before others are put below it; empty for none."
