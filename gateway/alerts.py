@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -63,9 +63,19 @@ class Alerts:
         self._unwritten.add(key)
 
     def forget(self, subjects: set[str]) -> None:
-        """Ends the alerts about whatever is no longer there; `subjects` are those that are."""
-        for name, subject in [key for key in self._on if key[1] not in subjects]:
+        """Ends the alerts about whatever is no longer there; `subjects` are those that are.
+
+        A subject with a colon, such as `payment:17`, is looked after by whoever shows it (see `replace`).
+        """
+        for name, subject in [key for key in self._on if key[1] not in subjects and ":" not in key[1]]:
             self.show(name, subject, "")
+
+    def replace(self, name: str, sentences: Mapping[str, str]) -> None:
+        """Shows all that is wrong by one name, by subject, and ends whatever of that name is not among it."""
+        for subject in [subject for other, subject in self._on if other == name and subject not in sentences]:
+            self.show(name, subject, "")
+        for subject, sentence in sentences.items():
+            self.show(name, subject, sentence)
 
     async def write(self) -> None:
         """Writes down what changed. Raises Unavailable; it is then written with the next call."""

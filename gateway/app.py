@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 import adapters
 import compat
-from compat import desk, fivesim, pushes, rest
+from compat import desk, fivesim, payments, pushes, rest
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.alerts import Alerts
@@ -39,8 +39,10 @@ from gateway.notify import Notifier, addresses
 from gateway.numbers import Numbers
 from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
+from gateway.payments import Payments
 from gateway.purchases import Purchases
 from gateway.readers import Readers
+from gateway.recharger import Recharger
 from gateway.rentals import Rentals
 from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
@@ -119,7 +121,9 @@ class Gateway:
         self.purchases = Purchases(self.house)
         self.rentals = Rentals(self.house, self.activations, self.purchases)
         self._courier = Courier(self.house)
-        self._overseer = Overseer(self.house, Alerts(database.store, metrics, clock, self._notifier.send))
+        alerts = Alerts(database.store, metrics, clock, self._notifier.send)
+        self._overseer = Overseer(self.house, alerts)
+        self._recharger = Recharger(self.house, alerts)
         self.sessions = Sessions(self.house, self.callers)
         self.worker = Worker(
             self.house,
@@ -130,6 +134,7 @@ class Gateway:
             self._courier,
             self._overseer,
             self.readers,
+            self._recharger,
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
@@ -153,6 +158,7 @@ class Gateway:
                 Route("/health/ready", self._health),
                 Route("/metrics", self._show_metrics),
                 *pushes.routes(self.front),
+                *payments.routes(Payments(self.house)),
                 *desk.routes(lambda: self.house.upstreams, self._typed),
                 *rest.routes(
                     self.front,
@@ -211,6 +217,7 @@ class Gateway:
         await self.five.drain()
         await self.worker.stop()
         await self._courier.aclose()
+        await self._recharger.aclose()
         for upstream in self.house.upstreams.values():
             await upstream.aclose()
         await self.limits.aclose()

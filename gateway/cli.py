@@ -21,9 +21,10 @@ import uvicorn
 from gateway import accounts, forward, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
-from gateway.cli_accounts import account_group, deposit, is_sandbox, key_group, sells_sandbox_only, transfer
+from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
 from gateway.cli_desk import desk_group
 from gateway.cli_ledger import audit_group, ledger_group
+from gateway.cli_money import deposit_group, recharge_group, voucher_group
 from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.cli_users import users_group
@@ -413,8 +414,10 @@ def forward_command(arguments: Sequence[str]) -> None:
 
 main.add_command(account_group)
 main.add_command(key_group)
-main.add_command(deposit)
+main.add_command(deposit_group)
 main.add_command(transfer)
+main.add_command(voucher_group)
+main.add_command(recharge_group)
 main.add_command(numbers_group)
 main.add_command(desk_group)
 main.add_command(upstreams_group)

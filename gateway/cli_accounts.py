@@ -330,24 +330,6 @@ def account_accept_terms(context: Context, name: str, version: str) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="ACCOUNT")
-@click.argument("amount")
-@click.option("--note", default="", help="Kept with the entry.")
-@common
-@click.pass_obj
-def deposit(context: Context, name: str, amount: str, note: str) -> None:
-    """Add money to an account."""
-
-    def pay(tx: Tx) -> Money:
-        row = accounts.find(tx, name)
-        manage.deposit(tx, COMMAND_LINE, name, parse(amount, row["currency"]), time.time(), note=note)
-        return ledger.balance(tx, row["id"]).available
-
-    available = with_database(context, lambda database: database.store.run(pay))
-    tell(context, {"account": name, "available": plain(available.micros)}, f"{name} now has {available}")
-
-
-@click.command()
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.argument("amount")

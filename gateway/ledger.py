@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gateway import caps, levels, tree
+from gateway import caps, levels, proofs, tree
 from gateway.errors import CallerError, NoBalance, TooManyOpen
 from gateway.money import MAX_MICROS, Money
 from gateway.store import Row, Tx
@@ -34,6 +34,11 @@ def available(account_id: int) -> str:
 
 def held(account_id: int) -> str:
     return f"account:{account_id}:held"
+
+
+def batch(batch_id: int) -> str:
+    """The purse of what a batch's open vouchers are worth."""
+    return f"batch:{batch_id}"
 
 
 def _enter(
@@ -77,8 +82,8 @@ def balance(tx: Tx, account_id: int) -> Balance:
     return Balance(Money(row["available"], currency), Money(row["held"], currency), row["open_count"])
 
 
-def deposit(tx: Tx, account_id: int, money: Money, at: float, *, actor: str, note: str = "") -> None:
-    """Adds money from outside. ValueError where it is not above zero or not in the account's currency."""
+def deposit(tx: Tx, account_id: int, money: Money, at: float, *, actor: str, note: str = "") -> int | None:
+    """Adds money from outside; its row's id. ValueError where it is not above zero or not in the account's currency."""
     if money.micros <= 0:
         raise ValueError("a deposit is above zero")
     currency = balance(tx, account_id).available.currency
@@ -87,7 +92,50 @@ def deposit(tx: Tx, account_id: int, money: Money, at: float, *, actor: str, not
     tx.execute(
         "update balances set available = available + :amount where account_id = :id", amount=money.micros, id=account_id
     )
-    _enter(tx, "deposit", "house:deposits", available(account_id), money, at, activation=None, actor=actor, note=note)
+    return _enter(
+        tx, "deposit", "house:deposits", available(account_id), money, at, activation=None, actor=actor, note=note
+    )
+
+
+def set_aside(
+    tx: Tx, account_id: int | None, batch_id: int, money: Money, at: float, *, actor: str, note: str = ""
+) -> None:
+    """Moves what a batch of vouchers is worth into its purse: from an account, or from the operator (None).
+
+    Raises NoBalance, having changed nothing.
+    """
+    if account_id is not None:
+        taken = tx.execute(
+            "update balances set available = available - :amount where account_id = :id and available >= :amount",
+            amount=money.micros,
+            id=account_id,
+        )
+        if not taken:
+            raise NoBalance
+    _enter(tx, "issue", _issuer(account_id), batch(batch_id), money, at, activation=None, actor=actor, note=note)
+
+
+def take_back(tx: Tx, account_id: int | None, batch_id: int, money: Money, at: float, *, actor: str) -> None:
+    """Returns to whoever issued a batch what can't be redeemed any more."""
+    if account_id is not None:
+        _add(tx, account_id, money)
+    _enter(tx, "revoke", batch(batch_id), _issuer(account_id), money, at, activation=None, actor=actor)
+
+
+def redeem(tx: Tx, account_id: int, batch_id: int, money: Money, at: float, *, actor: str) -> int | None:
+    """Pays one voucher of a batch out to an account; its row's id."""
+    _add(tx, account_id, money)
+    return _enter(tx, "voucher", batch(batch_id), available(account_id), money, at, activation=None, actor=actor)
+
+
+def _add(tx: Tx, account_id: int, money: Money) -> None:
+    tx.execute(
+        "update balances set available = available + :amount where account_id = :id", amount=money.micros, id=account_id
+    )
+
+
+def _issuer(account_id: int | None) -> str:
+    return "house:vouchers" if account_id is None else available(account_id)
 
 
 def top_up(tx: Tx, upstream: str, money: Money, at: float, *, actor: str, note: str = "") -> None:
@@ -384,6 +432,7 @@ def verify(tx: Tx) -> list[str]:
         *_verify_closings(tx),
         *_verify_costs(tx),
         *_verify_transfers(tx),
+        *proofs.verify(tx),
         *tree.verify(tx),
         *caps.verify(tx),
     ]

@@ -314,7 +314,7 @@ def deposit(tx: Tx, manager: Manager, name: str, money: Money, at: float, *, not
     """As `ledger.deposit`, for operators."""
     row = accounts.find(tx, name)
     ledger.deposit(tx, row["id"], money, at, actor=manager.actor, note=note)
-    _note(tx, manager, at, "account.deposit", f"account:{row['id']}", row["id"], name=name, amount=str(money))
+    _note(tx, manager, at, "deposit", f"account:{row['id']}", row["id"], name=name, amount=str(money))
 
 
 def transfer(

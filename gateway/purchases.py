@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import structlog
 from cachetools import TTLCache
 
-from gateway import attempts
+from gateway import attempts, recharges
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -27,6 +27,7 @@ from gateway.errors import (
     CallerBarred,
     CallerError,
     InDoubt,
+    NoBalance,
     NoNumbers,
     NotAllowedNow,
     NothingTaken,
@@ -259,7 +260,12 @@ class Purchases:
         number_of_open = _least(house.settings.gateway.limits.open_activations, order.open_max)
         version = house.settings.version
         intend = attempts.intend_extension if order.product is Product.EXTENSION else attempts.intend
-        intent = await house.store.run(intend, caller, order, basis.quotes, started, number_of_open, version)
+        try:
+            intent = await house.store.run(intend, caller, order, basis.quotes, started, number_of_open, version)
+        except NoBalance:
+            if not await self._recharged(caller, basis.quotes):
+                raise
+            intent = await house.store.run(intend, caller, order, basis.quotes, started, number_of_open, version)
         self._own.add(intent.activation_id)
         try:
             return await self._try_each(caller, order, intent, started, basis.parent)
@@ -269,6 +275,14 @@ class Purchases:
     def _from_market(self, caller: Caller, order: Order) -> Basis:
         shortlist = self._house.market.shortlist(caller, order)
         return Basis(shortlist.ranked, shortlist.minimum)
+
+    async def _recharged(self, caller: Caller, quotes: Sequence[Ranked]) -> bool:
+        """Whether a recharge made it worth asking again."""
+        store, now = self._house.store, self._house.clock()
+        needed = min(ranked.quote.price.micros for ranked in quotes)
+        if not await store.read(recharges.may_help, caller.account_id, now, needed):
+            return False
+        return await store.run(recharges.help_order, caller.account_id, now, needed)
 
     async def _try_each(
         self, caller: Caller, order: Order, intent: Intent, started: float, parent: Live | None

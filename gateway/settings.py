@@ -343,7 +343,9 @@ class SessionsSettings(Section):
 
 class LawfulSettings(Section):
     denied_services: Services = Field(
-        default=frozenset(), description="Service codes nobody may buy or rent here; while there are any, no number of every service is rented out."
+        default=frozenset(),
+        description="Service codes nobody may buy or rent here; while there are any, no number of every service is"
+        " rented out.",
     )
     terms_version: Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")] = Field(
         default="", description="Terms an account accepts before others are put below it; empty for none."
@@ -575,6 +577,11 @@ class Environment:
     jwt_secret_key: str | None = _variable(
         "Signs user sessions; at least 32 characters. Newest first, separated by commas; absent, nobody can sign in."
     )
+    stripe_webhook_secret: str | None = _variable("Proves Stripe's callbacks; absent, there are none.")
+    payment_secret: str | None = _variable(
+        "Proves generic payment callbacks and signs calls of the payment hook; at least 32 characters."
+    )
+    payment_hook_url: str | None = _variable("Where a recharge asks for a payment; HTTPS.")
     notify_urls: str | None = _variable(
         "Where alerts and waiting tasks are told: Apprise addresses, separated by white space."
     )
@@ -593,9 +600,11 @@ def _environment(environment: Mapping[str, str]) -> tuple[Environment, list[str]
     values: dict[str, Any] = {name: _present(environment, name.upper()) for name in names}
     problems = [
         f"environment: {name.upper()} is shorter than {SECRET_LENGTH_MIN} characters"
-        for name in ("webhook_secret", "jwt_secret_key")
+        for name in ("webhook_secret", "jwt_secret_key", "payment_secret")
         if values[name] and any(len(part) < SECRET_LENGTH_MIN for part in _secrets(name, values[name]))
     ]
+    if values["payment_hook_url"] and not values["payment_secret"]:
+        problems.append("environment: PAYMENT_HOOK_URL needs PAYMENT_SECRET, which signs what it is sent")
     port = values["port"]
     if port and not (re.fullmatch(r"\d{1,5}", port) and 1 <= int(port) <= 65535):
         problems.append("environment: PORT is not a number from 1 to 65535")

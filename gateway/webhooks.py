@@ -282,14 +282,14 @@ def _headers(vault: Vault, notice_id: int, body: str, at: float) -> Mapping[str,
     }
 
 
-def _user_agent() -> str:
+def user_agent() -> str:
     try:
         return f"simroute/{metadata.version('simroute')}"
     except metadata.PackageNotFoundError:  # run from a checkout that was never installed
         return "simroute/dev"
 
 
-_USER_AGENT = _user_agent()
+_USER_AGENT = user_agent()
 
 
 # How it is sent
@@ -320,8 +320,11 @@ def _resolved(host: str, port: int, family: int, protocol: int, address: object)
     return ResolveResult(hostname=host, host=str(address), port=port, family=family, proto=protocol, flags=flags)
 
 
-class _Wire:
-    """The HTTP client of notices. No proxy, no cookies, no redirects, no reuse; nothing of an answer but its status."""
+class Wire:
+    """The HTTP client of notices and of the payment hook.
+
+    No proxy, no cookies, no redirects, no reuse; nothing of an answer but its status.
+    """
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -389,13 +392,22 @@ _FAILURES: Sequence[tuple[type[Exception], str]] = (
 
 
 def _failed(error: Exception, digest: str) -> _Result:
+    return _Result(failure(error), is_refused=_is_refused(error), digest=digest)
+
+
+def failure(error: Exception) -> str:
     """A failure in words; only ever the class of an error, as messages tend to quote the URL."""
     if isinstance(error, CallerError):
-        return _Result(f"refused: {error.code}", is_refused=True, digest=digest)
-    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddress):
-        return _Result("refused: private address", is_refused=True, digest=digest)
-    words = next((words for kind, words in _FAILURES if isinstance(error, kind)), f"failed: {type(error).__name__}")
-    return _Result(words, digest=digest)
+        return f"refused: {error.code}"
+    if _is_refused(error):
+        return "refused: private address"
+    return next((words for kind, words in _FAILURES if isinstance(error, kind)), f"failed: {type(error).__name__}")
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether it was we who would not send it."""
+    is_private = isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PrivateAddress)
+    return is_private or isinstance(error, CallerError)
 
 
 # The queue
@@ -406,7 +418,7 @@ class Courier:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._wire = _Wire(house)
+        self._wire = Wire(house)
         self._in_flight: dict[asyncio.Task[None], int] = {}
 
     async def round(self) -> float:

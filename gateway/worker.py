@@ -18,6 +18,7 @@ from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
 from gateway.readers import WRITE_SECONDS, Readers
+from gateway.recharger import Recharger
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
 from gateway.sessions import Sessions
@@ -55,6 +56,7 @@ class Worker:
         courier: Courier,
         overseer: Overseer,
         readers: Readers,
+        recharger: Recharger,
     ) -> None:
         self._house = house
         self._callers = callers
@@ -64,6 +66,7 @@ class Worker:
         self._courier = courier
         self._overseer = overseer
         self._readers = readers
+        self._recharger = recharger
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
@@ -79,6 +82,8 @@ class Worker:
         self._begin("tidy", self._tidy)
         self._begin("seal", self._seal)
         self._begin("readers", self._note_readers)
+        self._begin("recharge", self._recharger.round)
+        self._begin("payment hook", self._recharger.call)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:

@@ -356,7 +356,11 @@ class Faulty:
         await self._store.close()
 
 
-TABLES = "notices, messages, ledger, holds, balances, attempts, activations, api_keys, accounts"
+TABLES = (
+    "payments, vouchers, voucher_batches, voucher_tries, recharge_runs, recharges,"
+    " notices, messages, transfers, ledger, holds, counters, rules, balances, attempts, activations, api_keys,"
+    " account_tree, accounts"
+)
 
 
 def worlds(url: str, parent: Path, gateway: str = "") -> Callable[[], World]:

@@ -34,17 +34,18 @@ LAYERS = (
     # Decisions: pure, from facts to a short-list
     "pricing", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "tree", "levels", "caps", "ledger", "seals",
-    "statements", "audit", "drift", "accounts",
+    "database", "revisions", "records", "history", "journal", "tree", "levels", "caps", "proofs", "ledger", "seals",
+    "statements", "audit", "drift", "recharges", "deposits", "vouchers", "accounts",
     "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
-    "house", "sessions", "attempts",
-    "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer", "worker",
+    "house", "sessions", "attempts", "payments",
+    "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer",
+    "recharger", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_accounts", "cli_numbers", "cli_desk", "cli_ledger", "cli_upstreams", "cli_users",
-    "cli",
+    "front", "app", "terminal", "cli_accounts", "cli_numbers", "cli_desk", "cli_ledger", "cli_money",
+    "cli_upstreams", "cli_users", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 

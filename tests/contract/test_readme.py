@@ -46,6 +46,8 @@ def test_command_exists_with_its_options(page: str, line: str) -> None:
     options = {option for parameter in main.params for option in parameter.opts}
     words = line.split()
     while isinstance(command, click.Group) and words:
+        if words[0] not in command.commands and hasattr(command, "default"):
+            words.insert(0, command.default)
         assert words[0] in command.commands, f"{page}: simroute {line}"
         command = command.commands[words.pop(0)]
         options |= {name for one in command.params for name in (*one.opts, *one.secondary_opts)}

@@ -49,7 +49,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "account rules": ("alice", "--services", "tg,wa", "--spend-day", "2.50", "--open-max", "3"),
     "account suspend": ("alice",),
     "account resume": ("alice",),
-    "deposit": ("alice", "1.50", "--note", "a gift"),
+    "deposit to": ("alice", "1.50", "--note", "a gift", "--reference", "b-17"),
+    "deposit list": (),
+    "voucher issue": ("3", "1.50", "--account", "alice", "--days", "30"),
+    "voucher list": (),
+    "recharge set": ("bob", "--below", "1", "--amount", "2", "--from", "parent", "--month-max", "10"),
+    "recharge show": (),
+    "recharge off": ("bob",),
     "key issue": ("alice",),
     "key dialect": ("1", "daisy"),
     "key limits": ("1", "--changes-per-minute", "500"),
@@ -83,8 +89,9 @@ ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
     "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
     "user enable", "user password", "audit export",
+    "deposit assign", "deposit dismiss", "voucher revoke", "voucher redeem",
 }  # fmt: skip
-"""A server, a program of its own, what needs a desk, a number or a person, and what prints lines: tested there."""
+"""A server, a program of its own, what needs a desk, number, person, payment or voucher, what prints lines."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
@@ -158,7 +165,11 @@ def test_a_table_is_aligned(shell: Shell) -> None:
 
 def test_accounts_and_money(shell: Shell) -> None:
     assert shell.ok("deposit", "alice", "1.5") == "alice now has 6.50 USD\n"
-    assert shell.json("deposit", "alice", "0.000001") == {"account": "alice", "available": "6.500001"}
+    assert shell.json("deposit", "alice", "0.000001") == {
+        "account": "alice",
+        "available": "6.500001",
+        "booked": True,
+    }
     shell.ok("account", "create", "child", "--parent", "alice")
     alice, child = shell.json("account", "list")
     assert (alice["available"], alice["held"], alice["currency"], alice["open"]) == ("6.500001", "0.00", "USD", 0)
@@ -264,7 +275,8 @@ def test_a_statement_shows_what_moved(shell: Shell) -> None:
 
 def test_what_was_paid_to_an_upstream_is_booked_and_told_in_the_audit_log(shell: Shell) -> None:
     shell.ok("upstreams", "topup", "sandbox", "25.00", "--note", "invoice 7")
-    (line,) = shell.ok("audit", "export").splitlines()
+    opened, line = shell.ok("audit", "export").splitlines()
+    assert json.loads(opened)["action"] == "deposit"  # what alice was opened with
     entry = json.loads(line)
     assert (entry["actor"], entry["action"], entry["subject"]) == ("cli", "upstream.topup", "upstream:sandbox")
     assert entry["detail"] == {"amount": "25.00 USD"}

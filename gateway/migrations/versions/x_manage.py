@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "x_manage"
-down_revision = "0010"
+down_revision = "x_deposits"
 
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 Time = sa.Double
