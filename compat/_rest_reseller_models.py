@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from compat._rest_models import LINE, PAGE_MAX, PRICE, Amount, CountryWord, Model, ServiceCode, moment, name_of
+from compat._rest_models import LINE, PAGE_MAX, PRICE, Amount, CountryWord, Model, ServiceCode, amount, moment, name_of
 from compat._rest_people_models import ACCOUNT_NAME
 from gateway.accounts import GRACE_SECONDS_MAX, Issued, Ruled
 from gateway.caps import OPEN
 from gateway.catalog import Catalog
 from gateway.money import plain, to_micros
+from gateway.recharges import Recharge
 from gateway.rules import (
     IP_RANGES_MAX,
     NAME_LENGTH_MAX,
@@ -29,12 +30,14 @@ from gateway.rules import (
 )
 from gateway.settings import DIALECTS
 from gateway.statements import Movement, Statement
+from gateway.vouchers import Batch
 
 GRACE_SECONDS = 86_400
 NOTE_LENGTH_MAX = 200
 PER_MINUTE_MAX = 1_000_000_000
 STATEMENT_PAGE_MAX = 1_000
 SERVICES_MAX = 1_000
+VOUCHERS_MAX = 1_000
 COUNTRIES_MAX = 300
 AMOUNTS = ("price_max", *SPEND_CAPS.values())
 
@@ -211,7 +214,110 @@ class Acceptance(Model):
     version: Annotated[StrictStr, Field(min_length=1, max_length=100, pattern=LINE)]
 
 
+class NewVouchers(Model):
+    """Vouchers to be issued, paid for at once from the account's balance."""
+
+    count: Annotated[StrictInt, Field(ge=1, le=VOUCHERS_MAX)] = 1
+    amount: Price = Field(description="What each is worth.")
+    expires_at: Moment | None = None
+    note: Annotated[StrictStr, Field(max_length=NOTE_LENGTH_MAX, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""
+
+
+class Redemption(Model):
+    """A voucher to be paid in."""
+
+    code: Annotated[StrictStr, Field(min_length=1, max_length=64, description="Case, spaces and dashes don't matter.")]
+
+
+class NewRecharge(Model):
+    """How an account is to be recharged."""
+
+    source: Literal["parent", "hook"] = Field(description="From the balance above, or by asking for a payment.")
+    threshold: Price = Field(description="Whenever less than this can be spent.")
+    amount: Price = Field(description="What is added.")
+    month_max: Price = Field(description="The most that is added in a month (UTC).")
+    cool_down_seconds: Annotated[StrictInt, Field(ge=1, le=30 * 86_400)] = 300
+
+
 # Answers
+
+
+class VoucherBatch(Model):
+    """Vouchers issued together, by their states."""
+
+    id: int = Field(examples=[3])
+    account: str = Field(description="Who issued it.")
+    amount: Amount = Field(description="What each is worth.")
+    count: int
+    open: int
+    redeemed: int
+    revoked: int
+    expired: int
+    note: str
+    issued_at: datetime
+    expires_at: datetime | None
+
+
+class IssuedVouchers(Model):
+    """Vouchers just issued."""
+
+    id: int = Field(description="That of the batch.", examples=[3])
+    account: str
+    amount: Amount
+    expires_at: datetime | None
+    codes: list[str] = Field(description="Shown this once: only their digests are kept.")
+
+
+class VoucherBatches(Model):
+    """One page, oldest first."""
+
+    batches: list[VoucherBatch]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class Voucher(Model):
+    """A voucher, by its first four characters."""
+
+    id: int
+    hint: str
+    state: Literal["open", "redeemed", "revoked", "expired"]
+    ended_at: datetime | None
+    redeemed_by: str | None
+
+
+class Vouchers(Model):
+    """One page, by id."""
+
+    vouchers: list[Voucher]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class PaidIn(Model):
+    """A voucher that was redeemed."""
+
+    account: str
+    amount: Amount
+
+
+class RechargeRule(Model):
+    """How an account is recharged, and how that stands."""
+
+    source: str = Field(description="`parent` or `hook`.")
+    threshold: str
+    amount: str
+    month_max: str
+    cool_down_seconds: int
+    currency: str
+    month_spent: str = Field(description="What was added this month.")
+    is_pending: bool = Field(description="Whether a payment is being waited for.")
+    problem: str | None = Field(description="Why the last try failed.")
+
+
+class RechargeShown(Model):
+    """An account's recharge; null where it has none."""
+
+    account: str
+    recharge: RechargeRule | None
 
 
 class Cap(Model):
@@ -354,8 +460,8 @@ def changes_of(given: NewRules, catalog: Catalog) -> dict[str, Any]:
         "expires_at": given.expires_at.timestamp() if given.expires_at is not None else None,
     }
     for name in AMOUNTS:
-        amount = getattr(given, name)
-        found[name] = None if amount is None else to_micros(amount)
+        text = getattr(given, name)
+        found[name] = None if text is None else to_micros(text)
     return found
 
 
@@ -443,6 +549,59 @@ def _move(movement: Movement) -> Move:
         actor=movement.actor,
         note=movement.note,
     )
+
+
+def voucher_batch(row: Mapping[str, Any]) -> VoucherBatch:
+    return VoucherBatch(
+        id=row["id"],
+        account=row["issuer"] or "",
+        amount=Amount(amount=plain(row["amount"]), currency=row["currency"]),
+        count=row["voucher_count"],
+        open=row["open_count"],
+        redeemed=row["redeemed"],
+        revoked=row["revoked"],
+        expired=row["expired"],
+        note=row["note"],
+        issued_at=moment(row["issued_at"]),
+        expires_at=_time(row["expires_at"]),
+    )
+
+
+def issued_vouchers(name: str, batch: Batch) -> IssuedVouchers:
+    return IssuedVouchers(
+        id=batch.id,
+        account=name,
+        amount=amount(batch.amount),
+        expires_at=_time(batch.expires_at),
+        codes=list(batch.codes),
+    )
+
+
+def voucher(row: Mapping[str, Any]) -> Voucher:
+    return Voucher(
+        id=row["id"],
+        hint=row["hint"],
+        state=row["state"],
+        ended_at=_time(row["ended_at"]),
+        redeemed_by=row["redeemed_by"],
+    )
+
+
+def recharge_shown(name: str, found: Recharge | None) -> RechargeShown:
+    if found is None:
+        return RechargeShown(account=name, recharge=None)
+    rule = RechargeRule(
+        source=found.source,
+        threshold=plain(found.threshold.micros),
+        amount=plain(found.amount.micros),
+        month_max=plain(found.month_max.micros),
+        cool_down_seconds=round(found.cool_down_seconds),
+        currency=found.amount.currency,
+        month_spent=plain(found.month_spent.micros),
+        is_pending=found.is_pending,
+        problem=found.problem or None,
+    )
+    return RechargeShown(account=name, recharge=rule)
 
 
 def audit_entry(fields: Mapping[str, Any]) -> AuditEntry:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from compat._rest_access import Access
 from compat._rest_cursor import cursor, id_of, place_of
 from compat._rest_http import PREFIX, PRIVATE, Call, Operation, Reply, Stream, idempotency_key, show
-from compat._rest_models import NoBody, Page, Wrong
+from compat._rest_models import NoBody, Page, Wrong, amount
 from compat._rest_people_models import Account, Accounts, account
 from compat._rest_problems import Refused
 from compat._rest_reseller_models import (
@@ -22,15 +22,21 @@ from compat._rest_reseller_models import (
     AuditEntry,
     AuditQuery,
     IssuedKey,
+    IssuedVouchers,
     Key,
     Keys,
     KeySettings,
     NewAccount,
     NewKey,
+    NewRecharge,
     NewRules,
     NewTransfer,
+    NewVouchers,
     PageQuery,
+    PaidIn,
     PeriodQuery,
+    RechargeShown,
+    Redemption,
     Rotation,
     RulesShown,
     StatementPage,
@@ -39,23 +45,32 @@ from compat._rest_reseller_models import (
     Transfer,
     Transfers,
     TransfersQuery,
+    VoucherBatch,
+    VoucherBatches,
+    Vouchers,
     audit_entry,
     changes_of,
     issued_key,
+    issued_vouchers,
     key,
+    recharge_shown,
     rules_shown,
     statement_page,
     terms_shown,
     transfer,
+    voucher,
+    voucher_batch,
 )
-from gateway import accounts, audit, ledger, manage, statements, terms
+from gateway import accounts, audit, ledger, manage, statements, terms, vouchers
 from gateway.accounts import ID_MAX, AccountError, Ruled
 from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.ledger import TransferError
 from gateway.manage import Manager
 from gateway.money import MoneyError
+from gateway.recharges import RechargeError
 from gateway.rules import RuleError
+from gateway.vouchers import VoucherError
 
 CSV_ROWS = 1_000
 
@@ -324,6 +339,100 @@ class Resellers:
             raise Refused("invalid", errors=[Wrong(parameter="end", detail="before the start")])
         return start, end
 
+    # Vouchers and recharges
+
+    async def issue_vouchers(self, call: Call) -> Reply:
+        manager, at = await self._change(call)
+        given: NewVouchers = call.body
+        house, name = self._front.house, _account(call)
+        with refusals():
+            batch = await house.store.run(
+                manage.issue_vouchers,
+                manager,
+                house.vault,
+                name,
+                given.count,
+                given.amount,
+                at,
+                expires_at=given.expires_at.timestamp() if given.expires_at is not None else None,
+                note=given.note,
+            )
+        return show(issued_vouchers(name, batch), 201)
+
+    async def batches(self, call: Call) -> Reply:
+        self._read(call)
+        query: PageQuery = call.query
+        after = id_of("batch", query.cursor, 0)
+        with refusals():
+            found = await self._front.house.store.read(
+                manage.batches_page, manager_of(call).account_id, _account(call), after=after, limit=query.limit + 1
+            )
+        shown = found[: query.limit]
+        next_cursor = cursor("batch", shown[-1]["id"]) if len(found) > len(shown) else None
+        return show(VoucherBatches(batches=[voucher_batch(row) for row in shown], next_cursor=next_cursor))
+
+    async def vouchers(self, call: Call) -> Reply:
+        self._read(call)
+        query: PageQuery = call.query
+        after = id_of("voucher", query.cursor, 0)
+        with refusals():
+            found = await self._front.house.store.read(
+                manage.vouchers_page, manager_of(call).account_id, _id(call, "batch_id"), after=after,
+                limit=query.limit + 1,
+            )  # fmt: skip
+        shown = found[: query.limit]
+        next_cursor = cursor("voucher", shown[-1]["id"]) if len(found) > len(shown) else None
+        return show(Vouchers(vouchers=[voucher(row) for row in shown], next_cursor=next_cursor))
+
+    async def revoke_vouchers(self, call: Call) -> Reply:
+        manager, at = await self._change(call)
+        with refusals():
+            row = await self._front.house.store.run(manage.revoke_vouchers, manager, _id(call, "batch_id"), at)
+        return show(voucher_batch(row))
+
+    async def redeem(self, call: Call) -> Reply:
+        manager, at = await self._change(call)
+        given: Redemption = call.body
+        house, name = self._front.house, _account(call)
+        with refusals():
+            digest = vouchers.digest_of(house.vault, given.code)
+            found = await house.store.run(manage.redeem, manager, name, digest, at)
+            if found.money is None:
+                raise found.error or vouchers.UnknownVoucher()
+        return show(PaidIn(account=name, amount=amount(found.money)))
+
+    async def recharge(self, call: Call) -> Reply:
+        self._read(call)
+        house, name = self._front.house, _account(call)
+        with refusals():
+            found = await house.store.read(manage.recharge, manager_of(call).account_id, name, house.clock())
+        return show(recharge_shown(name, found), headers=_tagged(manage.recharge_tag(found)))
+
+    async def set_recharge(self, call: Call) -> Reply:
+        manager, at = await self._change(call)
+        given: NewRecharge = call.body
+        name = _account(call)
+        with refusals():
+            found = await self._front.house.store.run(
+                manage.set_recharge,
+                manager,
+                name,
+                (given.threshold, given.amount, given.month_max),
+                given.source,
+                float(given.cool_down_seconds),
+                at,
+                known_tags=_known_tags(call),
+            )
+        return show(recharge_shown(name, found), headers=_tagged(manage.recharge_tag(found)))
+
+    async def end_recharge(self, call: Call) -> Reply:
+        manager, at = await self._change(call)
+        with refusals():
+            await self._front.house.store.run(
+                manage.end_recharge, manager, _account(call), at, known_tags=_known_tags(call)
+            )
+        return Reply(status=204)
+
     # The record
 
     async def audit(self, call: Call) -> Reply:
@@ -372,8 +481,12 @@ def _account(call: Call) -> str:
 
 
 def _key_id(call: Call) -> int:
-    """The key of the path; 0, which is nobody's, for what is no id."""
-    word = str(call.scope["path_params"]["key_id"])
+    return _id(call, "key_id")
+
+
+def _id(call: Call, name: str) -> int:
+    """An id of the path; 0, which is nobody's, for what is none."""
+    word = str(call.scope["path_params"][name])
     return int(word) if word.isascii() and word.isdigit() and len(word) < 20 else 0
 
 
@@ -404,6 +517,13 @@ CODES: dict[type[Exception], str] = {
     terms.NotAccepted: "terms_not_accepted",
     terms.NotInForce: "terms_not_in_force",
     ledger.ReferenceUsed: "idempotency_key_reused",
+    manage.UnknownBatch: "unknown_batch",
+    vouchers.UnknownVoucher: "voucher_unknown",
+    vouchers.SpentVoucher: "voucher_spent",
+    vouchers.EndedVoucher: "voucher_ended",
+    vouchers.WrongCurrency: "voucher_currency",
+    vouchers.Mistyped: "voucher_mistyped",
+    vouchers.TooManyTries: "voucher_tries",
 }
 
 
@@ -412,7 +532,7 @@ def refusals(pointer: str = "") -> Iterator[None]:
     """What managing is refused for, as problems. `pointer` is the member that words and amounts stand in."""
     try:
         yield
-    except (AccountError, RuleError, TransferError, MoneyError) as error:
+    except (AccountError, RuleError, TransferError, MoneyError, VoucherError, RechargeError) as error:
         code = CODES.get(type(error))
         if code is not None:
             raise Refused(code) from None
@@ -480,6 +600,28 @@ def operations(front: Front) -> Sequence[Operation]:
                   query=StatementQuery, access=may, problems=of_account),
         Operation("statement_csv", "GET", (one + "/statement.csv",), do.statement_csv, "The same as CSV, all of it",
                   Page, query=PeriodQuery, access=may, problems=of_account, media_type="text/csv"),
+        Operation("vouchers", "GET", (one + "/vouchers",), do.batches, "Batches of vouchers an account issued",
+                  VoucherBatches, query=PageQuery, access=may, problems=of_account),
+        Operation("issue_vouchers", "POST", (one + "/vouchers",), do.issue_vouchers, "Issue vouchers", IssuedVouchers,
+                  201, body=NewVouchers, access=may, problems=(*changes, "no_balance"),
+                  description="What they are worth is set aside at once. They are for the account and those below it."),
+        Operation("redeem_voucher", "POST", (one + "/redeem",), do.redeem, "Pay a voucher in", PaidIn,
+                  body=Redemption, access=may, problems=(*changes, "voucher_unknown", "voucher_spent", "voucher_ended",
+                  "voucher_currency", "voucher_mistyped", "voucher_tries")),
+        Operation("batch", "GET", (PREFIX + "/vouchers/{batch_id}",), do.vouchers, "The vouchers of a batch", Vouchers,
+                  query=PageQuery, access=may, problems=("too_many_requests", "unknown_batch")),
+        Operation("revoke_vouchers", "POST", (PREFIX + "/vouchers/{batch_id}/revoke",), do.revoke_vouchers,
+                  "End what is not redeemed of a batch", VoucherBatch, body=NoBody, access=may,
+                  problems=("too_many_requests", "unknown_batch", "suspended"),
+                  description="Its worth goes back to whoever issued it. Safe to repeat."),
+        Operation("recharge", "GET", (one + "/recharge",), do.recharge, "How an account is recharged", RechargeShown,
+                  access=may, problems=of_account, has_tag=True),
+        Operation("set_recharge", "PUT", (one + "/recharge",), do.set_recharge, "Say how an account is recharged",
+                  RechargeShown, body=NewRecharge, access=may, takes_if_match=True, has_tag=True,
+                  problems=(*changes, "not_yours", "changed_meanwhile")),
+        Operation("end_recharge", "DELETE", (one + "/recharge",), do.end_recharge, "Recharge it no more", NoBody, 204,
+                  access=may, takes_if_match=True, problems=(*changes, "changed_meanwhile"),
+                  description="Safe to repeat."),
         Operation("audit", "GET", (PREFIX + "/audit",), do.audit, "Who read or changed what, as lines of JSON",
                   AuditEntry, query=AuditQuery, access=may, problems=reads, media_type="application/x-ndjson",
                   description="Oldest first. `after` takes the `id` of the last line of the page before."),

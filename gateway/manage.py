@@ -12,15 +12,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import accounts, audit, ledger, levels, rules, statements, terms, tree, users
+from gateway import accounts, audit, ledger, levels, recharges, rules, statements, terms, tree, users, vouchers
 from gateway.accounts import AccountError, Issued, NotYours, Ruled
 from gateway.errors import BadKey, Suspended
 from gateway.money import Money, parse
+from gateway.recharges import Recharge
 from gateway.rules import Rules
 from gateway.statements import Statement
 from gateway.store import Row, Tx
 from gateway.users import Role
 from gateway.vault import Vault
+from gateway.vouchers import Batch, Redeemed
 
 SETTABLE = tuple(name for name in rules.COLUMNS if name != "suspended_at")
 """The rules that are set as a whole; a suspension has verbs of its own."""
@@ -28,6 +30,10 @@ SETTABLE = tuple(name for name in rules.COLUMNS if name != "suspended_at")
 
 class MayNotManage(AccountError):
     """A key that only buys."""
+
+
+class UnknownBatch(AccountError):
+    """There is no such batch of vouchers, or none for whoever asks."""
 
 
 class ChangedMeanwhile(AccountError):
@@ -400,6 +406,127 @@ def transfers(tx: Tx, within: int | None, *, account_id: int | None, before: int
         before=before,
         limit=limit,
     )
+
+
+# Vouchers and recharges
+
+
+def issue_vouchers(
+    tx: Tx,
+    manager: Manager,
+    vault: Vault,
+    name: str,
+    count: int,
+    amount: str,
+    at: float,
+    *,
+    expires_at: float | None = None,
+    note: str = "",
+) -> Batch:
+    """As `vouchers.issue`, of an account. Raises UnknownAccount, VoucherError, NoBalance as well."""
+    require(tx, manager, at)
+    row = accounts.find(tx, name, manager.account_id)
+    money = parse(amount, row["currency"])
+    return vouchers.issue(tx, vault, row["id"], count, money, at, manager.actor, expires_at=expires_at, note=note)
+
+
+def revoke_vouchers(tx: Tx, manager: Manager, batch_id: int, at: float) -> Row:
+    """As `vouchers.revoke`; the batch. Safe to repeat. Raises UnknownBatch."""
+    require(tx, manager, at)
+    issuer_id = _issuer(tx, batch_id, manager.account_id)
+    vouchers.revoke(tx, batch_id, at, manager.actor)
+    return vouchers.batches(tx, issuer_id, after=batch_id - 1, limit=1)[0]
+
+
+def batches_page(tx: Tx, within: int | None, name: str, *, after: int, limit: int) -> Sequence[Row]:
+    """As `vouchers.batches`, of one account. Raises UnknownAccount."""
+    return vouchers.batches(tx, accounts.find(tx, name, within)["id"], after=after, limit=limit)
+
+
+def vouchers_page(tx: Tx, within: int | None, batch_id: int, *, after: int, limit: int) -> Sequence[Row]:
+    """The vouchers of a batch with ids above `after`. Raises UnknownBatch."""
+    _issuer(tx, batch_id, within)
+    return tx.all(
+        "select v.id, v.hint, v.state, v.ended_at, a.name as redeemed_by from vouchers v"
+        " left join accounts a on a.id = v.redeemed_by where v.batch_id = :batch and v.id > :after"
+        " order by v.id limit :limit",
+        batch=batch_id,
+        after=after,
+        limit=limit,
+    )
+
+
+_BATCH = "select b.issuer_id from voucher_batches b where b.id = :id and "
+_OF_BATCH = _BATCH + _SEEN.format("b.issuer_id")
+
+
+def _issuer(tx: Tx, batch_id: int, within: int | None) -> int | None:
+    row = tx.one(_OF_BATCH, id=batch_id if batch_id <= accounts.ID_MAX else 0, within=within or 0)
+    if row is None:
+        raise UnknownBatch(f"there is no batch {batch_id}")
+    issuer_id: int | None = row["issuer_id"]
+    return issuer_id
+
+
+def redeem(tx: Tx, manager: Manager, name: str, digest: str, at: float) -> Redeemed:
+    """As `vouchers.attempt`, by name. Raises UnknownAccount."""
+    require(tx, manager, at)
+    return vouchers.attempt(tx, accounts.find(tx, name, manager.account_id)["id"], digest, at, manager.actor)
+
+
+def recharge(tx: Tx, within: int | None, name: str, at: float) -> Recharge | None:
+    """The rule by which an account is recharged, if it has one that is on. Raises UnknownAccount."""
+    found = recharges.rules(tx, at, [accounts.find(tx, name, within)["id"]])
+    return found[0] if found and found[0].is_on else None
+
+
+def recharge_tag(found: Recharge | None) -> str:
+    """As `tag`, of the rule itself, not of how it stands."""
+    rule = (
+        (found.source, found.threshold, found.amount, found.month_max, found.cool_down_seconds)
+        if found is not None
+        else None
+    )
+    return hashlib.blake2b(repr(rule).encode(), digest_size=12).hexdigest()
+
+
+def set_recharge(
+    tx: Tx,
+    manager: Manager,
+    name: str,
+    amounts: tuple[str, str, str],
+    source: str,
+    cool_down_seconds: float,
+    at: float,
+    *,
+    known_tags: Collection[str] | None = None,
+) -> Recharge | None:
+    """As `recharges.set_rule`; `amounts` are threshold, amount and the month's ceiling. Raises AccountError as well.
+
+    It is for the parent to say that its money is taken.
+    """
+    row = _rechargeable(tx, manager, name, at, known_tags)
+    if source == "parent" and row["id"] == manager.account_id:
+        raise NotYours("the parent's money is for the parent to give")
+    threshold, amount, month_max = (parse(text, row["currency"]) for text in amounts)
+    recharges.set_rule(
+        tx, row["id"], threshold, amount, source, month_max, at, manager.actor, cool_down_seconds=cool_down_seconds
+    )
+    return recharge(tx, manager.account_id, name, at)
+
+
+def end_recharge(tx: Tx, manager: Manager, name: str, at: float, *, known_tags: Collection[str] | None = None) -> None:
+    """As `recharges.switch_off`. Safe to repeat. Raises AccountError."""
+    row = _rechargeable(tx, manager, name, at, known_tags)
+    recharges.switch_off(tx, row["id"], at, manager.actor)
+
+
+def _rechargeable(tx: Tx, manager: Manager, name: str, at: float, known_tags: Collection[str] | None) -> Row:
+    require(tx, manager, at)
+    row = accounts.find(tx, name, manager.account_id)
+    tree.lock(tx, [row["id"]])
+    _require_known(recharge_tag(recharge(tx, manager.account_id, name, at)), known_tags)
+    return row
 
 
 # People

@@ -23,7 +23,7 @@ from compat import rest
 from compat._rest_access import Access
 from compat._rest_http import Operation, Resource
 from compat._rest_models import NoBody
-from gateway import accounts, ledger, users
+from gateway import accounts, ledger, users, vouchers
 from gateway.money import Money
 from gateway.passwords import Passwords
 from gateway.store import Tx
@@ -35,7 +35,7 @@ SECRET = "s" * 64
 GATEWAY = "[limits]\nchanges_per_minute = 1000000\npolls_per_minute = 1000000\n"
 ME, PARENT, SIBLING, CHILD, TWIN, STRANGER = "Qme", "Qabove", "Qbeside", "Qme.kid", "Qme.twin", "Qelse"
 TREE = {PARENT: None, ME: PARENT, SIBLING: PARENT, CHILD: ME, TWIN: ME, STRANGER: None}
-NOBODY = {"account": "Qnone", "key": "999999", "activation": "100999999", "user": "999999"}
+NOBODY = {"account": "Qnone", "key": "999999", "activation": "100999999", "user": "999999", "batch": "999999"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,9 @@ ACCOUNT = Entry("account")
 KEY = Entry("key")
 NOTHING = Entry("")
 
+VOUCHER = "222222-222222-222222"
+RECHARGE = {"source": "hook", "threshold": "0.01", "amount": "1", "month_max": "5"}
+
 ENDPOINTS: dict[str, Entry] = {
     "activation": ACTIVATION, "messages": ACTIVATION, "events": ACTIVATION,
     "finish": ACTIVATION, "another_sms": ACTIVATION, "cancel": ACTIVATION,
@@ -87,6 +90,10 @@ ENDPOINTS: dict[str, Entry] = {
         Try(body={"from": "{it}", "to": "{it}", "amount": "all"}, headers=ONCE),
     ]),
     "transfers": Entry("account", [Try("/api/v1/transfers?account={it}")]),
+    "vouchers": ACCOUNT, "issue_vouchers": Entry("account", [Try(body={"amount": "0.01"})]),
+    "redeem_voucher": Entry("account", [Try(body={"code": VOUCHER})]),
+    "batch": Entry("batch"), "revoke_vouchers": Entry("batch"),
+    "recharge": ACCOUNT, "set_recharge": Entry("account", [Try(body=RECHARGE)]), "end_recharge": ACCOUNT,
     "statement": ACCOUNT, "statement_csv": ACCOUNT, "audit": NOTHING,
 }  # fmt: skip
 """By the operation's name."""
@@ -167,7 +174,7 @@ class World:
     async def ask(self, role: Role, operation: Operation, path: str, entry: Entry, one: Try, it: str) -> httpx.Response:
         words = {"{it}": it, "{me}": role.own or ME, "{n}": str(next(self._numbers))}
         target = one.path or path
-        for place in ("{id}", "{account}", "{key_id}", "{user_id}"):
+        for place in ("{id}", "{account}", "{key_id}", "{user_id}", "{batch_id}"):
             target = target.replace(place, "{it}")
         body = filled(one.body, words)
         if body is None and operation.body is not None and operation.body is not NoBody:
@@ -253,6 +260,7 @@ def _people(tx: Tx, world: World) -> None:
             has[f"{which} key in plain"], has["key"] = made.key, str(made.id)
         user_id = users.add(tx, f"{name}@example.com", QUICK.hash(PASSWORD), users.Role.RESELLER, name, NOON)
         has["user"] = str(user_id)
+        has["batch"] = str(vouchers.issue(tx, vault, account_id, 1, Money(10_000, "USD"), NOON, "test").id)
     users.add(tx, "op@example.com", QUICK.hash(PASSWORD), users.Role.OPERATOR, None, NOON)
 
 

@@ -316,6 +316,47 @@ async def test_first_keys_may_manage_and_others_may_not_unless_told(shop: Shop) 
     assert found == [True, False, True, True, True, False]
 
 
+async def test_vouchers_are_issued_redeemed_once_and_revoked(shop: Shop) -> None:
+    await shop.open()
+    made = await shop.done("POST", TOP + "/alice/vouchers", {"count": 3, "amount": "1.50", "note": "march"})
+    assert await shop.api.house.balance("alice") == (5_500_000, 0, 0)
+    code = made["codes"][0]
+    answers = await asyncio.gather(
+        *(shop.ask("POST", TOP + "/alice.shop/redeem", {"code": code.lower()}) for _ in range(6))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 5
+    assert await shop.api.house.balance("alice.shop") == (1_500_000, 0, 0)
+    bob = shop.api.house.keys["bob"]
+    unknown = await shop.refused("POST", TOP + "/bob/redeem", {"code": made["codes"][1]}, bob)
+    assert unknown == "voucher_unknown"
+    assert await shop.refused("POST", TOP + "/alice/redeem", {"code": code[:-1] + "%"}) == "voucher_mistyped"
+    batch = (await shop.done("GET", TOP + "/alice/vouchers"))["batches"][0]
+    assert (batch["open"], batch["redeemed"], batch["note"]) == (2, 1, "march")
+    shown = (await shop.done("GET", f"/api/v1/vouchers/{made['id']}"))["vouchers"]
+    assert [row["redeemed_by"] for row in shown] == ["alice.shop", None, None]
+    revoked = await shop.done("POST", f"/api/v1/vouchers/{made['id']}/revoke")
+    assert (revoked["open"], revoked["revoked"]) == (0, 2)
+    assert await shop.refused("POST", f"/api/v1/vouchers/{made['id']}/revoke", key=bob) == "unknown_batch"
+    assert await shop.api.house.balance("alice") == (8_500_000, 0, 0)
+    assert await shop.refused("POST", TOP + "/alice/vouchers", {"amount": "100"}) == "no_balance"
+    assert await shop.api.house.problems() == []
+
+
+async def test_a_parent_says_that_its_money_recharges_a_child(shop: Shop) -> None:
+    await shop.open()
+    path = TOP + "/alice.shop/recharge"
+    before = await shop.ask("GET", path)
+    assert before.json() == {"account": "alice.shop", "recharge": None}
+    rule = {"source": "parent", "threshold": "1", "amount": "2", "month_max": "3"}
+    put = await shop.ask("PUT", path, rule, if_match=before.headers["etag"])
+    assert put.json()["recharge"]["amount"] == "2.00"
+    assert await shop.refused("PUT", path, rule, if_match=before.headers["etag"]) == "changed_meanwhile"
+    assert await shop.refused("PUT", path, {**rule, "amount": "4"}) == "invalid"
+    assert await shop.refused("PUT", TOP + "/alice/recharge", rule) == "not_yours"
+    assert (await shop.ask("DELETE", path)).status_code == 204
+    assert (await shop.done("GET", path))["recharge"] is None
+
+
 async def test_terms_are_accepted_before_accounts_are_put_below(tmp_path: Path, sqlite_url: str) -> None:
     gateway = '[lawful]\nterms_version = "2025-05"\n'
     async with rest_house(tmp_path, environment(sqlite_url, JWT_SECRET_KEY=SECRET), gateway=gateway) as api:

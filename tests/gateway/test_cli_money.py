@@ -17,9 +17,9 @@ from gateway.database import open_database
 from gateway.deposits import Told
 from gateway.money import Money
 from tests.gateway.branches import AT
-from tests.shell import Shell
 from tests.gateway.test_cli_accounts import refused
 from tests.harness import config_directory, environment
+from tests.shell import Shell
 
 RULE = ("recharge", "set", "carol", "--below", "1", "--amount", "2", "--month-max", "5")
 
