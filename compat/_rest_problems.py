@@ -77,7 +77,7 @@ KINDS = {
     "unknown_account": Kind(404, "There is no such account."),
     "unknown_key": Kind(404, "There is no such key."),
     "name_taken": Kind(409, "There is an account of that name already."),
-    "not_yours": Kind(403, "This is for those above the account to change."),
+    "not_yours": Kind(403, "This is for others to say: for those above the account, or for itself."),
     "key_is_over": Kind(409, "The key is revoked, or another has its place."),
     "changed_meanwhile": Kind(412, "It is no longer what If-Match says: read it again."),
     "unknown_batch": Kind(404, "There is no such batch of vouchers."),

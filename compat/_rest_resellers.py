@@ -567,7 +567,7 @@ def operations(front: Front) -> Sequence[Operation]:
         Operation("terms", "GET", (one + "/terms",), do.terms, "Which terms are in force, and accepted", Terms,
                   access=may, problems=of_account),
         Operation("accept_terms", "POST", (one + "/terms",), do.accept_terms, "Accept the terms in force", Terms,
-                  body=Acceptance, access=may, problems=(*changes, "terms_not_in_force"),
+                  body=Acceptance, access=may, problems=(*changes, "not_yours", "terms_not_in_force"),
                   description="Needed of an account before others are put below it. Safe to repeat."),
         Operation("keys", "GET", (one + "/keys",), do.keys, "The keys of an account", Keys, query=PageQuery,
                   access=may, problems=of_account),

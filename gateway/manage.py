@@ -566,6 +566,8 @@ def accept_terms(tx: Tx, manager: Manager, name: str, version: str, current: str
     """An account accepts the terms in force; as `terms.accepted`. Safe to repeat. Raises AccountError."""
     require(tx, manager, at)
     row = accounts.find(tx, name, manager.account_id)
+    if manager.account_id not in (None, row["id"]):
+        raise NotYours("an account accepts the terms itself")
     if terms.accept(tx, row["id"], version, current, at, manager.actor):
         _note(tx, manager, at, "terms.accept", f"account:{row['id']}", row["id"], name=name, version=version)
     return terms.accepted(tx, row["id"], version)
