@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_FLOOR
 from typing import ClassVar, TypeVar
@@ -61,6 +61,9 @@ class Activations(Core):
         Status.RECEIVED: "2",
         Status.RETRYING: "3",
     }
+    rows_show_all: ClassVar[bool] = True
+    """Whether a row of getActiveActivations has the code of every message, or that of the newest only."""
+
     active_page: ClassVar[tuple[int, int] | None] = None
     """Rows of getActiveActivations by default, and at most; None for all of them."""
 
@@ -171,7 +174,14 @@ class Activations(Core):
     # Reading
 
     async def get_status(self, call: Call) -> Reply:
-        return self.status(await self.find(call))
+        live = await self.find(call)
+        return self.told(call, live, self.status(live))
+
+    def told(self, call: Call, live: Live, reply: Reply) -> Reply:
+        """The reply; that the caller saw the newest message is noted, unless it says there is none."""
+        if reply is not self.waiting and reply is not self.over:
+            self.front.readers.saw(call.caller, live, only_newest=True)
+        return reply
 
     def status(self, live: Live) -> Reply:
         """What a poll gets."""
@@ -194,7 +204,7 @@ class Activations(Core):
         live = await self.find(call)
         if not live.status.is_open and not self.is_in_grace(live):
             return self.over
-        return as_json(self.status_v2(live))
+        return self.told(call, live, as_json(self.status_v2(live)))
 
     def status_v2(self, live: Live) -> dict[str, object]:
         return {"verificationType": 0, "sms": newest_sms(live), "call": None}
@@ -202,13 +212,13 @@ class Activations(Core):
     async def get_full_sms(self, call: Call) -> Reply:
         live = await self.find(call)
         if live.messages:
-            return text(f"FULL_SMS:{live.messages[-1].text}")
+            return self.told(call, live, text(f"FULL_SMS:{live.messages[-1].text}"))
         return self.waiting if live.status.is_open else self.over
 
     async def get_active_activations(self, call: Call) -> Reply:
         lives = await self._asked_for(call)
         start, limit = self._page(call.values, len(lives))
-        rows = [self.active_row(live) for live in lives[start : start + limit]]
+        rows = self.active_rows(call, lives[start : start + limit])
         return self.active_list(rows, is_any=bool(lives))
 
     async def _asked_for(self, call: Call) -> list[Live]:
@@ -230,6 +240,12 @@ class Activations(Core):
         if not is_any:
             raise NoActivations
         return as_json({"status": "success", "activeActivations": rows})
+
+    def active_rows(self, call: Call, lives: Sequence[Live]) -> list[dict[str, object]]:
+        """A row for each; that the caller saw what is in them is noted."""
+        for live in lives:
+            self.front.readers.saw(call.caller, live, only_newest=not self.rows_show_all)
+        return [self.active_row(live) for live in lives]
 
     def active_row(self, live: Live) -> dict[str, object]:
         country = self.known_country(live.country)

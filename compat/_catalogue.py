@@ -182,10 +182,11 @@ class Catalogue(Core):
 
     async def get_services_list(self, call: Call) -> Reply:
         settings = self.front.house.settings
+        denied = settings.gateway.lawful.denied_services
         key = ("services", settings.version, str(call.caller.is_demo))
         body = self._catalogues.get(key)
         if body is None:
-            hidden = frozenset[str]() if call.caller.is_demo else settings.catalog.sandbox_services
+            hidden = denied if call.caller.is_demo else denied | settings.catalog.sandbox_services
             rows = [
                 {"code": code, "name": name} for code, name in settings.catalog.services.items() if code not in hidden
             ]

@@ -55,6 +55,7 @@ class Account:
             if live is None:
                 live = await self._common.front.activations.get(caller, activation_id)
             self._orders.show(caller, live)
+            self._common.front.readers.saw(caller, live)
             yield live
 
     async def payments(self, call: Call, caller: Caller) -> Reply:

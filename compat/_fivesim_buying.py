@@ -35,12 +35,12 @@ class Buying:
     async def buy(self, call: Call, caller: Caller) -> Reply:
         await self._admit(caller)
         order = self._wanted(call, caller)
-        return await self._bought(call, order, lambda gone: self._open(caller, order, call.parts[0], gone))
+        return await self._bought(call, caller, order, lambda gone: self._open(caller, order, call.parts[0], gone))
 
     async def hosting(self, call: Call, caller: Caller) -> Reply:
         await self._admit(caller)
         order = self._hosting.order(call, caller, *self._place(call.parts))
-        return await self._bought(call, order, lambda gone: self._hosting.open(caller, order, gone))
+        return await self._bought(call, caller, order, lambda gone: self._hosting.open(caller, order, gone))
 
     async def reuse(self, call: Call, caller: Caller) -> Reply:
         """Another code on a number whose order is over."""
@@ -48,7 +48,7 @@ class Buying:
         order = await self._hosting.reused(call, caller)
         rentals = self._common.front.rentals
         try:
-            return await self._bought(call, order, lambda gone: rentals.open_extra(caller, order, gone))
+            return await self._bought(call, caller, order, lambda gone: rentals.open_extra(caller, order, gone))
         except (NotAllowedNow, NoNumbers, UnknownActivation):
             raise Said("reuse not possible") from None
 
@@ -56,7 +56,9 @@ class Buying:
         await self._common.front.count_change(caller)
         self._common.front.purchases.require_free(caller)
 
-    async def _bought(self, call: Call, order: Order, opened: Callable[[Callable[[], bool]], Awaitable[Live]]) -> Reply:
+    async def _bought(
+        self, call: Call, caller: Caller, order: Order, opened: Callable[[Callable[[], bool]], Awaitable[Live]]
+    ) -> Reply:
         """The order's answer. A number that nobody gets to hear of is kept for the repeated request."""
         purchases = self._common.front.purchases
         hung_up = asyncio.ensure_future(gone(call.receive))
@@ -73,6 +75,7 @@ class Buying:
                 purchases.answered(live)
 
         sms = render.sms_list(live.messages) if live.messages else "null"
+        self._common.front.readers.saw(caller, live)
         if live.is_rental:
             return replace(self._hosting.shown(live, sms=sms), on_sent=on_sent)
         status = render.STATUSES[live.status]

@@ -19,7 +19,7 @@ from gateway.model import Order
 from gateway.money import MAX_MICROS, Money
 from gateway.offers import Buyer, Row
 from gateway.rentals import RentRow
-from gateway.rules import EVERYTHING, Allowed
+from gateway.rules import EVERYTHING, Allowed, without
 
 COUNTRIES_BETWEEN_PAUSES = 16
 
@@ -183,7 +183,9 @@ class Catalogue:
             return caller
         except CallerError:
             view = self._common.house.market.view
-            return Guest("", view.pricing.house_currency, all(entry.serves_demo for entry in view.entries))
+            is_demo = all(entry.serves_demo for entry in view.entries)
+            allowed = without(EVERYTHING, self._common.house.settings.gateway.lawful.denied_services)
+            return Guest("", view.pricing.house_currency, is_demo, allowed)
 
     async def _listed(self, call: Call, key: tuple[str, ...], make: Callable[[Buyer], Awaitable[str]]) -> Reply:
         buyer = await self._buyer(call)

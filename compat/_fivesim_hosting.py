@@ -123,9 +123,10 @@ class Hosting:
         except UnknownActivation:
             raise Said("hosting order not found") from None
         offset, limit, newest_first = page(call.values)
-        messages = live.messages[::-1] if newest_first else live.messages
-        shown = render.sms_list(messages[offset : offset + limit])
-        return Reply(f'{{"Data":{shown},"Total":{len(messages)}}}'.encode())
+        places = range(len(live.messages))[:: -1 if newest_first else 1][offset : offset + limit]
+        self._common.front.readers.saw_some(caller, live, places)
+        shown = render.sms_list([live.messages[place] for place in places])
+        return Reply(f'{{"Data":{shown},"Total":{len(live.messages)}}}'.encode())
 
     def shown(self, live: Live, *, sms: str | None = None) -> Reply:
         """A rental as an order."""
@@ -137,9 +138,11 @@ class Hosting:
 
     async def finish(self, caller: Caller, live: Live) -> Reply:
         try:
-            return self.shown(await self._common.front.rentals.finish(caller, live.id))
+            ended = await self._common.front.rentals.finish(caller, live.id)
         except NotAllowedNow:
             raise Said("order not found") from None
+        self._common.front.readers.saw(caller, ended)
+        return self.shown(ended)
 
     async def orders(self, call: Call, caller: Caller) -> Reply:
         """Of the newest `RENTALS_MAX`, those that got a number."""
@@ -148,7 +151,9 @@ class Hosting:
         found = await house.store.read(journal.page, house.vault, caller.account_id, limit=RENTALS_MAX, of_rentals=True)
         lives = [live for live in found if live.status is not Status.FAILED]
         ordered = lives if newest_first else lives[::-1]
-        rows = [self.shown(live).body.decode() for live in ordered[offset : offset + limit]]
+        told = ordered[offset : offset + limit]
+        self._common.front.readers.saw_each(caller, told)
+        rows = [self.shown(live).body.decode() for live in told]
         return Reply(render.orders(rows, len(lives)).encode())
 
     # A number again

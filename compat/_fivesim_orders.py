@@ -55,9 +55,10 @@ class Orders:
     async def check(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
         if live.is_rental:
+            self._common.front.readers.saw(caller, live)
             return self._hosting.shown(live)
         self.show(caller, live)
-        return self._reply(live)
+        return self._reply(caller, live)
 
     async def finish(self, call: Call, caller: Caller) -> Reply:
         live = await self.find(call, caller)
@@ -69,7 +70,7 @@ class Orders:
                 await self._common.front.activations.finish(caller, live.id)
             except NotAllowedNow:
                 raise Said(_ended(live) or "order no sms") from None
-        return self._reply(live)
+        return self._reply(caller, live)
 
     async def give_back(self, call: Call, caller: Caller) -> Reply:
         """Cancel and ban are one to us: what is wrong with a number is its upstream's to find out."""
@@ -79,7 +80,7 @@ class Orders:
             raise Said("hosting order")
         is_ban = call.verb == "ban"
         if live.status is Status.CANCELLED and self._is_banned(live) is is_ban:
-            return self._reply(live)
+            return self._reply(caller, live)
         if live.status.is_open:
             try:
                 await self._common.front.activations.cancel(caller, live.id)
@@ -88,7 +89,7 @@ class Orders:
             if live.status is Status.CANCELLED:
                 if is_ban:
                     self._banned[live.id] = True
-                return self._reply(live)
+                return self._reply(caller, live)
         raise Said(_ended(live) or "order has sms")
 
     # Another message
@@ -158,7 +159,8 @@ class Orders:
         self._rendered[live.id] = state, made
         return made
 
-    def _reply(self, live: Live) -> Reply:
+    def _reply(self, caller: Caller, live: Live) -> Reply:
+        self._common.front.readers.saw(caller, live)
         made = self.rendered(live)
         return Reply(made.body, packed=made.packed)
 

@@ -53,7 +53,9 @@ class PastActivations(Activations):
             offset=whole(values.get("offset"), 0),
             reference=self.reference(given) if given else "",
         )
-        return as_json([self.past_row(past) for past in history.opened(house.vault, rows)])
+        found = history.opened(house.vault, rows)
+        self.front.readers.saw_past(call.caller, found)
+        return as_json([self.past_row(past) for past in found])
 
     def moment(self, value: str) -> float:
         """Seconds since the epoch. Raises Refusal."""
@@ -103,13 +105,14 @@ class PastActivations(Activations):
             lives.reverse()
         start = whole(call.values.get("start"), 0)
         length = min(whole(call.values.get("length"), OLD_LIST_MAX), OLD_LIST_MAX)
-        return self.active_list([self.active_row(live) for live in lives[start : start + length]], is_any=bool(lives))
+        return self.active_list(self.active_rows(call, lives[start : start + length]), is_any=bool(lives))
 
     async def get_current(self, call: Call) -> Reply:
         """getCurrentActivations, as SMSHub has it."""
         lives = await self._asked_for(call)
         if not lives:
             return as_json({"status": "fail", "msg": "no_activations"})
+        self.front.readers.saw_each(call.caller, lives)
         rows = [self._current_row(live, call.caller.key_id) for live in lives]
         return as_json({"status": "success", "array": rows, "time": int(self.front.house.clock())})
 

@@ -208,6 +208,8 @@ class Rentals(Activations):
             return self.no_rent_messages(live)
         start, size = _page(call.values, "size")
         shown = live.messages[::-1][start : start + size]
+        last = len(live.messages) - 1 - start
+        self.front.readers.saw_some(call.caller, live, range(last - len(shown) + 1, last + 1))
         rows = (
             {
                 "phoneFrom": message.sender,

@@ -16,6 +16,9 @@ class Access(Enum):
     ACCOUNT = "account_required"
     SESSION = "session_required"
     OPERATOR = "operator_required"
+    MANAGER = "may_not_manage"
+    """A key that may manage, any session."""
+
     ANYBODY = ""
     """Any key, any session."""
 
@@ -26,6 +29,7 @@ def require(access: Access, caller: Caller | None, session: Session | None) -> N
         Access.ACCOUNT: caller is not None,
         Access.SESSION: session is not None,
         Access.OPERATOR: session is not None and session.person.role is Role.OPERATOR,
+        Access.MANAGER: session is not None or (caller is not None and caller.may_manage),
         Access.ANYBODY: True,
     }
     if not may[access]:

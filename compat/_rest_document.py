@@ -14,7 +14,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from compat._rest_access import Access
 from compat._rest_http import BODY_BYTES_MAX, Operation
 from compat._rest_models import Problem
-from compat._rest_people_models import USER_ID
+from compat._rest_people_models import ACCOUNT_NAME, USER_ID
 from compat._rest_problems import KINDS, MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -31,8 +31,15 @@ _INTRODUCTION = (
 
 _KEYS: list[Json] = [{"bearer": []}, {"header": []}, {"query": []}]
 _SESSION: list[Json] = [{"session": []}]
-_WHO = {Access.SESSION: "For people who have signed in.", Access.OPERATOR: "For operators who have signed in."}
+_WHO = {
+    Access.MANAGER: "For keys that may manage, and people who have signed in.",
+    Access.SESSION: "For people who have signed in.",
+    Access.OPERATOR: "For operators who have signed in.",
+}
 _PLACES: Json = {
+    "account": {"type": "string", "pattern": ACCOUNT_NAME, "examples": ["acme"]},
+    "key_id": {"type": "string", "pattern": USER_ID, "examples": ["17"]},
+    "batch_id": {"type": "string", "pattern": USER_ID, "examples": ["3"]},
     "user_id": {"type": "string", "pattern": USER_ID, "examples": ["7"]},
 }
 """What stands in paths, by name."""
@@ -87,7 +94,7 @@ def _operation(operation: Operation, path: str, place: int, names: dict[type[Bas
     }
     if operation.is_public:
         described["security"] = []
-    elif operation.access in _WHO:
+    elif operation.access in (Access.SESSION, Access.OPERATOR):
         described["security"] = _SESSION
     words = ["" if operation.is_public else _WHO.get(operation.access, ""), operation.description]
     if any(words):
@@ -114,14 +121,19 @@ def _parameters(operation: Operation, path: str) -> list[Json]:
         schema = _without_null(member)
         text = schema.pop("description", None)
         found.append({"name": name, "in": "query", "schema": schema, **({"description": text} if text else {})})
-    if operation.takes_idempotency_key:
+    if operation.takes_idempotency_key or operation.needs_idempotency_key:
         schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
-        text = "Any word of yours, new for each number: a UUID, say."
-        found.append({"name": "Idempotency-Key", "in": "header", "schema": schema, "description": text})
+        text = "Any word of yours, new for each: a UUID, say."
+        found.append({"name": "Idempotency-Key", "in": "header", "schema": schema, "description": text,
+                      "required": operation.needs_idempotency_key})  # fmt: skip
+    if operation.takes_if_match:
+        schema = {"type": "string"}
+        text = "The `ETag` known: nothing is changed where it is another by now."
+        found.append({"name": "If-Match", "in": "header", "schema": schema, "description": text})
     if operation.takes_last_event_id:
         schema = {"type": "string"}
         found.append({"name": "Last-Event-ID", "in": "header", "schema": schema, "description": "The last `id` seen."})
-    if operation.has_etag:
+    if operation.has_etag and operation.method == "GET":
         schema = {"type": "string"}
         found.append({"name": "If-None-Match", "in": "header", "schema": schema, "description": "The `ETag` known."})
     return found
@@ -140,7 +152,7 @@ def _without_null(schema: Json) -> Json:
 
 def _responses(operation: Operation, names: dict[type[BaseModel], Json]) -> Json:
     found: Json = {str(operation.status): _success(operation, names)}
-    if operation.has_etag:
+    if operation.has_etag and operation.method == "GET":
         found["304"] = {"description": "What the client has is still good.", "headers": _header("ETag")}
     if operation.takes_last_event_id:
         found["204"] = {"description": "The activation is over, and all of it has been told."}
@@ -157,9 +169,9 @@ def _success(operation: Operation, names: dict[type[BaseModel], Json]) -> Json:
         return {"description": operation.summary}
     content = {operation.media_type: {"schema": names[operation.answer]}}
     answer: Json = {"description": operation.summary, "content": content}
-    if operation.has_etag:
+    if operation.has_etag or operation.has_tag:
         answer["headers"] = _header("ETag")
-    if operation.takes_idempotency_key:
+    if operation.takes_idempotency_key or operation.name == "create_account":
         answer["headers"] = _header("Location")
     return answer
 

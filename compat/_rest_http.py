@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,9 @@ REVALIDATED = ((b"cache-control", b"private, no-cache"),)
 
 _ALWAYS = ((b"x-content-type-options", b"nosniff"),)
 _EXPOSED = b"ETag, Location, Retry-After"
-_ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-Api-Key"
+_ALLOWED_HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Api-Key"
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 log = structlog.get_logger()
 
@@ -152,6 +155,11 @@ class Operation:
     access: Access = Access.ACCOUNT
     has_etag: bool = False
     takes_idempotency_key: bool = False
+    needs_idempotency_key: bool = False
+    takes_if_match: bool = False
+    has_tag: bool = False
+    """Whether the answer has an ETag for `If-Match`."""
+
     takes_last_event_id: bool = False
     id_pattern: str = ACTIVATION_ID
     id_example: str = "ver_123456"
@@ -314,6 +322,21 @@ def refusal(error: CallerError | Refused) -> Reply:
     if kind.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return Reply(problem(error).model_dump_json(exclude_none=True).encode(), kind.status, MEDIA_TYPE, headers)
+
+
+def idempotency_key(call: Call) -> str:
+    """Empty where there is none. A string of structured fields (RFC 9651) is in quotes; most clients leave them out.
+
+    Raises Refused.
+    """
+    if not any(name == b"idempotency-key" for name, _ in call.scope["headers"]):
+        return ""
+    key = call.header(b"idempotency-key")
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Refused("bad_idempotency_key")
+    return key
 
 
 def unless_known(call: Call, etag: str, reply: Reply) -> Reply:

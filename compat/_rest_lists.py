@@ -62,12 +62,13 @@ class Lists:
         return f'{{"currency":"{caller.currency}","prices":[{",".join(rows)}]}}'.encode()
 
     def services(self, caller: Caller) -> Sheet:
-        """Every service; the sandbox's scenarios for demo accounts alone."""
+        """Every service but those that nobody may buy here; the sandbox's scenarios for demo accounts alone."""
         settings = self._front.house.settings
         key: Key = ("services", settings.version, caller.is_demo)
         if key not in self._catalogues:
             catalog = settings.catalog
-            hidden = frozenset[str]() if caller.is_demo else catalog.sandbox_services
+            denied = settings.gateway.lawful.denied_services
+            hidden = denied if caller.is_demo else denied | catalog.sandbox_services
             rows = [Service(code=code, name=name) for code, name in catalog.services.items() if code not in hidden]
             self._catalogues[key] = sheet_of(Services(services=rows).model_dump_json().encode())
         return self._catalogues[key]

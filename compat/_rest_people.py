@@ -16,7 +16,6 @@ from compat._rest_access import Access
 from compat._rest_http import PREFIX, Call, Operation, Reply, show
 from compat._rest_models import NoBody, Wrong, moment
 from compat._rest_people_models import (
-    Accounts,
     Me,
     NewUser,
     PasswordChange,
@@ -24,12 +23,12 @@ from compat._rest_people_models import (
     SignIn,
     User,
     Users,
-    account,
     session,
     user,
 )
 from compat._rest_problems import Refused
-from gateway import accounts, passwords, users
+from compat._rest_resellers import manager_of
+from gateway import manage, passwords, users
 from gateway.accounts import ID_MAX, AccountError
 from gateway.errors import TooManyRequests
 from gateway.front import Front
@@ -54,10 +53,7 @@ class People:
 
     async def _change(self, call: Call) -> None:
         """Counts a change. Raises TooManyRequests."""
-        if call.caller_or_none is not None:
-            await self._front.count_change(call.caller_or_none)
-        else:
-            await self._front.count_operator_change(call.session.person.id)
+        await self._front.count_change_of(call.caller_or_none, call.session_or_none)
 
     def _address(self, call: Call) -> str:
         return peer(call.scope, self._front.house.settings.gateway.server.trusted_proxies)
@@ -106,11 +102,6 @@ class People:
 
     # What operators see and do
 
-    async def accounts(self, call: Call) -> Reply:
-        self._read(call)
-        found = await self._front.house.store.read(accounts.overview)
-        return show(Accounts(accounts=[account(row) for row in found]))
-
     async def users(self, call: Call) -> Reply:
         self._read(call)
         found = await self._front.house.store.read(users.overview)
@@ -124,10 +115,17 @@ class People:
             passwords.check(password)
             with hasher.place():
                 hashed = await hasher.hash(password)
-            role, at = Role(given.role), house.clock()
-            user_id = await house.store.run(users.add, given.email, hashed, role, given.account, at)
-        log.info("user.added", user=user_id, role=given.role, by=call.session.person.id)
-        return show(user(await house.store.read(users.by_id, user_id)), 201)
+            row = await house.store.run(
+                manage.add_user,
+                manager_of(call),
+                given.email,
+                hashed,
+                Role(given.role),
+                given.account,
+                house.clock(),
+            )
+        log.info("user.added", user=row["id"], role=given.role, by=call.session.person.id)
+        return show(user(row), 201)
 
     async def disable_user(self, call: Call) -> Reply:
         return await self._switch_user(call, is_disabled=True)
@@ -141,7 +139,9 @@ class People:
         if not (word.isascii() and word.isdigit() and 0 < int(word[:20]) <= ID_MAX):
             raise Refused("unknown_user")
         with _refusals():
-            row = await house.store.run(users.switch, int(word), house.clock() if is_disabled else None)
+            row = await house.store.run(
+                manage.switch_user, manager_of(call), int(word), house.clock(), is_disabled=is_disabled
+            )
         await self._front.sessions.refresh()
         log.info("user.disabled" if is_disabled else "user.enabled", user=row["id"], by=call.session.person.id)
         return show(user(row))
@@ -191,8 +191,6 @@ def operations(front: Front) -> Sequence[Operation]:
                   "Change the password", Session, body=PasswordChange, access=Access.SESSION,
                   description="Ends every session of this person; the answer is a new one.",
                   problems=(*guessing, "wrong_password", "bad_password")),
-        Operation("accounts", "GET", (PREFIX + "/accounts",), people.accounts, "Every account with its balance",
-                  Accounts, access=Access.OPERATOR, problems=reads),
         Operation("users", "GET", (PREFIX + "/users",), people.users, "Who can sign in", Users,
                   access=Access.OPERATOR, problems=reads),
         Operation("add_user", "POST", (PREFIX + "/users",), people.add_user, "Let somebody sign in", User, 201,

@@ -16,6 +16,7 @@ from gateway.users import EMAIL_LENGTH_MAX
 
 USER_ID = r"^[1-9][0-9]{0,18}$"
 ACCOUNT_LENGTH_MAX = 63
+ACCOUNT_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}$"
 
 RoleWord = Literal["operator", "reseller"]
 Email = Annotated[
@@ -100,23 +101,25 @@ class Users(Model):
 
 
 class Account(Model):
-    """An account as the operator sees it."""
+    """An account as those above it, and it itself, see it."""
 
     name: str = Field(examples=["alice"])
-    parent: str | None
+    parent: str | None = Field(description="The account above; null at the top, and for one's own.")
     balance: Amount = Field(description="What can be spent: what is held is not in it.")
     held: Amount = Field(description="Held for numbers that have no message yet.")
     open_activations: int
     keys: int = Field(description="API keys that work.")
     is_demo: bool = Field(description="Served by the sandbox only.")
     barred_until: datetime | None = Field(description="Until when it may not buy.")
+    suspended_at: datetime | None = Field(description="Since when it, and all below it, may not buy.")
     created_at: datetime
 
 
 class Accounts(Model):
-    """Every account, by name."""
+    """One page, by name."""
 
     accounts: list[Account]
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
 
 
 # From ours to theirs
@@ -142,16 +145,18 @@ def user(row: Mapping[str, Any]) -> User:
     )
 
 
-def account(row: Mapping[str, Any]) -> Account:
+def account(row: Mapping[str, Any], own_id: int | None = None) -> Account:
+    """An account. Who is above `own_id`, that of whoever asks, is not told."""
     currency = row["currency"]
     return Account(
         name=row["name"],
-        parent=row["parent"],
+        parent=row["parent"] if row["id"] != own_id else None,
         balance=Amount(amount=plain(row["available"]), currency=currency),
         held=Amount(amount=plain(row["held"]), currency=currency),
         open_activations=row["open_count"],
         keys=row["keys"],
         is_demo=bool(row["is_demo"]),
         barred_until=moment(row["barred_until"]) if row["barred_until"] is not None else None,
+        suspended_at=moment(row["suspended_at"]) if row["suspended_at"] is not None else None,
         created_at=moment(row["created_at"]),
     )

@@ -108,7 +108,11 @@ class _Rentals(Shared):
         return live
 
     async def show(self, call: Call) -> Reply:
-        return show(rental(await self._awaited(call)))
+        return self._shown(call, await self._awaited(call))
+
+    def _shown(self, call: Call, live: Live) -> Reply:
+        self.front.readers.saw(call.caller, live)
+        return show(rental(live))
 
     async def _awaited(self, call: Call) -> Live:
         """The rental, once it has more messages than the client has seen, or has ended, or the time given is up."""
@@ -143,6 +147,7 @@ class _Rentals(Shared):
             )  # fmt: skip
         shown = found[: query.limit]
         following = cursor(shown[-1].id) if len(found) > len(shown) else None
+        self.front.readers.saw_each(call.caller, shown)
         return show(RentalList(rentals=[rental(live) for live in shown], next_cursor=following))
 
     # Ending
@@ -150,12 +155,12 @@ class _Rentals(Shared):
     async def finish(self, call: Call) -> Reply:
         live = await self._find(call)
         await self.count_change(call)
-        return show(rental(await self.front.rentals.finish(call.caller, live.id)))
+        return self._shown(call, await self.front.rentals.finish(call.caller, live.id))
 
     async def cancel(self, call: Call) -> Reply:
         live = await self._find(call)
         await self.count_change(call)
-        return show(rental(await self.front.rentals.cancel(call.caller, live.id)))
+        return self._shown(call, await self.front.rentals.cancel(call.caller, live.id))
 
     # More time
 
@@ -174,6 +179,7 @@ class _Rentals(Shared):
         order = self.named(call, order, wanted, f"extend:{live.id}:")
         bought, was_gone = await self.buy(call, order, self.front.rentals.extend, partial(self._prolonged, live.id))
         place = f"{PREFIX}/rentals/{rental_name(live.id)}"
+        self.front.readers.saw(call.caller, bought.live)
         return self.handed_over(order, bought, rental(bought.live), place, was_gone=was_gone)
 
     async def _prolonged(self, rental_id: int, caller: Caller, _order_id: int) -> Live:

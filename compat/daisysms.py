@@ -60,7 +60,7 @@ class DaisySms(Dialect):
 
     async def get_status(self, call: Call) -> Reply:
         live = await self.find(call)
-        reply = self.status(live)
+        reply = self.told(call, live, self.status(live))
         if not live.messages or call.values.get("text") != "1" or reply is self.over:
             return reply
         return Reply(reply.body, reply.content_type, ((b"x-text", in_header(live.messages[-1].text)),))

@@ -114,6 +114,7 @@ class DsSmsHub(Dialect):
         if live.status is not Status.RECEIVED and not self.is_in_grace(live):
             raise UnknownActivation  # there is no word for a rental that is over
         said = live.messages[-1].text
+        self.front.readers.saw(call.caller, live, only_newest=True)
         headers = ((b"x-text", in_header(said)),) if call.values.get("text") == "1" else ()
         return Reply(f"ACCESS_SMS:{said}".encode(), headers=headers)
 

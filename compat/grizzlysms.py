@@ -61,6 +61,8 @@ class GrizzlySms(Dialect):
     def active_list(self, rows: list[dict[str, object]], *, is_any: bool) -> Reply:
         return as_json(rows)
 
+    rows_show_all = False
+
     def active_row(self, live: Live) -> dict[str, object]:
         """The code is text here, not a list."""
         return {**super().active_row(live), "smsCode": live.code or None}

@@ -127,12 +127,15 @@ class HeroSms(HeroRentals, Dialect):
         return {"verificationType": 0, "data": rows[-1] if rows else None, "sms": newest_sms(live), "call": None}
 
     async def get_status(self, call: Call) -> Reply:
-        return self.status(await self.find_either(call))
+        live = await self.find_either(call)
+        self.front.readers.saw(call.caller, live, only_newest=True)
+        return self.status(live)
 
     async def get_status_v2(self, call: Call) -> Reply:
         live = await self.find_either(call)
         if not live.status.is_open and not self.is_in_grace(live):
             return self.over
+        self.front.readers.saw(call.caller, live, only_newest=True)
         return as_json(self.status_v2(live))
 
     async def get_all_sms(self, call: Call) -> Reply:
@@ -141,6 +144,7 @@ class HeroSms(HeroRentals, Dialect):
         size = whole(call.values.get("size"), len(rows))
         start = size * max(whole(call.values.get("page"), 1) - 1, 0)
         shown = rows[start : start + size]
+        self.front.readers.saw_some(call.caller, live, range(start, start + len(shown)))
         return as_json({"data": shown, "meta": {"total": len(rows), "service": live.service}})
 
     def moment(self, value: str) -> float:
@@ -161,6 +165,8 @@ class HeroSms(HeroRentals, Dialect):
         if rows:
             found = {"affected_rows": len(rows), "num_rows": len(rows), "row": [rows[0]], "rows": list(rows)}
         return as_json({"status": "success", "data": rows, "activeActivations": found})
+
+    rows_show_all = False
 
     def active_row(self, live: Live) -> dict[str, object]:
         """The code is text, as its published client reads it; replies with a list were seen as well."""

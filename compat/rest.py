@@ -14,9 +14,20 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from compat import _rest_people
+from compat import _rest_people, _rest_resellers
 from compat._rest_document import Json, document
-from compat._rest_http import PREFIX, REVALIDATED, Call, Nowhere, Operation, Reply, Resource, Stream, show, unless_known
+from compat._rest_http import (
+    PREFIX,
+    REVALIDATED,
+    Call,
+    Nowhere,
+    Operation,
+    Reply,
+    Resource,
+    Stream,
+    show,
+    unless_known,
+)
 from compat._rest_lists import Lists, Sheet, sheet_of
 from compat._rest_models import (
     ACTIVATION_ID,
@@ -82,6 +93,7 @@ def routes(
         *_operations(_Rest(front, once, waiting)),
         *rental_operations(front, once, waiting),
         *_rest_people.operations(front),
+        *_rest_resellers.operations(front),
     )
     by_path: dict[str, list[Operation]] = {}
     for operation in (*operations, *_pages(document(operations))):
@@ -234,10 +246,16 @@ class _Rest(Shared):
             place.leave()
 
     async def show(self, call: Call) -> Reply:
-        return show(activation(await self._awaited(call)))
+        return self._shown(call, await self._awaited(call))
+
+    def _shown(self, call: Call, live: Live) -> Reply:
+        self.front.readers.saw(call.caller, live)
+        return show(activation(live))
 
     async def messages(self, call: Call) -> Reply:
-        return show(messages(await self._awaited(call)))
+        live = await self._awaited(call)
+        self.front.readers.saw(call.caller, live)
+        return show(messages(live))
 
     async def activations(self, call: Call) -> Reply:
         query: ListQuery = call.query
@@ -257,6 +275,7 @@ class _Rest(Shared):
             )
         shown = found[: query.limit]
         following = cursor(shown[-1].id) if len(found) > len(shown) else None
+        self.front.readers.saw_each(call.caller, shown)
         return show(ActivationList(activations=[activation(live) for live in shown], next_cursor=following))
 
     async def events(self, call: Call) -> Reply | Stream:
@@ -276,6 +295,7 @@ class _Rest(Shared):
         yield b"retry: 2000\n\n"
         while not hung_up.done():
             live = place.live
+            self.front.readers.saw(call.caller, live)
             for ordinal, shown in enumerate(live.messages[told:], told + 1):
                 yield _event("message", message(shown).model_dump_json(), ordinal)
             told = max(told, len(live.messages))
@@ -292,17 +312,17 @@ class _Rest(Shared):
     async def finish(self, call: Call) -> Reply:
         live = await self._find(call)
         await self.count_change(call)
-        return show(activation(await self.front.activations.finish(call.caller, live.id)))
+        return self._shown(call, await self.front.activations.finish(call.caller, live.id))
 
     async def cancel(self, call: Call) -> Reply:
         live = await self._find(call)
         await self.count_change(call)
-        return show(activation(await self.front.activations.cancel(call.caller, live.id)))
+        return self._shown(call, await self.front.activations.cancel(call.caller, live.id))
 
     async def another_sms(self, call: Call) -> Reply:
         live = await self._find(call)
         await self.count_change(call)
-        return show(activation(await self.front.activations.ask_again(call.caller, live.id)))
+        return self._shown(call, await self.front.activations.ask_again(call.caller, live.id))
 
 
 def _operations(rest: _Rest) -> Sequence[Operation]:

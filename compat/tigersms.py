@@ -91,8 +91,8 @@ class TigerSms(Dialect):
     async def get_status(self, call: Call) -> Reply:
         live = await self.find(call)
         if live.status is Status.RECEIVED and is_true(call.values.get("full_text")):
-            return text(f"STATUS_OK:{live.messages[-1].text}")
-        return self.status(live)
+            return self.told(call, live, text(f"STATUS_OK:{live.messages[-1].text}"))
+        return self.told(call, live, self.status(live))
 
     def status_v2(self, live: Live) -> dict[str, object]:
         shown = super().status_v2(live)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ KEY_LIMITS = ("changes_per_minute", "polls_per_minute")
 
 _KEYS = (
     "select k.id, a.name as account, k.hint, k.name, k.dialect, k.changes_per_minute, k.polls_per_minute, k.created_at,"
-    " k.revoked_at, k.retires_at,"
+    " k.revoked_at, k.retires_at, k.may_manage, a.currency, coalesce(k.origin_id, k.id) as origin_id,"
     " (select r.suspended_at from rules r where r.subject = 'key:' || coalesce(k.origin_id, k.id)) as suspended_at,"
     " (select r.expires_at from rules r where r.subject = 'key:' || coalesce(k.origin_id, k.id)) as expires_at"
     " from api_keys k join accounts a on a.id = k.account_id"
@@ -42,6 +42,26 @@ _KEYS = (
 
 class AccountError(Exception):
     """A person asked for something that can't be; the message says what, in words for that person."""
+
+
+class UnknownAccount(AccountError):
+    """There is no such account, or none for whoever asks."""
+
+
+class UnknownKey(AccountError):
+    """There is no such key, or none for whoever asks."""
+
+
+class NameTaken(AccountError):
+    """There is an account of that name already."""
+
+
+class KeyOver(AccountError):
+    """The key works no more, or another has its place."""
+
+
+class NotYours(AccountError):
+    """It is there, and for somebody above to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,17 @@ class Caller:
     ends_at: float | None = None
     """From when on the key is none."""
 
+    may_manage: bool = False
+    """Whether the key may do more than buy: make accounts and keys, and move money (`gateway.manage`)."""
+
+    person_id: int | None = None
+    """The person who has signed in; None where a key was sent."""
+
+    @property
+    def actor(self) -> str:
+        """Who it is, as the audit log says it."""
+        return f"key:{self.key_id}" if self.person_id is None else f"user:{self.person_id}"
+
 
 def bump(tx: Tx) -> None:
     """Tells every running server that accounts or keys have changed."""
@@ -116,7 +147,7 @@ def create(tx: Tx, name: str, currency: str, at: float, *, is_demo: bool, parent
             at=at,
         )
     except Conflict:
-        raise AccountError(f"there is an account {name} already") from None
+        raise NameTaken(f"there is an account {name} already") from None
     ledger.open_balance(tx, account_id)
     if parent_row:
         # Whoever counts what is below an account for its cap has locked it: the child is counted, or comes later.
@@ -129,41 +160,70 @@ def create(tx: Tx, name: str, currency: str, at: float, *, is_demo: bool, parent
     return account_id
 
 
+_IS_WITHIN = (
+    "(:within = 0 or exists (select 1 from account_tree t where t.account_id = a.id and t.ancestor_id = :within))"
+)
+"""One statement whether it is there or not, so that nobody can tell by the time it takes."""
+
+
+_ACCOUNT = "select a.id, a.name, a.currency, a.is_demo, a.parent_id from accounts a"
+_KEY = (
+    "select k.id, k.account_id, coalesce(k.origin_id, k.id) as origin_id, k.dialect, k.name, k.hint,"
+    " k.changes_per_minute, k.polls_per_minute, k.may_manage, k.revoked_at, k.retires_at, a.name as account, a.currency"
+    " from api_keys k join accounts a on a.id = k.account_id"
+)
+_BY_NAME = " where a.name = :name and " + _IS_WITHIN
+_BY_KEY_ID = " where k.id = :id and k.hint <> '' and " + _IS_WITHIN
+
+
 def find(tx: Tx, name: str, within: int | None = None) -> Row:
-    """The account of that name. With `within`, only that account and those below it are there. Raises AccountError."""
-    row = tx.one("select id, name, currency, is_demo from accounts where name = :name", name=name)
-    if row is None or (within is not None and not tree.is_within(tx, row["id"], within)):
-        raise AccountError(f"there is no account {name}")
+    """The account of that name. With `within`, only that one and those below it are there. Raises UnknownAccount."""
+    row = tx.one(_ACCOUNT + _BY_NAME, name=name, within=within or 0)
+    if row is None:
+        raise UnknownAccount(f"there is no account {name}")
     return row
 
 
 def find_key(tx: Tx, key_id: int, within: int | None = None) -> Row:
-    """A key by its id. With `within`, only those of that account and of accounts below it. Raises AccountError."""
-    row = (
-        tx.one(
-            "select k.id, k.account_id, coalesce(k.origin_id, k.id) as origin_id, k.dialect, k.name, k.hint,"
-            " k.revoked_at, k.retires_at, a.name as account, a.currency from api_keys k"
-            " join accounts a on a.id = k.account_id where k.id = :id and k.hint <> ''",
-            id=key_id,
-        )
-        if key_id <= ID_MAX
-        else None
-    )
-    if row is None or (within is not None and not tree.is_within(tx, row["account_id"], within)):
-        raise AccountError(f"there is no key {key_id}")
+    """A key by its id. With `within`, only those of that account and of accounts below it. Raises UnknownKey."""
+    row = tx.one(_KEY + _BY_KEY_ID, id=key_id if key_id <= ID_MAX else 0, within=within or 0)
+    if row is None:
+        raise UnknownKey(f"there is no key {key_id}")
     return row
+
+
+_OVERVIEW = (
+    "select a.id, a.name, a.currency, a.is_demo, a.barred_until, a.created_at, b.available, b.held, b.open_count,"
+    " (select count(*) from api_keys k where k.account_id = a.id and k.revoked_at is null and k.hint <> '') as keys,"
+    " (select p.name from accounts p where p.id = a.parent_id) as parent, a.parent_id,"
+    " (select r.suspended_at from rules r where r.subject = 'account:' || a.id) as suspended_at"
+    " from accounts a join balances b on b.account_id = a.id"
+)
 
 
 def overview(tx: Tx) -> Sequence[Row]:
     """Every account with its balance and its working keys, by name."""
+    return tx.all(f"{_OVERVIEW} order by a.name")
+
+
+def page(tx: Tx, within: int | None, *, after: str = "", parent_id: int | None = None, limit: int) -> Sequence[Row]:
+    """As `overview`: those whose names come after `after`; of one account and all below it, or the children of one."""
     return tx.all(
-        "select a.id, a.name, a.currency, a.is_demo, a.barred_until, a.created_at, b.available, b.held, b.open_count,"
-        " (select count(*) from api_keys k where k.account_id = a.id and k.revoked_at is null and k.hint <> '')"
-        " as keys,"
-        " (select p.name from accounts p where p.id = a.parent_id) as parent, a.parent_id,"
-        " (select r.suspended_at from rules r where r.subject = 'account:' || a.id) as suspended_at"
-        " from accounts a join balances b on b.account_id = a.id order by a.name"
+        f"{_OVERVIEW} where a.name > :after and (:parent = 0 or a.parent_id = :parent) and {_IS_WITHIN}"
+        " order by a.name limit :limit",
+        after=after,
+        parent=parent_id or 0,
+        within=within or 0,
+        limit=limit,
     )
+
+
+def shown(tx: Tx, name: str, within: int | None = None) -> Row:
+    """One account as `overview` has it. Raises UnknownAccount."""
+    row = tx.one(_OVERVIEW + _BY_NAME, name=name, within=within or 0)
+    if row is None:
+        raise UnknownAccount(f"there is no account {name}")
+    return row
 
 
 def in_tree(tx: Tx, within: int | None = None) -> Sequence[Row]:
@@ -214,27 +274,39 @@ def new_key(
     changes: Mapping[str, Any] | None = None,
     changes_per_minute: int | None = None,
     polls_per_minute: int | None = None,
+    may_manage: bool | None = None,
+    within: int | None = None,
 ) -> Issued:
     """A new key of an account, with rules of its own (`set_key_rules`). Limits left out are the deployment's.
 
-    Raises AccountError on an unknown account or dialect, RuleError.
+    Unless told, an account's first key may manage if it has no rules, and every other may only buy. Raises AccountError
+    on an unknown account or dialect, RuleError.
     """
+    account_id = find(tx, name, within)["id"]
+    if may_manage is None:
+        may_manage = not changes and not _has_keys(tx, account_id)
     key = new_api_key()
     key_id = tx.insert(
         "insert into api_keys (account_id, digest, hint, created_at, dialect, name, changes_per_minute,"
-        " polls_per_minute) values (:account, :digest, :hint, :at, :dialect, :name, :changes, :polls) returning id",
-        account=find(tx, name)["id"],
+        " polls_per_minute, may_manage)"
+        " values (:account, :digest, :hint, :at, :dialect, :name, :changes, :polls, :manages) returning id",
+        account=account_id,
         digest=vault.key_digests(key)[0],
         hint=key[:4],
         at=at,
         dialect=_known_dialect(dialect),
         changes=changes_per_minute,
         polls=polls_per_minute,
+        manages=int(may_manage),
         name=_known_label(label),
     )
     if changes:
         set_key_rules(tx, key_id, changes, at)
     return Issued(key_id, key)
+
+
+def _has_keys(tx: Tx, account_id: int) -> bool:
+    return tx.one("select 1 as x from api_keys where account_id = :id and hint <> ''", id=account_id) is not None
 
 
 def rotate_key(tx: Tx, vault: Vault, key_id: int, at: float, grace_seconds: float) -> Issued:
@@ -252,12 +324,12 @@ def rotate_key(tx: Tx, vault: Vault, key_id: int, at: float, grace_seconds: floa
         id=key_id,
     )
     if not replaced:
-        raise AccountError(f"key {key_id} is {'revoked' if row['revoked_at'] is not None else 'replaced already'}")
+        raise KeyOver(f"key {key_id} is {'revoked' if row['revoked_at'] is not None else 'replaced already'}")
     key = new_api_key()
     new_id = tx.insert(
         "insert into api_keys (account_id, digest, hint, created_at, dialect, name, origin_id, changes_per_minute,"
-        " polls_per_minute, has_old_counts) select account_id, :digest, :hint, :at, dialect, name,"
-        " coalesce(origin_id, id), changes_per_minute, polls_per_minute, has_old_counts from api_keys"
+        " polls_per_minute, has_old_counts, may_manage) select account_id, :digest, :hint, :at, dialect, name,"
+        " coalesce(origin_id, id), changes_per_minute, polls_per_minute, has_old_counts, may_manage from api_keys"
         " where id = :id returning id",
         digest=vault.key_digests(key)[0],
         hint=key[:4],
@@ -284,9 +356,15 @@ def _known_label(label: str) -> str:
 def set_dialect(tx: Tx, key_id: int, dialect: str | None) -> None:
     """What a key is answered in where the path names no dialect; None for the deployment's. Raises AccountError."""
     name = _known_dialect(dialect)
-    found = key_id <= ID_MAX and tx.execute("update api_keys set dialect = :name where id = :id", name=name, id=key_id)
-    if not found:
-        raise AccountError(f"there is no key {key_id}")
+    find_key(tx, key_id)
+    tx.execute("update api_keys set dialect = :name where id = :id", name=name, id=key_id)
+    bump(tx)
+
+
+def set_may_manage(tx: Tx, key_id: int, may_manage: bool) -> None:
+    """Whether a key may do more than buy. Raises UnknownKey."""
+    find_key(tx, key_id)
+    tx.execute("update api_keys set may_manage = :may where id = :id", may=int(may_manage), id=key_id)
     bump(tx)
 
 
@@ -322,6 +400,24 @@ def keys(tx: Tx, name: str | None = None) -> Sequence[Row]:
     return tx.all(
         _KEYS + " where (a.name = :name or :name = '') and k.hint <> '' order by k.id",
         name=name or "",
+    )
+
+
+def shown_key(tx: Tx, key_id: int, within: int | None = None) -> Row:
+    """One key as `keys` has it. Raises UnknownKey."""
+    row = tx.one(_KEYS + _BY_KEY_ID, id=key_id if key_id <= ID_MAX else 0, within=within or 0)
+    if row is None:
+        raise UnknownKey(f"there is no key {key_id}")
+    return row
+
+
+def keys_page(tx: Tx, account_id: int, *, after: int, limit: int) -> Sequence[Row]:
+    """Keys of an account with ids above `after`, as `keys` has them."""
+    return tx.all(
+        f"{_KEYS} where k.account_id = :account and k.id > :after and k.hint <> '' order by k.id limit :limit",
+        account=account_id,
+        after=after,
+        limit=limit,
     )
 
 
@@ -376,7 +472,7 @@ def set_rules(
     """
     row = find(tx, name, within)
     if row["id"] == within:
-        raise AccountError("an account's rules are set by those above it")
+        raise NotYours("an account's rules are set by those above it")
     return _change(tx, levels.account_subject(row["id"]), row["id"], row["currency"], changes, at, force=force)
 
 
@@ -429,39 +525,56 @@ def rules_of_key(tx: Tx, key_id: int, at: float, *, within: int | None = None) -
     return Ruled(found, caps.shown(tx, subject, found, at), row["currency"])
 
 
-def buyer(tx: Tx, name: str) -> Caller:
-    """Somebody who would buy for an account, with a key that has no rules of its own. Raises AccountError."""
+def buyer(tx: Tx, name: str, denied_services: frozenset[str] = frozenset()) -> Caller:
+    """Somebody who would buy for an account, with a key that has no rules of its own. Raises UnknownAccount."""
     row = find(tx, name)
     caller = Caller(0, row["id"], row["name"], row["currency"], bool(row["is_demo"]), None)
     caller = replace(caller, ladder=markups.ladder(tx, row["id"]))
-    return _bound(caller, levels.of_key(tx, row["id"], 0))
+    found = _bound(caller, levels.of_key(tx, row["id"], 0))
+    return replace(found, allowed=rules.without(found.allowed, denied_services))
+
+
+def _ladder(tx: Tx, account_id: int) -> Ladder:
+    try:
+        return markups.ladder(tx, account_id)
+    except KeyError:
+        return FLAT
+
+
+_CALLER = (
+    "select k.id as key_id, k.dialect, k.changes_per_minute, k.polls_per_minute, k.has_old_counts, k.may_manage,"
+    " a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until, a.parent_id from api_keys k"
+    " join accounts a on a.id = k.account_id"
+)
 
 
 def _by_digest(tx: Tx, digests: Sequence[str]) -> Caller | None:
-    """The caller behind a key, whether or not it works still; None where there is no such key."""
-    for digest in digests:
-        row = tx.one(
-            "select k.id as key_id, k.dialect, k.changes_per_minute, k.polls_per_minute, k.has_old_counts,"
-            " a.id as account_id, a.name, a.currency, a.is_demo, a.barred_until, a.parent_id"
-            " from api_keys k join accounts a on a.id = k.account_id where k.digest = :digest",
-            digest=digest,
-        )
-        if row is not None:
-            caller = Caller(
-                key_id=row["key_id"],
-                account_id=row["account_id"],
-                account_name=row["name"],
-                currency=row["currency"],
-                is_demo=bool(row["is_demo"]),
-                barred_until=row["barred_until"],
-                dialect=row["dialect"] or "",
-                changes_per_minute=row["changes_per_minute"],
-                polls_per_minute=row["polls_per_minute"],
-                has_old_counts=bool(row["has_old_counts"]),
-                ladder=FLAT if row["parent_id"] is None else markups.ladder(tx, row["account_id"]),
-            )
-            return _bound(caller, levels.of_key(tx, row["account_id"], row["key_id"]))
-    return None
+    """The caller behind a key that is not revoked; None where there is none.
+
+    The same statements whoever asks: how long it takes says nothing about what is there.
+    """
+    places = ", ".join(f":digest{number}" for number in range(len(digests)))
+    given = {f"digest{number}": digest for number, digest in enumerate(digests)}
+    row = tx.one(_CALLER + f" where k.digest in ({places}) and k.revoked_at is null", **given)
+    passed = levels.of_key(tx, row["account_id"] if row else 0, row["key_id"] if row else 0)
+    ladder = _ladder(tx, row["account_id"] if row else 0)
+    if row is None:
+        return None
+    caller = Caller(
+        key_id=row["key_id"],
+        account_id=row["account_id"],
+        account_name=row["name"],
+        currency=row["currency"],
+        is_demo=bool(row["is_demo"]),
+        barred_until=row["barred_until"],
+        dialect=row["dialect"] or "",
+        changes_per_minute=row["changes_per_minute"],
+        polls_per_minute=row["polls_per_minute"],
+        has_old_counts=bool(row["has_old_counts"]),
+        may_manage=bool(row["may_manage"]),
+        ladder=FLAT if row["parent_id"] is None else ladder,
+    )
+    return _bound(caller, passed)
 
 
 def _bound(caller: Caller, found: Sequence[levels.Level]) -> Caller:
@@ -499,7 +612,14 @@ def webhook(tx: Tx, vault: Vault, account_id: int) -> str:
 class Callers:
     """Turns keys into callers. No plain key is kept, only digests."""
 
-    def __init__(self, store: Store, vault: Vault, clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        clock: Clock = time.time,
+        denied_services: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        """`denied_services` are those nobody may buy here, as the configuration in force has them."""
         self._store = store
         self._vault = vault
         self._clock = clock
@@ -507,11 +627,14 @@ class Callers:
         self._last_known: LRUCache[str, Caller] = LRUCache(CACHED_MAX)
         self._unknown: TTLCache[str, None] = TTLCache(10_000, UNKNOWN_SECONDS)
         self._revision = -1
+        self._denied_services = denied_services
+        self._denied = denied_services()
 
     async def caller(self, key: str) -> Caller:
         """The caller behind a key. Raises BadKey, or Unavailable."""
-        if len(key) != KEY_LENGTH or not key.isascii() or not key.isalnum():
+        if len(key) != KEY_LENGTH:
             raise BadKey
+        # Of the right length, what can be no key takes the way of one that nobody has.
         digests = self._vault.key_digests(key)
         return self._working(self._known.get(digests[0]) or await self._look_up(digests))
 
@@ -524,7 +647,8 @@ class Callers:
     async def person(self, user_id: int) -> Caller:
         """The caller that a signed-in reseller is. Raises BadKey, or Unavailable."""
         digest = _person_digest(user_id)
-        return self._working(self._known.get(digest) or await self._look_up([digest]))
+        caller = self._working(self._known.get(digest) or await self._look_up([digest]))
+        return replace(caller, person_id=user_id)
 
     async def _look_up(self, digests: Sequence[str]) -> Caller:
         if digests[0] in self._unknown:
@@ -536,18 +660,24 @@ class Callers:
             if digests[0] in self._last_known:
                 return self._last_known[digests[0]]
             raise
-        if caller is None:
+        if caller is None or (caller.ends_at is not None and caller.ends_at <= self._clock()):
             self._unknown[digests[0]] = None
             self._last_known.pop(digests[0], None)
             raise BadKey
+        if self._denied:
+            caller = replace(caller, allowed=rules.without(caller.allowed, self._denied))
         self._known[digests[0]] = self._last_known[digests[0]] = caller
         return caller
 
     async def refresh(self) -> None:
-        """Forgets what it knows when accounts or keys have changed, by whatever process. Raises Unavailable."""
+        """Forgets what it knows when accounts, keys or what is denied to all have changed, by whatever process.
+
+        Raises Unavailable.
+        """
         now = await self._store.read(revisions.value, REVISION)
-        if now != self._revision:
-            self._revision = now
+        denied = self._denied_services()
+        if now != self._revision or denied != self._denied:
+            self._revision, self._denied = now, denied
             self._known.clear()
             self._last_known.clear()
             self._unknown.clear()

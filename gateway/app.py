@@ -41,6 +41,7 @@ from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
 from gateway.payments import Payments
 from gateway.purchases import Purchases
+from gateway.readers import Readers
 from gateway.recharger import Recharger
 from gateway.rentals import Rentals
 from gateway.sessions import Sessions
@@ -112,7 +113,10 @@ class Gateway:
         upstreams = {stanza.name: self._build(stanza, settings.catalog) for stanza in enabled}
         market = Market(clock, health, view_of(settings, upstreams))
         self.house = House(database.store, database.vault, clock, settings, upstreams, market, health, metrics)
-        self.callers = Callers(database.store, database.vault, clock)
+        self.callers = Callers(
+            database.store, database.vault, clock, lambda: self.house.settings.gateway.lawful.denied_services
+        )
+        self.readers = Readers(database.store, clock)
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
         self.rentals = Rentals(self.house, self.activations, self.purchases)
@@ -129,6 +133,7 @@ class Gateway:
             self.purchases,
             self._courier,
             self._overseer,
+            self.readers,
             self._recharger,
         )
         self.limits = Limits(settings.environment.redis_url, clock)
@@ -142,6 +147,7 @@ class Gateway:
             self.limits,
             self.inbox,
             self.sessions,
+            self.readers,
         )
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether the server is about to stop: whoever waits for a code is then answered at once."""

@@ -32,20 +32,19 @@ def note(
 
 
 def page(
-    tx: Tx, *, after: int = 0, start: float = 0.0, end: float = float("inf"), account_ids: Sequence[int] | None = None,
+    tx: Tx, *, after: int = 0, start: float = 0.0, end: float = float("inf"), within: int | None = None,
     limit: int = PAGE_ROWS,
 ) -> Sequence[Row]:  # fmt: skip
-    """Entries with ids above `after` and times in the span, oldest first; only of the accounts named, if any are."""
-    if account_ids is None:
+    """Entries with ids above `after` and times in the span, oldest first; of one account and all below it, or all."""
+    if within is None:
         return tx.all(
             "select * from audit where id > :after and at >= :start and at < :end order by id limit :limit",
             after=after, start=start, end=min(end, 1e15), limit=limit,
         )  # fmt: skip
-    named = ", ".join(str(int(one)) for one in account_ids) or "-1"
     return tx.all(
-        f"select * from audit where account_id in ({named}) and id > :after and at >= :start and at < :end"  # noqa: S608 — whole numbers
-        " order by id limit :limit",
-        after=after, start=start, end=min(end, 1e15), limit=limit,
+        "select * from audit where account_id in (select account_id from account_tree where ancestor_id = :within)"
+        " and id > :after and at >= :start and at < :end order by id limit :limit",
+        within=within, after=after, start=start, end=min(end, 1e15), limit=limit,
     )  # fmt: skip
 
 

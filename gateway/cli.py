@@ -35,6 +35,7 @@ from gateway.database import Database, Lock, lock_for_serving, open_database
 from gateway.errors import UpstreamError
 from gateway.model import Order
 from gateway.money import parse, plain
+from gateway.rules import EVERYTHING, without
 from gateway.settings import Settings
 from gateway.store import Tx
 from gateway.terminal import Context, Group, common, show, tell, with_database, with_gateway
@@ -329,8 +330,9 @@ async def _buyer(gateway: Gateway, name: str | None) -> Caller:
     """The account named, or a customer the enabled upstreams would serve."""
     settings = gateway.house.settings
     if name is None:
-        return Caller(0, 0, "", settings.pricing.currency, sells_sandbox_only(settings), None)
-    return await gateway.house.store.read(accounts.buyer, name)
+        allowed = without(EVERYTHING, settings.gateway.lawful.denied_services)
+        return Caller(0, 0, "", settings.pricing.currency, sells_sandbox_only(settings), None, allowed=allowed)
+    return await gateway.house.store.read(accounts.buyer, name, settings.gateway.lawful.denied_services)
 
 
 async def _fetch_offers(gateway: Gateway) -> None:

@@ -10,18 +10,18 @@ from typing import Any
 
 import click
 
-from gateway import accounts, audit, ledger, rules
+from gateway import accounts, ledger, manage, rules
 from gateway.accounts import AccountError, Issued, Ruled
 from gateway.caps import OPEN
 from gateway.database import Database
 from gateway.errors import NoBalance
+from gateway.manage import COMMAND_LINE
 from gateway.money import Money, parse, plain, to_micros
 from gateway.rules import SPEND_CAPS, RuleError
 from gateway.settings import Settings, Stanza
-from gateway.store import Tx
+from gateway.store import Row, Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database
 
-ACTOR = "cli"
 GRACE_SECONDS = 86_400.0
 NONE = "none"
 """What takes a rule away."""
@@ -184,10 +184,19 @@ def account_create(
         is_demo = demo if demo is not None else bool(above["is_demo"]) if above else sells_sandbox_only(settings)
         kept_in = currency or (above["currency"] if above else settings.pricing.currency)
         money = Money(0, kept_in) if to_micros(balance) == 0 else parse(balance, kept_in)
-        account_id = accounts.create(tx, name, kept_in, now, is_demo=is_demo, parent=parent)
+        manage.create_account(
+            tx,
+            COMMAND_LINE,
+            name,
+            now,
+            parent=parent,
+            currency=kept_in,
+            is_demo=is_demo,
+            terms_version=settings.gateway.lawful.terms_version,
+            house_currency=settings.pricing.currency,
+        )
         if money.micros:
-            ledger.deposit(tx, account_id, money, now, actor=ACTOR)
-            audit.note(tx, now, ACTOR, "deposit", f"account:{account_id}", account_id=account_id, amount=str(money))
+            manage.deposit(tx, COMMAND_LINE, name, money, now)
         return money, is_demo
 
     money, is_demo = with_database(context, lambda database: database.store.run(create))
@@ -257,7 +266,7 @@ def account_tree(context: Context, name: str | None) -> None:
 def account_bar(context: Context, name: str, hours: float) -> None:
     """Stop an account, and all below it, from buying for a while."""
     until = time.time() + hours * 3600 if hours else None
-    with_database(context, lambda database: database.store.run(accounts.bar, name, until))
+    with_database(context, lambda database: database.store.run(manage.bar, COMMAND_LINE, name, until, time.time()))
     words = f"barred until {moment(until)} UTC" if until else "free to buy"
     tell(context, {"account": name, "barred_until": moment(until)}, f"{name} is {words}")
 
@@ -268,7 +277,7 @@ def account_bar(context: Context, name: str, hours: float) -> None:
 @click.pass_obj
 def account_suspend(context: Context, name: str) -> None:
     """Stop an account, and all below it, from buying until `resume`. What is open can still be read and given back."""
-    with_database(context, lambda database: database.store.run(accounts.suspend, name, time.time()))
+    with_database(context, lambda database: database.store.run(manage.suspend, COMMAND_LINE, name, time.time()))
     tell(context, {"account": name, "suspended": True}, f"{name} is suspended, with every account below it")
 
 
@@ -278,7 +287,7 @@ def account_suspend(context: Context, name: str) -> None:
 @click.pass_obj
 def account_resume(context: Context, name: str) -> None:
     """End an account's suspension."""
-    with_database(context, lambda database: database.store.run(accounts.resume, name, time.time()))
+    with_database(context, lambda database: database.store.run(manage.resume, COMMAND_LINE, name, time.time()))
     tell(context, {"account": name, "suspended": False}, f"{name} is no longer suspended")
 
 
@@ -297,9 +306,24 @@ def account_rules(context: Context, /, name: str, force: bool, **given: Any) -> 
         changes = _changes(given, context.settings, row["currency"], now)
         if not changes:
             return await store.read(accounts.rules_of, name, now)
-        return await store.run(accounts.set_rules, name, changes, now, force=force)
+        return await store.run(manage.change_rules, COMMAND_LINE, name, changes, now, force=force)
 
     _tell_rules(context, "account", name, with_database(context, work))
+
+
+@account_group.command("accept-terms")
+@click.argument("name")
+@click.argument("version")
+@common
+@click.pass_obj
+def account_accept_terms(context: Context, name: str, version: str) -> None:
+    """Write down that an account has accepted the terms in force (`lawful.terms_version`), on paper say."""
+    current = context.settings().gateway.lawful.terms_version
+    with_database(
+        context,
+        lambda database: database.store.run(manage.accept_terms, COMMAND_LINE, name, version, current, time.time()),
+    )
+    tell(context, {"account": name, "terms": version}, f"{name} has accepted the terms {version}")
 
 
 # Money
@@ -317,16 +341,14 @@ def transfer(context: Context, source: str, target: str, amount: str, reference:
     """Move money between an account and one above or below it. `all` is everything that is not held."""
 
     def pay(tx: Tx) -> tuple[Money, Money]:
-        payer, payee = accounts.find(tx, source), accounts.find(tx, target)
-        wanted = None if amount == "all" else parse(amount, payer["currency"])
+        wanted = None if amount == "all" else amount
         try:
-            moved = ledger.transfer(
-                tx, payer["id"], payee["id"], wanted, time.time(), actor=ACTOR, note=note, reference=reference
-            )
+            row = manage.transfer(tx, COMMAND_LINE, source, target, wanted, time.time(), note=note, reference=reference)
         except NoBalance:
-            left = ledger.balance(tx, payer["id"]).available
+            left = ledger.balance(tx, accounts.find(tx, source)["id"]).available
             raise AccountError(f"{source} has {left} available: nothing was moved") from None
-        return moved, ledger.balance(tx, payee["id"]).available
+        moved = Money(row["amount"], row["currency"])
+        return moved, ledger.balance(tx, accounts.find(tx, target)["id"]).available
 
     moved, available = with_database(context, lambda database: database.store.run(pay))
     facts = {"from": source, "to": target, "amount": plain(moved.micros), "available": plain(available.micros)}
@@ -349,6 +371,9 @@ class _PerMinute(click.ParamType[int]):
         return 0 if value == "default" else int(PER_MINUTE.convert(value, param, ctx))
 
 
+_MANAGE = "Whether it may make accounts and keys and move money; an account's first key may, if it has no rules."
+
+
 @click.group("key")
 def key_group() -> None:
     """What clients sign in with."""
@@ -360,6 +385,7 @@ def key_group() -> None:
 @click.option("--dialect", help="What it is answered in where the path names no dialect; unset, `server.dialect`.")
 @click.option("--changes-per-minute", type=PER_MINUTE, help="Unset, `limits.changes_per_minute`.")
 @click.option("--polls-per-minute", type=PER_MINUTE, help="Unset, `limits.polls_per_minute`.")
+@click.option("--manage/--no-manage", "may_manage", default=None, help=_MANAGE)
 @_with_rules
 @common
 @click.pass_obj
@@ -371,27 +397,30 @@ def key_issue(
     dialect: str | None,
     changes_per_minute: int | None,
     polls_per_minute: int | None,
+    may_manage: bool | None,
     **given: Any,
 ) -> None:
     """A new key. It is shown this once: only its digest is kept."""
 
-    async def issue(database: Database) -> Issued:
+    async def issue(database: Database) -> tuple[Issued, Row]:
         now = time.time()
         row = await database.store.read(accounts.find, name)
         changes = _changes(given, context.settings, row["currency"], now)
         return await database.store.run(
-            accounts.new_key,
+            manage.issue_key,
+            COMMAND_LINE,
             database.vault,
             name,
             now,
-            dialect,
             label=label,
+            dialect=dialect,
             changes=changes,
             changes_per_minute=changes_per_minute,
             polls_per_minute=polls_per_minute,
+            may_manage=may_manage,
         )
 
-    made = with_database(context, issue)
+    made, _ = with_database(context, issue)
     tell(context, {"id": made.id, "key": made.key}, made.key)
 
 
@@ -403,7 +432,7 @@ def key_issue(
 def key_dialect(context: Context, key_id: int, dialect: str) -> None:
     """What a key is answered in, by its id; `default` for `server.dialect`. A server follows within a second."""
     chosen = None if dialect == "default" else dialect
-    with_database(context, lambda database: database.store.run(accounts.set_dialect, key_id, chosen))
+    _set_key(context, key_id, {"dialect": chosen})
     tell(context, {"id": key_id, "dialect": chosen}, f"key {key_id} is answered in {chosen or 'the default dialect'}")
 
 
@@ -417,7 +446,7 @@ def key_limits(context: Context, key_id: int, changes: int | None, polls: int | 
     """A key's own limits, by its id: sets those that are given. A server follows within a second."""
     given = {"changes_per_minute": changes, "polls_per_minute": polls}
     wanted = {name: most or None for name, most in given.items() if most is not None}
-    row = with_database(context, lambda database: database.store.run(accounts.set_limits, key_id, wanted))
+    row = _set_key(context, key_id, wanted)
     facts = {"id": key_id, **{name: row[name] for name in given}}
     shown = {name: facts[name] or "default" for name in given}
     words = f"{shown['changes_per_minute']} changes and {shown['polls_per_minute']} polls a minute"
@@ -439,6 +468,24 @@ def key_counts(context: Context, key_id: int, form: str) -> None:
     tell(context, {"id": key_id, "counts": form}, f"key {key_id} gets the {form} form of getNumbersStatus")
 
 
+@key_group.command("manage")
+@click.argument("key_id", metavar="ID", type=int)
+@click.option("--allow/--deny", "may_manage", default=True, help="Whether it may.")
+@common
+@click.pass_obj
+def key_manage(context: Context, key_id: int, may_manage: bool) -> None:
+    """Let a key make accounts and keys and move money, or (--deny) only buy. A server follows within a second."""
+    _set_key(context, key_id, {"may_manage": may_manage})
+    words = "may manage" if may_manage else "only buys"
+    tell(context, {"id": key_id, "may_manage": may_manage}, f"key {key_id} {words}")
+
+
+def _set_key(context: Context, key_id: int, changes: Mapping[str, Any]) -> Row:
+    return with_database(
+        context, lambda database: database.store.run(manage.set_key, COMMAND_LINE, key_id, changes, time.time())
+    )
+
+
 @key_group.command("list")
 @click.argument("name", metavar="[ACCOUNT]", required=False)
 @common
@@ -455,6 +502,7 @@ def key_list(context: Context, name: str | None) -> None:
             "dialect": row["dialect"],
             "changes": row["changes_per_minute"],
             "polls": row["polls_per_minute"],
+            "manages": bool(row["may_manage"]),
             "created": moment(row["created_at"]),
             "ends": moment(min((at for at in (row["expires_at"], row["retires_at"]) if at is not None), default=None)),
             "suspended": moment(row["suspended_at"]),
@@ -473,6 +521,7 @@ def key_list(context: Context, name: str | None) -> None:
             "dialect",
             "changes",
             "polls",
+            "manages",
             "created",
             "ends",
             "suspended",
@@ -488,7 +537,7 @@ def key_list(context: Context, name: str | None) -> None:
 @click.pass_obj
 def key_name(context: Context, key_id: int, label: str) -> None:
     """Call a key something else, by its id."""
-    with_database(context, lambda database: database.store.run(accounts.rename_key, key_id, label))
+    _set_key(context, key_id, {"name": label})
     tell(context, {"id": key_id, "name": label}, f"key {key_id} is called {label or 'nothing'}")
 
 
@@ -507,7 +556,7 @@ def key_rules(context: Context, /, key_id: int, force: bool, **given: Any) -> No
         changes = _changes(given, context.settings, row["currency"], now)
         if not changes:
             return await store.read(accounts.rules_of_key, key_id, now)
-        return await store.run(accounts.set_key_rules, key_id, changes, now, force=force)
+        return await store.run(manage.change_key_rules, COMMAND_LINE, key_id, changes, now, force=force)
 
     _tell_rules(context, "key", key_id, with_database(context, work))
 
@@ -520,8 +569,9 @@ def key_rules(context: Context, /, key_id: int, force: bool, **given: Any) -> No
 def key_rotate(context: Context, key_id: int, grace: float) -> None:
     """A new key in the place of another, with the same rules and what is spent of them; a day's grace by default."""
     now = time.time()
-    made = with_database(
-        context, lambda database: database.store.run(accounts.rotate_key, database.vault, key_id, now, grace)
+    made, _ = with_database(
+        context,
+        lambda database: database.store.run(manage.rotate_key, COMMAND_LINE, database.vault, key_id, now, grace),
     )
     facts = {"id": made.id, "key": made.key, "replaces": key_id, "ends": moment(now + grace)}
     tell(context, facts, made.key)
@@ -546,11 +596,12 @@ def key_resume(context: Context, key_id: int) -> None:
 
 
 def _set_suspended(context: Context, key_id: int, *, is_suspended: bool) -> None:
-    def work(tx: Tx) -> None:
-        now = time.time()
-        accounts.set_key_rules(tx, key_id, {"suspended_at": now if is_suspended else None}, now)
-
-    with_database(context, lambda database: database.store.run(work))
+    with_database(
+        context,
+        lambda database: database.store.run(
+            manage.switch_key, COMMAND_LINE, key_id, time.time(), is_suspended=is_suspended
+        ),
+    )
     words = "suspended" if is_suspended else "no longer suspended"
     tell(context, {"id": key_id, "suspended": is_suspended}, f"key {key_id} is {words}")
 
@@ -561,5 +612,5 @@ def _set_suspended(context: Context, key_id: int, *, is_suspended: bool) -> None
 @click.pass_obj
 def key_revoke(context: Context, key_id: int) -> None:
     """End a key, by its id, with those it replaced. A running server follows within a second."""
-    with_database(context, lambda database: database.store.run(accounts.revoke_key, key_id, time.time()))
+    with_database(context, lambda database: database.store.run(manage.revoke_key, COMMAND_LINE, key_id, time.time()))
     tell(context, {"id": key_id, "revoked": True}, f"key {key_id} is revoked")

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from gateway import guesses, passwords, users
+from gateway import guesses, manage, passwords, users
 from gateway.database import Database
+from gateway.manage import COMMAND_LINE
 from gateway.passwords import Passwords
 from gateway.store import Row, Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database
@@ -35,7 +36,7 @@ def user_add(context: Context, email: str, role: str, account: str | None, is_pi
     hashed = _hashed(is_piped=is_piped)
 
     def add(tx: Tx) -> Row:
-        return users.by_id(tx, users.add(tx, email, hashed, Role(role), account, time.time()))
+        return manage.add_user(tx, COMMAND_LINE, email, hashed, Role(role), account, time.time())
 
     row = with_database(context, lambda database: database.store.run(add))
     whom = f"for {row['account']}" if row["account"] else "as operator"
@@ -59,7 +60,7 @@ def user_disable(context: Context, email: str) -> None:
     """Keep somebody out. A running server ends the person's sessions within a second; the account's keys go on."""
 
     def disable(tx: Tx) -> Row:
-        return users.switch(tx, users.by_email(tx, email)["id"], time.time())
+        return manage.switch_user(tx, COMMAND_LINE, users.by_email(tx, email)["id"], time.time(), is_disabled=True)
 
     row = with_database(context, lambda database: database.store.run(disable))
     tell(context, _facts(row), f"{row['email']} can't sign in")
@@ -76,7 +77,7 @@ def user_enable(context: Context, email: str) -> None:
         def unit(tx: Tx) -> Row:
             row = users.by_email(tx, email)
             guesses.forget(tx, database.vault, row["email"])
-            return users.switch(tx, row["id"], None)
+            return manage.switch_user(tx, COMMAND_LINE, row["id"], time.time(), is_disabled=False)
 
         return await database.store.run(unit)
 
@@ -97,7 +98,7 @@ def user_password(context: Context, email: str, is_piped: bool) -> None:
         def unit(tx: Tx) -> Row:
             row = users.by_email(tx, email)
             guesses.forget(tx, database.vault, row["email"])
-            users.set_password(tx, row["id"], hashed)
+            manage.set_password(tx, COMMAND_LINE, row, hashed, time.time())
             return row
 
         return await database.store.run(unit)

@@ -11,8 +11,9 @@ from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.limits import Limits
 from gateway.purchases import Purchases
+from gateway.readers import Readers
 from gateway.rentals import Rentals
-from gateway.sessions import Sessions
+from gateway.sessions import Session, Sessions
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Front:
     limits: Limits
     inbox: Inbox
     sessions: Sessions
+    readers: Readers
 
     def late_seconds(self, caller: Caller) -> float:
         """Counts a request of the key, whatever it asks for; how far it is ahead of its turn, 0 within the limit.
@@ -41,6 +43,13 @@ class Front:
         default = self.house.settings.gateway.limits.changes_per_minute
         if not await self.limits.change(caller.key_id, caller.changes_per_minute or default):
             raise TooManyRequests(self.limits.window_seconds_left())
+
+    async def count_change_of(self, caller: Caller | None, session: Session | None) -> None:
+        """As `count_change`, of whoever asks: a caller, or an operator's session. Raises TooManyRequests."""
+        if caller is not None:
+            await self.count_change(caller)
+        elif session is not None:
+            await self.count_operator_change(session.person.id)
 
     def operator_late_seconds(self, person_id: int) -> float:
         """As `late_seconds`, for an operator's session: counted under a number that no key has."""

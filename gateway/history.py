@@ -30,6 +30,8 @@ class Past:
     currency: str
     number: str = field(repr=False)
     text: str | None = field(repr=False)
+    message_count: int = 0
+    """How many messages there are to show."""
 
     @property
     def paid_micros(self) -> int:
@@ -50,7 +52,8 @@ def page(
     return tx.all(
         "select id, status, service, country, opened_at, price, currency, number_sealed,"
         " (select m.text_sealed from messages m where m.activation_id = a.id and m.is_shown = 1"
-        " order by m.id desc limit 1) as text_sealed"
+        " order by m.id desc limit 1) as text_sealed,"
+        " (select count(*) from messages m where m.activation_id = a.id and m.is_shown = 1) as message_count"
         " from activations a where account_id = :account and status not in ('opening', 'failed')"
         " and product not in ('rental', 'extension')"
         " and opened_at >= :start and opened_at <= :end and (order_reference = :reference or :reference = '')"
@@ -77,6 +80,7 @@ def opened(vault: Vault, rows: Iterable[Row]) -> list[Past]:
             currency=row["currency"],
             number=vault.open(row["number_sealed"]) if row["number_sealed"] else "",
             text=vault.open(row["text_sealed"]) if row["text_sealed"] else None,
+            message_count=row["message_count"],
         )
         for row in rows
     ]

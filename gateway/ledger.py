@@ -421,6 +421,10 @@ class TransferError(ValueError):
     """Money can't move this way; the message says why, in words for a person. Nothing was moved."""
 
 
+class ReferenceUsed(TransferError):
+    """The reference belongs to another transfer."""
+
+
 def transfer(
     tx: Tx,
     from_id: int,
@@ -506,7 +510,7 @@ def _repeated(known: Row, from_id: int, to_id: int, money: Money | None) -> Mone
     """What was moved under the reference already. Raises TransferError where that was something else."""
     moved = Money(known["amount"], known["currency"])
     if (known["from_id"], known["to_id"]) != (from_id, to_id) or (money is not None and money != moved):
-        raise TransferError("this reference was used for another transfer before")
+        raise ReferenceUsed("this reference was used for another transfer before")
     return moved
 
 

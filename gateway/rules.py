@@ -114,6 +114,11 @@ def allowed(levels: Iterable[Rules]) -> Allowed:
     return EVERYTHING if found == EVERYTHING else found
 
 
+def without(found: Allowed, services: frozenset[str]) -> Allowed:
+    """The same, but for some services."""
+    return replace(found, denied_services=found.denied_services | services) if services else found
+
+
 def dialects(levels: Iterable[Rules]) -> frozenset[str] | None:
     """The ways in that all of these leave open; None for every way."""
     found: frozenset[str] | None = None

@@ -368,6 +368,17 @@ class SessionsSettings(Section):
     life_seconds: Seconds = Field(default=43200, description="How long a person stays signed in.")
 
 
+class LawfulSettings(Section):
+    denied_services: Services = Field(
+        default=frozenset(),
+        description="Service codes nobody may buy or rent here; while there are any, no number of every service is"
+        " rented out.",
+    )
+    terms_version: Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")] = Field(
+        default="", description="Terms an account accepts before others are put below it; empty for none."
+    )
+
+
 class GatewaySettings(Section):
     """`gateway.toml`."""
 
@@ -379,6 +390,7 @@ class GatewaySettings(Section):
     health: HealthSettings = HealthSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     sessions: SessionsSettings = SessionsSettings()
+    lawful: LawfulSettings = LawfulSettings()
 
 
 # --- upstreams.toml --------------------------------------------------------------------------------------------------

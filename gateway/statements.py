@@ -136,11 +136,12 @@ def as_fields(movement: Movement) -> dict[str, str | int | None]:
     }
 
 
-def as_csv(movements: Sequence[Movement]) -> str:
-    """With a heading; a text that a spreadsheet would take for a formula is made harmless."""
+def as_csv(movements: Sequence[Movement], *, has_heading: bool = True) -> str:
+    """With a heading, unless told; a text that a spreadsheet would take for a formula is made harmless."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\r\n")
-    writer.writeheader()
+    if has_heading:
+        writer.writeheader()
     for movement in movements:
         writer.writerow({name: _harmless(name, value) for name, value in as_fields(movement).items()})
     return out.getvalue()

@@ -126,7 +126,7 @@ class Vault:
 
     def key_digests(self, key: str) -> Sequence[str]:
         """Every digest under which an API key may be stored, the newest version first."""
-        plain = key.encode()
+        plain = key.encode("utf-8", "surrogatepass")
         return [f"{version}:{hmac.digest(salt, plain, 'sha256').hex()}" for version, salt in self._salts]
 
     def index_digest(self, purpose: str, value: str) -> str:

@@ -136,6 +136,11 @@ def _check(drawn: str) -> str:
     return ALPHABET[total % len(ALPHABET)]
 
 
+def digest_of(vault: Vault, text: str) -> str:
+    """What a code is known by, however it is written. Raises Mistyped."""
+    return _digest(vault, normal(text))
+
+
 def _digest(vault: Vault, code: str) -> str:
     return vault.index_digest("voucher", code)
 

@@ -17,6 +17,7 @@ from gateway.inbox import drop_pushes
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
+from gateway.readers import WRITE_SECONDS, Readers
 from gateway.recharger import Recharger
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
@@ -59,6 +60,7 @@ class Worker:
         purchases: Purchases,
         courier: Courier,
         overseer: Overseer,
+        readers: Readers,
         recharger: Recharger,
     ) -> None:
         self._house = house
@@ -68,6 +70,7 @@ class Worker:
         self._purchases = purchases
         self._courier = courier
         self._overseer = overseer
+        self._readers = readers
         self._recharger = recharger
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -83,6 +86,7 @@ class Worker:
         self._begin("report", self._overseer.report)
         self._begin("tidy", self._tidy)
         self._begin("seal", self._seal)
+        self._begin("readers", self._note_readers)
         self._begin("recharge", self._recharger.round)
         self._begin("payment hook", self._recharger.call)
         self._begin("usage", self._roll_up)
@@ -113,6 +117,7 @@ class Worker:
         try:
             await self._purchases.note_answered()
             await self._activations.close_upstream()
+            await self._readers.write()
         except Unavailable:
             log.warning("stop.database_away")
 
@@ -195,6 +200,10 @@ class Worker:
     async def _roll_up(self) -> float:
         counted = await self._house.store.run(usage.roll_up)
         return USAGE_PAUSE_SECONDS if counted == usage.BATCH else USAGE_SECONDS
+
+    async def _note_readers(self) -> float:
+        await self._readers.write()
+        return WRITE_SECONDS
 
     async def _refresh_offers(self, name: str) -> float:
         house = self._house

@@ -36,7 +36,7 @@ LAYERS = (
     # Units of work on the store
     "database", "revisions", "records", "history", "journal", "tree", "markups", "levels", "caps", "fuse", "handed",
     "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
-    "accounts", "users", "guesses", "numbers", "roster", "desk", "switches", "alerts",
+    "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer", "recharger",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,41 @@ def test_a_mistake_is_a_sentence_and_nothing_has_moved(shell: Shell, command: st
     assert refused(shell, *command.split()).startswith(words)
     assert (shell.json("account", "list"), shell.json("key", "list"), shell.json("account", "rules", "carol")) == before
     assert shell.ok("ledger", "verify") == "ok\n"
+
+
+def test_a_key_is_let_manage_and_kept_to_buying(shell: Shell) -> None:
+    found = {row["id"]: row["manages"] for row in shell.json("key", "list")}
+    assert set(found.values()) == {True}
+    made = shell.json("key", "issue", "alice")
+    told = shell.json("key", "issue", "alice", "--manage")
+    shell.ok("key", "manage", "1", "--deny")
+    found = {row["id"]: row["manages"] for row in shell.json("key", "list")}
+    assert (found[1], found[made["id"]], found[told["id"]]) == (False, False, True)
+    assert shell.json("key", "manage", "1")["may_manage"] is True
+
+
+def test_terms_are_accepted_before_accounts_are_put_below(tmp_path: Path, sqlite_url: str) -> None:
+    shell = Shell(config_directory(tmp_path, gateway='[lawful]\nterms_version = "2025-05"\n'), environment(sqlite_url))
+    shell.ok("account", "create", "alice")
+    assert refused(shell, "account", "create", "carol", "--parent", "alice") == (
+        "alice has not accepted the terms 2025-05"
+    )
+    assert refused(shell, "account", "accept-terms", "alice", "2024") == "the terms in force are '2025-05'"
+    shell.ok("account", "accept-terms", "alice", "2025-05")
+    shell.ok("account", "create", "carol", "--parent", "alice")
+
+
+def test_every_change_by_command_is_in_the_audit_log(shell: Shell) -> None:
+    for command in (
+        "account rules carol --spend-day 5", "account suspend carol", "account resume carol", "account bar bob",
+        "transfer alice carol 1", "deposit bob 2", "key name 1 till", "key rules 1 --open-max 3", "key suspend 1",
+        "key resume 1", "key rotate 1", "key revoke 2",
+    ):  # fmt: skip
+        shell.ok(*command.split())
+    lines = [json.loads(line) for line in shell.ok("audit", "export").splitlines()]
+    assert {line["actor"] for line in lines} == {"cli"}
+    assert [line["action"] for line in lines] == [
+        "account.create", "deposit", "account.create", "account.create", "key.issue", "key.issue", "key.issue",
+        "account.rules", "account.suspend", "account.resume", "account.bar", "transfer", "transfer", "deposit",
+        "key.set", "key.rules", "key.suspend", "key.resume", "key.rotate", "key.revoke",
+    ]  # fmt: skip
