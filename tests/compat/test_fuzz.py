@@ -69,6 +69,9 @@ ACTIONS = [
 ]  # fmt: skip
 
 
+pytestmark = pytest.mark.timeout(240)  # thousands of requests: more than a minute on a busy machine
+
+
 @dataclass
 class Target:
     """The endpoint as an ASGI application, asked synchronously."""

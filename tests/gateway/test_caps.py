@@ -350,6 +350,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.timeout(240)  # a database for every example
 @given(steps=STEPS)
 @settings(max_examples=40, deadline=None)
 def test_counters_always_say_what_the_holds_say(steps: list[tuple[str, int, int]], tmp_path_factory: object) -> None:

@@ -238,6 +238,9 @@ def _run(make: Callable[[], World], examples: int, steps: int) -> None:
     )
 
 
+pytestmark = pytest.mark.timeout(300)  # hundreds of lives: more than a minute on a busy machine
+
+
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """Thousands of orders are told of in a few seconds: nobody would read that."""
