@@ -101,18 +101,13 @@ def intend_extension(
     # An update that changes nothing takes the rental's lock: of two extensions at once the second sees the first.
     rental = tx.one(
         "update activations set round = round where id = :id and account_id = :account and product = 'rental'"
-        " and status in ('waiting', 'received') returning expires_at",
+        " and status in ('waiting', 'received') returning id, expires_at",
         id=order.parent_id,
         account=caller.account_id,
     )
     if rental is None:
         raise NotAllowedNow
-    busy = tx.one(
-        "select 1 as x from activations a join attempts t on t.activation_id = a.id"
-        " where a.parent_id = :id and a.product = 'extension' and t.state in ('pending', 'in_doubt')",
-        id=order.parent_id,
-    )
-    if busy is not None:
+    if is_prolonging(tx, rental["id"]):
         raise Unavailable
     intent = intend(tx, caller, order, quotes, at, open_max, version)
     tx.execute(
@@ -178,29 +173,70 @@ def attach(
     end(tx, intent.attempt_id, "leased", "", at, lease.reference)
 
 
+def is_prolonging(tx: Tx, rental_id: int) -> bool:
+    """Whether an extension of the rental is under way or in doubt. In a unit that changes, only under its lock."""
+    busy = tx.one(
+        "select 1 as x from activations a join attempts t on t.activation_id = a.id"
+        " where a.parent_id = :id and a.product = 'extension' and t.state in ('pending', 'in_doubt')",
+        id=rental_id,
+    )
+    return busy is not None
+
+
+def lock_open_rental(tx: Tx, rental_id: int) -> bool:
+    """Takes the lock of a rental that is not over; whether there is one. An update that changes nothing does it."""
+    return bool(
+        tx.execute(
+            "update activations set round = round where id = :id and product = 'rental' and ended_at is null",
+            id=rental_id,
+        )
+    )
+
+
 def prolong(
     tx: Tx, intent: Intent, rental_id: int, quote: Quote, ends_at: float, at: float, actor: str = "extension"
-) -> None:
+) -> bool:
     """The extension is paid for and over, and its rental ends later. Raises Conflict on an order given up.
 
-    Whoever prolongs a rental keeps it: its own money is captured with the extension's.
+    Whoever prolongs a rental keeps it: its own money is captured with the extension's. False where the rental is over:
+    then nobody pays for the extension, and its cost is the operator's loss.
     """
+    # Both activations before anybody's money, as everywhere: two that take them in turn would wait for each other.
+    if not lock_open_rental(tx, rental_id):
+        fail_order(tx, intent.activation_id, at)
+        _lose_extension(tx, intent.attempt_id, quote.offer.cost, quote.offer.upstream, "made, its rental is over", at)
+        return False
     upstream, cost = quote.offer.upstream, quote.offer.cost
-    # The rental before the purse, as everywhere: two that take them in turn would wait for each other.
-    move_end(tx, rental_id, ends_at)
-    keep(tx, rental_id, at, actor=actor)
-    ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor)
     tx.insert(
         "update activations set status = 'finished', upstream = :upstream, price = :price, cost = :cost,"
         " cost_currency = :currency, hours = :hours, ended_at = :at where id = :id and status = 'opening' returning id",
         upstream=upstream, price=quote.price.micros, cost=cost.micros, currency=cost.currency,
         hours=quote.offer.hours, at=at, id=intent.activation_id,
     )  # fmt: skip
+    move_end(tx, rental_id, ends_at)
+    keep(tx, rental_id, at, actor=actor)
+    ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor)
     ledger.capture(tx, intent.activation_id, cost, upstream, at, actor=actor)
     row = tx.one("select account_id from activations where id = :id", id=intent.activation_id)
     if row is not None:
         ledger.leave(tx, row["account_id"], intent.activation_id)
     end(tx, intent.attempt_id, "leased", "", at)
+    return True
+
+
+def _lose_extension(tx: Tx, attempt_id: int, cost: Money, upstream: str, reason: str, at: float) -> bool:
+    """Ends an extension that was made and that nobody pays for; whether this call did, and booked its cost."""
+    ended = tx.execute(
+        "update attempts set state = 'gone', reason = :reason, ended_at = :at"
+        " where id = :id and state in ('pending', 'in_doubt')",
+        reason=reason,
+        at=at,
+        id=attempt_id,
+    )
+    if ended:
+        note = f"attempt {attempt_id}"
+        ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=note)
+    return bool(ended)
 
 
 def move_end(tx: Tx, rental_id: int, ends_at: float) -> bool:
@@ -304,21 +340,17 @@ def settle_extension(tx: Tx, row: Row, ends_at: float | None, at: float) -> bool
     Where it was made after all the caller, whose money was given back, keeps the time, and the cost is our loss.
     """
     if ends_at is not None and has_moved(row["had_until"], ends_at, row["hours"]):
-        reason = "made, and the caller was not charged"
-    elif at - row["started_at"] > (SURELY_LATE_SECONDS if ends_at is not None else NEVER_LISTED_SECONDS):
-        reason, ends_at = "never made upstream", None
-    else:
+        move_end(tx, row["parent_id"], ends_at)
+        cost, reason = Money(row["cost_max"], row["currency"]), "made, and the caller was not charged"
+        return _lose_extension(tx, row["id"], cost, row["upstream"], reason, at)
+    if at - row["started_at"] <= (SURELY_LATE_SECONDS if ends_at is not None else NEVER_LISTED_SECONDS):
         return False
     ended = tx.execute(
-        "update attempts set state = 'gone', reason = :reason, ended_at = :at where id = :id and state = 'in_doubt'",
-        reason=reason,
+        "update attempts set state = 'gone', reason = 'never made upstream', ended_at = :at"
+        " where id = :id and state = 'in_doubt'",
         at=at,
         id=row["id"],
     )
-    if ended and ends_at is not None:
-        cost, note = Money(row["cost_max"], row["currency"]), f"attempt {row['id']}"
-        ledger.spend(tx, "loss", cost, row["upstream"], at, activation=None, actor="settle", note=note)
-        move_end(tx, row["parent_id"], ends_at)
     return bool(ended)
 
 

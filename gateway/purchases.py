@@ -370,6 +370,9 @@ class Purchases:
         house = self._house
         if not isinstance(upstream, Rents):
             raise Refused("rents nothing out")
+        if rental.cancels_under_way:
+            # Asked after the intent is written, as a cancel looks for intents after it has said so: one sees the other.
+            raise NotReached("its rental is being given back")
         had_until = rental.expires_at
         try:
             ends_at = await upstream.extend(wanted)
@@ -385,9 +388,12 @@ class Purchases:
         house.health.success(upstream.name)
         try:
             # Should the commit be lost, the end that the upstream tells from now on settles what came of it.
-            await house.store.run(attempts.prolong, intent, rental.id, quote, ends_at, house.clock())
+            is_longer = await house.store.run(attempts.prolong, intent, rental.id, quote, ends_at, house.clock())
         except Conflict:
             raise _Settled("the extension was given up meanwhile") from None
+        if not is_longer:
+            log.warning("extension.lost", activation=intent.activation_id, upstream=upstream.name)
+            raise _Settled("its rental ended meanwhile")
         rental.expires_at = max(rental.expires_at, ends_at)
         if rental.status is Status.WAITING:
             rental.refundable_until = 0.0

@@ -21,7 +21,7 @@ from gateway.errors import (
     UnknownActivation,
 )
 from gateway.live import Live
-from gateway.model import LeaseState, Product, Status
+from gateway.model import BuyOrder, LeaseState, Outcome, Product, Status
 from gateway.store import Tx
 from tests.scripted import World, worlds
 
@@ -477,6 +477,148 @@ async def test_a_rental_that_is_over_cannot_be_prolonged(world: World) -> None:
     with pytest.raises(UnknownActivation):
         await world.extend(number)
     await world.gateway.activations.cancel(world.caller, number.id)
+
+
+# More time, and the end
+
+
+def gated(world: World, *, is_made_first: bool) -> tuple[asyncio.Event, asyncio.Event]:
+    """The next extension stops upstream, before or after it was made: set once it is there, and to let it go on."""
+    is_there, go_on, real = asyncio.Event(), asyncio.Event(), world.one.extend
+
+    async def extend(order: BuyOrder) -> float:
+        end = await real(order) if is_made_first else 0.0
+        is_there.set()
+        await go_on.wait()
+        return end or await real(order)
+
+    world.one.extend = extend  # type: ignore[method-assign]
+    return is_there, go_on
+
+
+@pytest.mark.parametrize("is_made_first", [True, False])
+async def test_a_rental_does_not_end_by_time_while_it_is_prolonged(world: World, *, is_made_first: bool) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    is_there, go_on = gated(world, is_made_first=is_made_first)
+    world.one.is_readable = False
+    world.watch.now = ends_at - 1
+    task = asyncio.ensure_future(world.extend(live))
+    await is_there.wait()
+    world.watch.now += 2
+    await world.gateway.worker._tick()
+    assert live.status.is_open
+    go_on.set()
+    assert (await task).expires_at == ends_at + 7200
+    world.one.is_readable = True
+    await world.round()
+    assert live.status.is_open
+    assert await paid(world) == (0, 2 * PRICE)
+
+
+async def test_a_rental_does_not_end_by_time_while_more_time_is_in_doubt(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    world.watch.now = ends_at - 30
+    world.one.extends.append("doubt_made")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    world.watch.now = ends_at + 1
+    await world.gateway.worker._tick()
+    assert live.status.is_open
+    world.one.is_readable = True
+    await world.round()
+    assert (live.status.is_open, live.expires_at) == (True, ends_at + 7200)
+
+
+async def test_a_rental_waits_for_more_time_only_until_that_is_settled(world: World) -> None:
+    live = await world.rent()
+    world.watch.now = live.expires_at - 30
+    world.one.extends.append("doubt")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    for seconds in (31, NEVER_LISTED_SECONDS - 32):
+        world.watch.now += seconds
+        await world.gateway.purchases.settle()
+        await world.gateway.worker._tick()
+        assert live.status.is_open
+    world.watch.now += 2
+    await world.gateway.purchases.settle()
+    await world.gateway.worker._tick()
+    assert live.status is Status.FINISHED
+
+
+@pytest.mark.parametrize("verb", ["finish", "cancel"])
+@pytest.mark.parametrize("is_made_first", [True, False])
+async def test_nobody_ends_a_rental_while_it_is_prolonged(world: World, verb: str, *, is_made_first: bool) -> None:
+    live = await world.rent()
+    is_there, go_on = gated(world, is_made_first=is_made_first)
+    task = asyncio.ensure_future(world.extend(live))
+    await is_there.wait()
+    with pytest.raises(Unavailable):
+        await getattr(world.gateway.rentals, verb)(world.caller, live.id)
+    assert world.one.sold[live.reference].state is LeaseState.OPEN
+    go_on.set()
+    await task
+    assert live.status.is_open
+    assert await paid(world) == (0, 2 * PRICE)
+
+
+@pytest.mark.parametrize("verb", ["finish", "cancel"])
+async def test_nobody_ends_a_rental_while_more_time_is_in_doubt(world: World, verb: str) -> None:
+    live = await world.rent()
+    world.one.extends.append("doubt")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    await world.boot()
+    with pytest.raises(Unavailable):
+        await getattr(world.gateway.rentals, verb)(world.caller, live.id)
+    assert world.one.sold[live.reference].state is LeaseState.OPEN
+    world.one.is_readable = True
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.gateway.purchases.settle()
+    await getattr(world.gateway.rentals, verb)(world.caller, live.id)
+
+
+async def test_a_rental_that_is_being_given_back_is_not_prolonged(world: World) -> None:
+    live = await world.rent()
+    is_there, go_on, real = asyncio.Event(), asyncio.Event(), world.one.close
+
+    async def close(reference: str, outcome: Outcome) -> None:
+        is_there.set()
+        await go_on.wait()
+        await real(reference, outcome)
+
+    world.one.close = close  # type: ignore[method-assign]
+    task = asyncio.ensure_future(world.gateway.rentals.cancel(world.caller, live.id))
+    await is_there.wait()
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    go_on.set()
+    assert (await task).status is Status.CANCELLED
+    assert world.one.sold[live.reference].extended == []
+    assert await paid(world) == (0, 0)
+
+
+async def test_more_time_for_a_rental_that_ended_meanwhile_costs_its_caller_nothing(world: World) -> None:
+    """Its upstream says that it is over while the extension is under way, which it makes all the same."""
+    live = await world.rent()
+    is_there, go_on = gated(world, is_made_first=True)
+    task = asyncio.ensure_future(world.extend(live))
+    await is_there.wait()
+    world.one.sold[live.reference].state = LeaseState.CANCELLED
+    await world.poll()
+    assert live.status is Status.EXPIRED
+    go_on.set()
+    with pytest.raises(NotAllowedNow):
+        await task
+    assert await paid(world) == (0, 0)
+    assert (await world.balance()).open_count == 0
+    rows = await world.rows("select kind, amount from ledger where kind in ('cost', 'loss')")
+    assert [tuple(row.values()) for row in rows] == [("loss", COST)]
 
 
 # What builds on an activation
