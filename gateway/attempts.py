@@ -3,7 +3,8 @@
 attempt:  pending ─► leased                              the activation's own
              ├─────► refused                             nothing was taken
              └─────► in_doubt ─► orphan ─► cancelled     found upstream, given back
-                          └────► gone                    nothing was there, or its time is over
+                          └────► gone                    nothing was there, or its time is over; a rental whose
+                                                         time is over unseen is booked as lost
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ SURELY_LATE_SECONDS = 120.0
 
 NEVER_LISTED_SECONDS = 1500.0
 """Where an upstream has no list, a lost purchase is over when its own life (twenty minutes and some) is."""
+
+RENTAL_IN_DOUBT_SECONDS = 86_400.0
+"""How long a lost rental is looked for, where it does not end sooner: it is dear, and lasts."""
 
 
 @dataclass(slots=True)
@@ -310,10 +314,12 @@ def orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference:
     return ""
 
 
-def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> bool:
-    """Ends an attempt in doubt to get a number, if by now it can be told what came of it; whether this call did.
+def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> str:
+    """Ends an attempt in doubt to get a number, if by now it can be told what came of it: its state, or nothing.
 
-    While another order of ours is being bought in the same place, what the list shows may be that one's.
+    While another order of ours is being bought in the same place, what the list shows may be that one's. A rental that
+    is listed without its goods may be any rental of ours, and is taken for this one only where it can be no other's.
+    A rental whose time is over unsettled may have been paid for: that is booked (`lost`).
     """
     place = {**_place(row), "upstream": row["upstream"]}
     still = tx.one("select 1 as x from attempts where id = :id and state = 'in_doubt'", id=row["id"])
@@ -322,16 +328,40 @@ def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, 
         **place,
     )
     if still is None or busy is not None:
-        return False
+        return ""
     candidates = unknown_among(tx, row["upstream"], _fitting(found or (), row))
+    unnamed = unknown_among(tx, row["upstream"], _unnamed(found or (), row))
     if len(candidates) == 1 or (candidates and is_ours_alone):
-        reference = candidates[0].lease.reference
-        end(tx, row["id"], "orphan", "found in the upstream's list", at, reference)
-        return True
-    if at - row["started_at"] > (SURELY_LATE_SECONDS if found is not None and not candidates else NEVER_LISTED_SECONDS):
+        end(tx, row["id"], "orphan", "found in the upstream's list", at, candidates[0].lease.reference)
+        return "orphan"
+    if len(unnamed) == 1 and not candidates and is_ours_alone and not _is_renting(tx, row["upstream"]):
+        end(tx, row["id"], "orphan", "the only stranger in the upstream's list", at, unnamed[0].lease.reference)
+        return "orphan"
+    age = at - row["started_at"]
+    if found is not None and not candidates and not unnamed and age > SURELY_LATE_SECONDS:
         end(tx, row["id"], "gone", "never seen upstream", at)
-        return True
-    return False
+        return "gone"
+    if age <= doubt_seconds(row):
+        return ""
+    end(tx, row["id"], "gone", "never seen upstream", at)
+    if row["product"] != Product.RENTAL:
+        return "gone"
+    cost, note = Money(row["cost_max"], row["currency"]), f"attempt {row['id']}"
+    ledger.spend(tx, "loss", cost, row["upstream"], at, activation=None, actor="settle", note=note)
+    return "lost"
+
+
+def doubt_seconds(row: Row) -> float:
+    """How long after it was asked for a lost lease may still turn up, or be given back."""
+    if row["product"] != Product.RENTAL:
+        return NEVER_LISTED_SECONDS
+    return min(RENTAL_IN_DOUBT_SECONDS, (row["hours"] or 24) * 3600.0)
+
+
+def _is_renting(tx: Tx, upstream: str) -> bool:
+    """Whether a rental is being bought there, whatever of."""
+    pending = "select 1 as x from attempts where upstream = :upstream and product = 'rental' and state = 'pending'"
+    return tx.one(pending, upstream=upstream) is not None
 
 
 def settle_extension(tx: Tx, row: Row, ends_at: float | None, at: float) -> bool:
@@ -438,8 +468,9 @@ def _place(row: Row) -> dict[str, Any]:
 
 def orphans(tx: Tx) -> Sequence[Row]:
     return tx.all(
-        "select id, activation_id, upstream, reference, cost_max, currency, started_at from attempts"
-        " where state = 'orphan' order by id limit 100"
+        "select t.id, t.activation_id, t.upstream, t.reference, t.cost_max, t.currency, t.started_at, t.product,"
+        " a.hours from attempts t join activations a on a.id = t.activation_id"
+        " where t.state = 'orphan' order by t.id limit 100"
     )
 
 
@@ -473,3 +504,9 @@ def _fitting(found: Iterable[Found], row: Row) -> list[Found]:
         and one.country == row["country"]
         and (one.created_at is None or one.created_at >= row["started_at"] - CLOCK_SKEW_SECONDS)
     ]
+
+
+def _unnamed(found: Iterable[Found], row: Row) -> list[Found]:
+    """Rentals in a list that names neither service nor country, where the attempt is for a rental."""
+    is_rental = row["product"] == Product.RENTAL
+    return [one for one in found if is_rental and one.is_rental and not one.service and one.country == -1]

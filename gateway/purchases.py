@@ -628,7 +628,10 @@ class Purchases:
         house = self._house
         stanza = house.stanza(row["upstream"])
         is_ours_alone = stanza is not None and stanza.exclusive
-        if await house.store.run(attempts.settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone):
+        state = await house.store.run(attempts.settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone)
+        if state == "lost":
+            log.warning("rental.lost", attempt=row["id"], upstream=row["upstream"])
+        elif state:
             log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
@@ -653,7 +656,7 @@ class Purchases:
         except UnknownLease:
             pass
         except UpstreamError as error:
-            if house.clock() - row["started_at"] < attempts.NEVER_LISTED_SECONDS:
+            if house.clock() - row["started_at"] < attempts.doubt_seconds(row):
                 return
             log.warning("orphan.lost", upstream=row["upstream"], error=type(error).__name__)
             cost = Money(row["cost_max"], row["currency"])

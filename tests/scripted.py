@@ -20,6 +20,7 @@ import psycopg
 from gateway import accounts, ledger
 from gateway.accounts import Caller
 from gateway.app import Gateway
+from gateway.attempts import RENTAL_IN_DOUBT_SECONDS
 from gateway.database import Database, open_database
 from gateway.errors import (
     HasSms,
@@ -488,7 +489,7 @@ class World:
                 continue
 
     async def settle_everything(self) -> None:
-        """Time passes until nothing is left to do: an hour and a half, in growing steps."""
+        """Time passes until nothing is left to do: an hour and a half in growing steps, and a day for lost rentals."""
         for upstream in self.upstreams:
             upstream.buys.clear()
             upstream.closes.clear()
@@ -501,6 +502,8 @@ class World:
         while ends := [live.expires_at for live in self.gateway.house.live.all_open() if live.is_rental]:
             self.watch.now = max(self.watch.now, *ends) + 1
             await self.round()
+        self.watch.now += RENTAL_IN_DOUBT_SECONDS
+        await self.round()
         await self.round()
 
     # What is so

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from gateway.errors import (
     UnknownActivation,
 )
 from gateway.live import Live
-from gateway.model import BuyOrder, LeaseState, Outcome, Product, Status
+from gateway.model import BuyOrder, Found, LeaseState, Outcome, Product, Status
+from gateway.money import Money
 from gateway.store import Tx
 from tests.scripted import World, worlds
 
@@ -276,6 +277,77 @@ async def test_in_doubt_a_rental_blocks_rentals_and_nothing_else(world: World) -
     assert not health.is_blocked("one", "full", 6, is_rental=True)
     assert not any(sold.is_paid for sold in world.one.sold.values())
     assert (await world.rent()).upstream == "one"
+
+
+def list_without_goods(world: World) -> None:
+    """Lists rentals from now on as SMS-Activate does: neither of what, nor since when."""
+    real = world.one.find
+
+    async def find(since: float) -> Sequence[Found]:
+        rentals = [replace(one, service="", country=-1, created_at=None) for one in await real(0.0) if one.is_rental]
+        return [one for one in await real(since) if not one.is_rental] + rentals
+
+    world.one.find = find  # type: ignore[method-assign]
+
+
+async def lose_a_rental(world: World, plan: str) -> None:
+    world.one.buys.append(plan)
+    world.two.buys.append("sold_out")
+    with pytest.raises(NoNumbers):
+        await world.rent(world.rental(price_max="0.50"))
+
+
+async def test_a_lost_rental_in_a_list_without_goods_is_given_back(world: World) -> None:
+    list_without_goods(world)
+    other = await world.rent()
+    await lose_a_rental(world, "doubt_taken")
+    await world.gateway.purchases.settle()
+    assert not world.one.sold["rent:one-2"].is_paid
+    assert other.status is Status.WAITING
+    rows = await world.rows("select state from attempts where upstream = 'one' order by id")
+    assert [row["state"] for row in rows] == ["leased", "cancelled"]
+
+
+async def test_a_stranger_without_goods_is_nobodys_while_it_may_be_anybodys(world: World) -> None:
+    """Two strangers; or one, and a rental under way."""
+    list_without_goods(world)
+    await lose_a_rental(world, "doubt_hidden")
+    world.one.buys.append("slow")
+    task = asyncio.ensure_future(world.rent(world.rental(hours=4)))
+    world.one.has_sold.clear()
+    world.gateway.house.health.set_blocks([])
+    await world.one.has_sold.wait()
+    await world.gateway.purchases.settle()
+    assert world.one.sold["rent:one-2"].is_paid
+    world.one.gate.set()
+    live = await task
+    strays = [world.one._sell(replace(world.one.asked[0]), Money(COST, "USD")) for _ in range(2)]
+    for seconds in (60, 100, 1600):
+        world.watch.now += seconds
+        await world.gateway.purchases.settle()
+        assert [row["state"] for row in await world.rows("select state from attempts where id = 1")] == ["in_doubt"]
+        assert world.gateway.house.health.is_blocked("one", "full", 6, is_rental=True)
+    for stray in strays:
+        stray.state = LeaseState.CANCELLED
+    assert live.status.is_open
+
+
+async def test_a_rental_that_is_never_found_is_booked_as_lost(world: World) -> None:
+    world.one.buys.append("sold_out")
+    world.two.buys.append("doubt_taken")
+    with pytest.raises(NoNumbers):
+        await world.rent(world.rental(price_max="0.50"))
+    world.watch.now += 7199
+    await world.gateway.purchases.settle()
+    losses = "select amount from ledger where kind = 'loss'"
+    assert await world.rows(losses) == []
+    assert world.gateway.house.health.is_blocked("two", "full", 6, is_rental=True)
+    world.watch.now += 2
+    for _ in range(2):
+        await world.gateway.purchases.settle()
+    assert [row["amount"] for row in await world.rows(losses)] == [2 * 120_000]
+    assert not world.gateway.house.health.is_blocked("two", "full", 6, is_rental=True)
+    assert await paid(world) == (0, 0)
 
 
 async def test_a_rental_that_is_dearer_than_listed_is_given_back(world: World) -> None:
