@@ -341,6 +341,7 @@ class Purchases:
         wanted = BuyOrder(
             order.service, order.country, offer.operator, cost_max, seconds, order.phone_exceptions, offer.hours,
             parent.reference if parent else "", parent.number if parent else "",
+            parent.expires_at if parent else None,
         )  # fmt: skip
         if order.product is Product.EXTENSION and parent is not None:
             return await self._prolong(upstream, intent, ranked.quote, wanted, parent, deadline, order.fingerprint)
