@@ -175,7 +175,9 @@ class RentingHandlerApi(HandlerApi):
         before, made = self._ends.get(lease), await self._made_before(rental, hours, time_left)
         try:
             told = await self._prolong(rental, hours, time_left)
-        except InDoubt:
+        except InDoubt as error:
+            if error.reference:
+                raise  # what was made is another rental, and this one is as it was
             if before is not None and made is not None:
                 self._doubts[lease] = Doubt(self._clock(), hours, before, made)
             else:

@@ -267,13 +267,15 @@ def keep(tx: Tx, rental_id: int, at: float, *, actor: str) -> bool:
     return ledger.capture(tx, rental_id, Money(row["cost"], row["cost_currency"]), row["upstream"], at, actor=actor)
 
 
-def end_unattached(tx: Tx, attempt_id: int, upstream: str, reference: str, at: float) -> bool:
+def end_unattached(
+    tx: Tx, attempt_id: int, upstream: str, reference: str, at: float, reason: str = "the order was given up meanwhile"
+) -> bool:
     """Ends an attempt whose lease could not be attached; whether that lease is ours, to be given back."""
     known = tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
     if known is not None:
         end(tx, attempt_id, "refused", "handed out a lease we have", at)
         return False
-    end(tx, attempt_id, "orphan", "the order was given up meanwhile", at, reference)
+    end(tx, attempt_id, "orphan", reason, at, reference)
     return True
 
 

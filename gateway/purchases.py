@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 from cachetools import TTLCache
@@ -381,6 +381,8 @@ class Purchases:
             self._judge(upstream.name, error)
             if not isinstance(error, InDoubt):
                 raise
+            if error.reference:
+                await self._turn_back(intent, upstream.name, error)
             await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
             seen = await self._end_now(upstream, rental, deadline - house.clock())
             if seen is None or not attempts.has_moved(had_until, seen, wanted.hours):
@@ -402,6 +404,15 @@ class Purchases:
         house.metrics.count(Product.EXTENSION, upstream.name, "finished")
         self._prolonged[fingerprint] = intent.activation_id
         return rental
+
+    async def _turn_back(self, intent: Intent, upstream: str, error: InDoubt) -> NoReturn:
+        """Gives back a lease that was had in place of what was asked for. Raises NothingTaken."""
+        house = self._house
+        await house.store.run(
+            attempts.end_unattached, intent.attempt_id, upstream, error.reference, house.clock(), str(error)
+        )
+        self._soon(self._give_back_orphans())
+        raise _Settled(str(error))
 
     async def _end_now(self, upstream: Upstream, rental: Live, seconds: float) -> float | None:
         """When a rental ends, as its upstream has it; None where it does not say."""

@@ -112,7 +112,7 @@ class Scripted:
     buys:   lease, cheaper, dearer, again, slow (sold, and told when `gate` opens), sold_out, refused, not_reached,
             doubt, doubt_taken, doubt_hidden
     closes: accept, too_early, sms, unwell, deaf (done, but the answer is lost), never
-    extends: accept, refused, not_reached, doubt, doubt_made
+    extends: accept, refused, not_reached, doubt, doubt_made, anew (another rental instead), known (a lease we have)
 
     A rental is bought by the same plans, at `cost` an hour. Numbers are handed out again, and for further services, by
     them too.
@@ -172,6 +172,11 @@ class Scripted:
                 raise NotReached("no connection")
             case "doubt":
                 raise InDoubt("the reply was lost, and nothing was done")
+            case "anew":
+                other = self._sell(order, self._rent_cost(order.hours))
+                raise InDoubt("rented anew", reference=other.reference)
+            case "known":
+                raise InDoubt("rented anew", reference=order.lease_reference)
         assert sold.ends_at is not None
         sold.ends_at += order.hours * 3600
         sold.extended.append(self._rent_cost(order.hours))

@@ -393,6 +393,16 @@ async def test_what_an_extension_is_answered_with(answer: Any, expected: type[Up
     assert len(script.requests) == 3
 
 
+async def test_what_is_rented_anew_is_named() -> None:
+    anew: Any = {**LATER, "phone": {**RENTED["phone"], "id": 18}}  # type: ignore[dict-item]
+    answers = {"continueRentInfo": INFO, "continueRentNumber": anew, "getRentStatus": said("STATUS_WAIT_CODE")}
+    async with upstream("handler_api", answers) as (there, _):
+        with pytest.raises(InDoubt) as raised:
+            await there.extend(replace(longer(), lease_expires_at=NOW + HOUR))
+        assert raised.value.reference == "rent:18"
+        assert (await there.read(watched("rent:17"))).expires_at == NOW + HOUR
+
+
 BEFORE = {"0": {"createDate": "2026-11-01 09:59:00", "price": "2.40", "hours": 24}}
 
 

@@ -504,6 +504,25 @@ async def test_where_the_end_cannot_be_read_a_lost_extension_is_given_up_in_the_
     assert [row["state"] for row in await world.rows("select state from attempts order by id")] == ["leased", "gone"]
 
 
+async def test_what_is_rented_anew_instead_of_prolonged_is_given_back(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    world.one.extends.append("anew")
+    with pytest.raises(NotAllowedNow):
+        await world.extend(live)
+    await world.gateway.purchases.drain()
+    assert not world.one.sold["rent:one-2"].is_paid
+    assert (live.expires_at, await paid(world)) == (ends_at, (PRICE, 0))
+    rows = await world.rows("select state, reference from attempts order by id")
+    assert [tuple(row.values()) for row in rows] == [("leased", "rent:one-1"), ("cancelled", "rent:one-2")]
+    world.one.extends.append("known")
+    with pytest.raises(NotAllowedNow):
+        await world.extend(live)
+    await world.gateway.purchases.drain()
+    assert world.one.sold[live.reference].state is LeaseState.OPEN
+    await world.extend(live)
+
+
 async def test_two_extensions_at_once_are_one(world: World) -> None:
     live = await world.rent()
     got = await asyncio.gather(*(world.extend(live) for _ in range(5)), return_exceptions=True)
