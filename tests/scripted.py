@@ -363,7 +363,7 @@ class Faulty:
 
 
 TABLES = (
-    "payments, vouchers, voucher_batches, voucher_tries, recharge_runs, recharges,"
+    "ended_sessions, users, seals, payments, vouchers, voucher_batches, voucher_tries, recharge_runs, recharges,"
     " notices, messages, transfers, ledger, holds, counters, rules, balances, attempts, activations, api_keys,"
     " account_tree, accounts"
 )
