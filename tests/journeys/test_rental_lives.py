@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from gateway import journal
 from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS
 from gateway.errors import (
     CallerError,
@@ -232,6 +234,34 @@ async def test_an_upstream_that_forgets_a_rental_is_not_believed_at_once(world: 
         await world.poll()
     assert live.status is Status.WAITING
     world.one.sold[live.reference] = sold
+
+
+async def test_a_list_has_the_newest_messages_of_what_it_lists(world: World) -> None:
+    first, between, last = await world.rent(), await world.buy(), await world.rent()
+    vault = world.gateway.house.vault
+
+    def fill(tx: Tx) -> None:
+        for live, count in ((first, 30), (between, 25), (last, 1)):
+            for number in range(count):
+                tx.execute(
+                    "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at,"
+                    " is_shown) values (:id, :identity, 1, :sealed, :sealed, 0, :shown)",
+                    id=live.id, identity=str(number), sealed=vault.seal(str(number)), shown=int(number != 29),
+                )  # fmt: skip
+
+    await world.store.run(fill)
+    account_id, opened = world.caller.account_id, []
+
+    def codes(tx: Tx, *, of_rentals: bool) -> dict[int, list[str]]:
+        with patch.object(type(vault), "open", autospec=True, side_effect=type(vault).open) as calls:
+            page = journal.page(tx, vault, account_id, of_rentals=of_rentals)
+        opened.append(calls.call_count)
+        return {live.id: [shown.code for shown in live.messages] for live in page}
+
+    newest = [str(number) for number in range(9, 29)]
+    assert await world.store.read(codes, of_rentals=True) == {first.id: newest, last.id: ["0"]}
+    assert opened == [2 + 2 * 21]
+    assert (await world.store.read(codes, of_rentals=False))[between.id] == [str(number) for number in range(5, 25)]
 
 
 # Buying
