@@ -130,7 +130,8 @@ class Rentals(Activations):
     async def listed_rentals(self, call: Call, make: Callable[[], Awaitable[bytes]], *terms: Hashable) -> bytes:
         """A list of what can be rented on such terms, made once for everybody who asks at the same time."""
         market = self.front.house.market
-        key = (self.name, call.action, call.caller.account_name, market.generation, *terms)
+        buyer = (call.caller.account_name, call.caller.allowed)  # all that a list differs by between callers
+        key = (self.name, call.action, buyer, market.generation, *terms)
         return await self.lists.get(key, make)
 
     def rent_operator(self, values: Mapping[str, str]) -> str:
