@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway import ledger
 from gateway.accounts import Caller
+from gateway.caps import TAKES_NO_PLACE
 from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
 from gateway.model import BuyOrder, Found, Lease, Order, Product, Quote
 from gateway.money import Money
@@ -44,7 +45,7 @@ class Intent:
 
 
 def intend(
-    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int, version: str
+    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int | None, version: str
 ) -> Intent:
     """The activation, its first attempt and its hold, committed before anybody is asked.
 
@@ -74,7 +75,7 @@ def intend(
 
 
 def _hold_dearest(
-    tx: Tx, caller: Caller, activation_id: int, quotes: Sequence[Ranked], at: float, open_max: int
+    tx: Tx, caller: Caller, activation_id: int, quotes: Sequence[Ranked], at: float, open_max: int | None
 ) -> int:
     """Holds the highest of the prices that balance and spend caps reach for; its micro-units. Raises as `hold`."""
     prices = sorted({ranked.quote.price.micros for ranked in quotes}, reverse=True)
@@ -90,17 +91,18 @@ def _hold_dearest(
             return prices[0]
 
 
-def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, open_max: int) -> None:
+def _hold(tx: Tx, caller: Caller, activation_id: int, micros: int, at: float, open_max: int | None) -> None:
     money = Money(micros, caller.currency)
     ledger.hold(tx, caller.account_id, activation_id, money, at, open_max=open_max, actor=f"key:{caller.key_id}")
 
 
 def intend_extension(
-    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, open_max: int, version: str
+    tx: Tx, caller: Caller, order: Order, quotes: Sequence[Ranked], at: float, _open_max: int, version: str
 ) -> Intent:
     """As `intend`, for more time of an open rental; its row keeps the end that the rental had before.
 
-    One at a time: raises Unavailable while another one is under way or in doubt, NotAllowedNow where it is over.
+    It takes no place among the open ones. One at a time: raises Unavailable while another one is under way or in doubt,
+    NotAllowedNow where it is over.
     """
     # An update that changes nothing takes the rental's lock: of two extensions at once the second sees the first.
     rental = tx.one(
@@ -113,7 +115,7 @@ def intend_extension(
         raise NotAllowedNow
     if is_prolonging(tx, rental["id"]):
         raise Unavailable
-    intent = intend(tx, caller, order, quotes, at, open_max, version)
+    intent = intend(tx, caller, order, quotes, at, None, version)
     tx.execute(
         "update activations set expires_at = :had where id = :id", had=rental["expires_at"], id=intent.activation_id
     )
@@ -221,9 +223,6 @@ def prolong(
     keep(tx, rental_id, at, actor=actor)
     ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor)
     ledger.capture(tx, intent.activation_id, cost, upstream, at, actor=actor)
-    row = tx.one("select account_id from activations where id = :id", id=intent.activation_id)
-    if row is not None:
-        ledger.leave(tx, row["account_id"], intent.activation_id)
     end(tx, intent.attempt_id, "leased", "", at)
     return True
 
@@ -283,14 +282,15 @@ def fail_order(tx: Tx, activation_id: int, at: float) -> bool:
     """Ends an order that got no number; whether this call did it."""
     row = tx.one(
         "update activations set status = 'failed', ended_at = :at where id = :id and status = 'opening'"
-        " returning account_id",
+        " returning account_id, product",
         at=at,
         id=activation_id,
     )
     if row is None:
         return False
     ledger.release(tx, activation_id, at, actor="purchase")
-    ledger.leave(tx, row["account_id"], activation_id)
+    if row["product"] != TAKES_NO_PLACE:
+        ledger.leave(tx, row["account_id"], activation_id)
     return True
 
 

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from gateway import journal
+from gateway import accounts, journal
 from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS
 from gateway.errors import (
     CallerError,
@@ -19,6 +19,7 @@ from gateway.errors import (
     NoNumbers,
     NotAllowedNow,
     OrderExists,
+    TooManyOpen,
     Unavailable,
     UnknownActivation,
 )
@@ -26,7 +27,7 @@ from gateway.live import Live
 from gateway.model import BuyOrder, Found, LeaseState, Outcome, Product, Status
 from gateway.money import Money
 from gateway.store import Tx
-from tests.scripted import World, worlds
+from tests.scripted import START, World, worlds
 
 COST = 200_000
 PRICE = 260_000
@@ -551,6 +552,45 @@ async def test_what_is_rented_anew_instead_of_prolonged_is_given_back(world: Wor
     await world.gateway.purchases.drain()
     assert world.one.sold[live.reference].state is LeaseState.OPEN
     await world.extend(live)
+
+
+async def test_more_time_takes_no_place(world: World) -> None:
+    """Neither of the account's, nor of those its rules allow it."""
+    live = await world.rent()
+
+    def bound(tx: Tx, **caps: int) -> None:
+        accounts.set_rules(tx, "alice", caps, START)
+
+    await world.store.run(bound, open_max=1)
+    with pytest.raises(TooManyOpen):
+        await world.rent()
+
+    async def extend() -> Live:
+        order = replace(world.order(), product=Product.EXTENSION, hours=2, parent_id=live.id, open_max=1)
+        return await world.gateway.rentals.extend(world.caller, order, lambda: False)
+
+    for plan, error in (("refused", NotAllowedNow), ("doubt", Unavailable)):
+        world.one.extends.append(plan)
+        with pytest.raises(error):
+            await extend()
+        await world.check()
+        assert (await world.balance()).open_count == 1
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.gateway.purchases.settle()
+    is_there, go_on = gated(world, is_made_first=True)
+    task = asyncio.ensure_future(extend())
+    await is_there.wait()
+    await world.check()
+    assert (await world.balance()).open_count == 1
+    go_on.set()
+    await task
+    await world.check()
+    assert await paid(world) == (0, 2 * PRICE)
+    await world.store.run(bound, open_max=2, spend_total=2 * PRICE)
+    with pytest.raises(NoBalance):
+        await world.extend(live)
+    await world.store.run(bound, open_max=2, spend_total=10 * PRICE)
+    await world.rent()
 
 
 async def test_two_extensions_at_once_are_one(world: World) -> None:
