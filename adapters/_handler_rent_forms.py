@@ -163,8 +163,9 @@ class ActivateRents:
 
     def extended(self, answer: Answer, rental: str, moment: Moment) -> float | None:
         phone = _phone(answer)
-        if reference(phone.get("id")) != rental:
-            raise InDoubt("rented anew instead of extended")
+        named = reference(phone.get("id"))
+        if named != rental:
+            raise InDoubt("rented anew instead of extended", reference=PREFIX + named)
         return moment(phone.get("endDate"))
 
     def history_question(self, rental: str, hours: int) -> tuple[str, Params]:

@@ -5,9 +5,9 @@ Facts: `protocol/handler_api.md` §8.
 * A rental has no price cap on the wire, so the price is asked first, within the order's time; one that became dearer
   all the same is returned, at its cost where that is told.
 * What can't be read after a request that rents or extends is in doubt, and it is sent once.
-* Nothing tells when a rental ends but the answers to these requests. The end is remembered; and the rental's history
-  is asked before an extension, so that after one in doubt it tells whether it took place, whatever the clocks say. A
-  restart in between forgets both.
+* Nothing tells when a rental ends but the answers to these requests. The end is remembered, and told with the order of
+  an extension; and the rental's history is asked before one, so that after one in doubt it tells whether it took
+  place, whatever the clocks say. A restart after it was asked forgets what the history had before.
 """
 
 from __future__ import annotations
@@ -170,10 +170,14 @@ class RentingHandlerApi(HandlerApi):
             raise Refused("no rental")
         action, params = self._form.cost_question(rental, hours)
         await require_price(self._ask_price(action, params, self._extension_price(hours), time_left), order)
+        if lease not in self._ends and order.lease_expires_at is not None:
+            self._ends[lease] = order.lease_expires_at
         before, made = self._ends.get(lease), await self._made_before(rental, hours, time_left)
         try:
             told = await self._prolong(rental, hours, time_left)
-        except InDoubt:
+        except InDoubt as error:
+            if error.reference:
+                raise  # what was made is another rental, and this one is as it was
             if before is not None and made is not None:
                 self._doubts[lease] = Doubt(self._clock(), hours, before, made)
             else:

@@ -155,7 +155,7 @@ class Rental(Model):
     opened_at: datetime
     expires_at: datetime | None
     ended_at: datetime | None
-    messages: list[RentalMessage] = Field(description="Oldest first.")
+    messages: list[RentalMessage] = Field(description="Oldest first; in a list the newest 20.")
 
 
 class RentalList(Model):
@@ -211,8 +211,8 @@ def rental_offers(currency: str, rows: Sequence[RentRow]) -> RentalOffers:
     )
 
 
-def rental(live: Live) -> Rental:
-    """A rental as it stands."""
+def rental(live: Live, newest: int | None = None) -> Rental:
+    """A rental as it stands, with all its messages or so many of them."""
     return Rental(
         id=rental_name(live.id),
         status=live.status.value,
@@ -224,7 +224,7 @@ def rental(live: Live) -> Rental:
         opened_at=moment(live.opened_at),
         expires_at=moment(live.expires_at) if live.expires_at else None,
         ended_at=moment(live.ended_at) if live.ended_at is not None else None,
-        messages=[_message(one) for one in live.messages],
+        messages=[_message(one) for one in live.messages[-newest if newest else 0 :]],
     )
 
 

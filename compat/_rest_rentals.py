@@ -148,7 +148,8 @@ class _Rentals(Shared):
         shown = found[: query.limit]
         following = cursor(shown[-1].id) if len(found) > len(shown) else None
         self.front.readers.saw_each(call.caller, shown)
-        return show(RentalList(rentals=[rental(live) for live in shown], next_cursor=following))
+        rentals = [rental(live, journal.MESSAGES_MAX) for live in shown]
+        return show(RentalList(rentals=rentals, next_cursor=following))
 
     # Ending
 

@@ -10,6 +10,7 @@ which it can be given back, and then it may wait for messages still.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,12 +69,15 @@ class _New:
     sender: str
 
 
+class _Prolonging(Unavailable):
+    """A rental can't end while an extension of it is under way or in doubt: whoever wants that asks again."""
+
+
 class Activations:
     """The use-cases of one gateway. Every method that names a caller touches only that caller's activations."""
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._cancelling: set[int] = set()
 
     async def restore(self) -> None:
         """Fills the map at start. Raises Unavailable."""
@@ -256,12 +260,14 @@ class Activations:
         return live
 
     async def finish_rental(self, live: Live) -> None:
-        """Ends an open rental, which is kept. Raises Unavailable."""
+        """Ends an open rental, which is kept. Raises Unavailable, also while an extension is under way or in doubt."""
         await self._finish(live)
 
     async def _finish(self, live: Live, *, close: bool = True) -> None:
         now = self._house.clock()
-        unit = _finish_rental if live.is_rental else _end
+        unit = _end
+        if live.is_rental:
+            unit = _finish_rental if close else _finish_rental_over_upstream
         outcome = Outcome.FINISHED if close else None
         if await self._house.store.run(unit, live.id, Status.FINISHED, outcome, now, now):
             self._ended(live, Status.FINISHED, now)
@@ -286,15 +292,18 @@ class Activations:
     async def give_back(self, live: Live) -> None:
         """Cancels a waiting activation, whoever wants it. Raises NotAllowedNow, CancelTooEarly, Unavailable.
 
-        A rental is given back only as long as its money can be had back.
+        A rental is given back only as long as its money can be had back, and Unavailable while an extension of it is
+        under way or in doubt.
         """
         if live.status is not Status.WAITING or not _is_refundable(live, self._house.clock()):
             raise NotAllowedNow
-        self._cancelling.add(live.id)
+        live.cancels_under_way += 1
         try:
+            if live.is_rental and await self._house.store.read(attempts.is_prolonging, live.id):
+                raise _Prolonging
             await self._give_back(live)
         finally:
-            self._cancelling.discard(live.id)
+            live.cancels_under_way -= 1
 
     async def _give_back(self, live: Live) -> None:
         house = self._house
@@ -377,7 +386,7 @@ class Activations:
             await asyncio.gather(*map(self._keep_one, due[start : start + EXPIRED_TOGETHER]))
 
     async def _keep_one(self, live: Live) -> None:
-        if live.id in self._cancelling:
+        if live.cancels_under_way:
             return  # one that is being given back right now was asked for in time
         if not live.is_over_upstream:
             await self.look(live)
@@ -385,7 +394,7 @@ class Activations:
             await self._keep(live)
 
     async def _keep(self, live: Live) -> None:
-        if live.is_kept or live.id in self._cancelling:
+        if live.is_kept or live.cancels_under_way:
             return
         if await self._house.store.run(attempts.keep, live.id, self._house.clock(), actor="time"):
             self._house.metrics.count(live.product, live.upstream, "kept")
@@ -409,13 +418,16 @@ class Activations:
             await self._refresh(live)
 
     async def _expire_rental(self, live: Live) -> None:
-        """At its end, unless that has moved; what came last is looked for first."""
+        """At its end, unless that has moved, or is about to; what came last is looked for first."""
+        if await self._house.store.read(attempts.is_prolonging, live.id):
+            return  # settled before long, one way or the other
         if not live.is_over_upstream:
             await self.look(live)
         # An extension whose commit was lost may have moved the end, and only the database knows.
         await self._refresh(live)
         if live.status.is_open and live.expires_at <= self._house.clock():
-            await self._finish(live)
+            with contextlib.suppress(_Prolonging):
+                await self._finish(live)
 
     async def _expire_one(self, live: Live) -> None:
         if live.is_rental:
@@ -615,7 +627,19 @@ def _retry(tx: Tx, activation_id: int) -> int | None:
 def _finish_rental(
     tx: Tx, activation_id: int, status: Status, outcome: Outcome | None, close_at: float | None, at: float
 ) -> bool:
-    """As `_end`: a rental can be finished while it waits, too, and is kept by that."""
+    """As `_end`: a rental can be finished while it waits, too, and is kept by that.
+
+    Raises _Prolonging: more time that is being bought, or perhaps was, is not to be lost with it.
+    """
+    if attempts.lock_open_rental(tx, activation_id) and attempts.is_prolonging(tx, activation_id):
+        raise _Prolonging
+    return _finish_rental_over_upstream(tx, activation_id, status, outcome, close_at, at)
+
+
+def _finish_rental_over_upstream(
+    tx: Tx, activation_id: int, status: Status, outcome: Outcome | None, close_at: float | None, at: float
+) -> bool:
+    """As `_finish_rental`, where there is nothing left to wait for."""
     attempts.keep(tx, activation_id, at, actor="finish")
     tx.execute(
         "update activations set status = 'received' where id = :id and product = 'rental' and status = 'waiting'",

@@ -3,7 +3,8 @@
 attempt:  pending ─► leased                              the activation's own
              ├─────► refused                             nothing was taken
              └─────► in_doubt ─► orphan ─► cancelled     found upstream, given back
-                          └────► gone                    nothing was there, or its time is over
+                          └────► gone                    nothing was there, or its time is over; a rental whose
+                                                         time is over unseen is booked as lost
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from gateway import fuse, handed, ledger, tree
 from gateway.accounts import Caller
+from gateway.caps import TAKES_NO_PLACE
 from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
 from gateway.model import BuyOrder, Found, Lease, Order, Product, Quote
 from gateway.money import Money
@@ -29,6 +31,9 @@ SURELY_LATE_SECONDS = 120.0
 
 NEVER_LISTED_SECONDS = 1500.0
 """Where an upstream has no list, a lost purchase is over when its own life (twenty minutes and some) is."""
+
+RENTAL_IN_DOUBT_SECONDS = 86_400.0
+"""How long a lost rental is looked for, where it does not end sooner: it is dear, and lasts."""
 
 
 @dataclass(slots=True)
@@ -50,7 +55,7 @@ def intend(
     order: Order,
     quotes: Sequence[Ranked],
     at: float,
-    open_max: int,
+    open_max: int | None,
     version: str,
     limits: FuseSettings,
 ) -> Intent:
@@ -85,7 +90,7 @@ def intend(
 
 
 def _hold_dearest(
-    tx: Tx, caller: Caller, activation_id: int, quotes: Sequence[Ranked], at: float, open_max: int
+    tx: Tx, caller: Caller, activation_id: int, quotes: Sequence[Ranked], at: float, open_max: int | None
 ) -> Quote:
     """Holds the highest of the prices that balance and spend caps reach for, at every level. Raises as `hold`."""
     by_price = {ranked.quote.top_micros: ranked.quote for ranked in quotes}
@@ -102,7 +107,7 @@ def _hold_dearest(
             return left[0]
 
 
-def _hold(tx: Tx, caller: Caller, activation_id: int, quote: Quote, at: float, open_max: int) -> None:
+def _hold(tx: Tx, caller: Caller, activation_id: int, quote: Quote, at: float, open_max: int | None) -> None:
     actor = f"key:{caller.key_id}"
     ledger.hold(
         tx, caller.account_id, activation_id, quote.price, at, open_max=open_max, actor=actor, shares=quote.shares
@@ -115,31 +120,27 @@ def intend_extension(
     order: Order,
     quotes: Sequence[Ranked],
     at: float,
-    open_max: int,
+    _open_max: int,
     version: str,
     limits: FuseSettings,
 ) -> Intent:
     """As `intend`, for more time of an open rental; its row keeps the end that the rental had before.
 
-    One at a time: raises Unavailable while another one is under way or in doubt, NotAllowedNow where it is over.
+    It takes no place among the open ones. One at a time: raises Unavailable while another one is under way or in doubt,
+    NotAllowedNow where it is over.
     """
     # An update that changes nothing takes the rental's lock: of two extensions at once the second sees the first.
     rental = tx.one(
         "update activations set round = round where id = :id and account_id = :account and product = 'rental'"
-        " and status in ('waiting', 'received') returning expires_at",
+        " and status in ('waiting', 'received') returning id, expires_at",
         id=order.parent_id,
         account=caller.account_id,
     )
     if rental is None:
         raise NotAllowedNow
-    busy = tx.one(
-        "select 1 as x from activations a join attempts t on t.activation_id = a.id"
-        " where a.parent_id = :id and a.product = 'extension' and t.state in ('pending', 'in_doubt')",
-        id=order.parent_id,
-    )
-    if busy is not None:
+    if is_prolonging(tx, rental["id"]):
         raise Unavailable
-    intent = intend(tx, caller, order, quotes, at, open_max, version, limits)
+    intent = intend(tx, caller, order, quotes, at, None, version, limits)
     tx.execute(
         "update activations set expires_at = :had where id = :id", had=rental["expires_at"], id=intent.activation_id
     )
@@ -211,30 +212,68 @@ def attach(
     end(tx, intent.attempt_id, "leased", "", at, lease.reference)
 
 
+def is_prolonging(tx: Tx, rental_id: int) -> bool:
+    """Whether an extension of the rental is under way or in doubt. In a unit that changes, only under its lock."""
+    busy = tx.one(
+        "select 1 as x from activations a join attempts t on t.activation_id = a.id"
+        " where a.parent_id = :id and a.product = 'extension' and t.state in ('pending', 'in_doubt')",
+        id=rental_id,
+    )
+    return busy is not None
+
+
+def lock_open_rental(tx: Tx, rental_id: int) -> bool:
+    """Takes the lock of a rental that is not over; whether there is one. An update that changes nothing does it."""
+    return bool(
+        tx.execute(
+            "update activations set round = round where id = :id and product = 'rental' and ended_at is null",
+            id=rental_id,
+        )
+    )
+
+
 def prolong(
     tx: Tx, intent: Intent, rental_id: int, quote: Quote, ends_at: float, at: float, actor: str = "extension"
-) -> None:
+) -> bool:
     """The extension is paid for and over, and its rental ends later. Raises Conflict on an order given up.
 
-    Whoever prolongs a rental keeps it: its own money is captured with the extension's.
+    Whoever prolongs a rental keeps it: its own money is captured with the extension's. False where the rental is over:
+    then nobody pays for the extension, and its cost is the operator's loss.
     """
+    # Both activations before anybody's money, as everywhere: two that take them in turn would wait for each other.
+    if not lock_open_rental(tx, rental_id):
+        fail_order(tx, intent.activation_id, at)
+        _lose_extension(tx, intent.attempt_id, quote.offer.cost, quote.offer.upstream, "made, its rental is over", at)
+        return False
     upstream, cost = quote.offer.upstream, quote.offer.cost
-    # The rental before the purse, as everywhere: two that take them in turn would wait for each other.
-    _lock_line(tx, rental_id)
-    move_end(tx, rental_id, ends_at)
-    keep(tx, rental_id, at, actor=actor)
-    ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor, shares=quote.shares)
     tx.insert(
         "update activations set status = 'finished', upstream = :upstream, price = :price, cost = :cost,"
         " cost_currency = :currency, hours = :hours, ended_at = :at where id = :id and status = 'opening' returning id",
         upstream=upstream, price=quote.price.micros, cost=cost.micros, currency=cost.currency,
         hours=quote.offer.hours, at=at, id=intent.activation_id,
     )  # fmt: skip
+    _lock_line(tx, rental_id)
+    move_end(tx, rental_id, ends_at)
+    keep(tx, rental_id, at, actor=actor)
+    ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor, shares=quote.shares)
     ledger.capture(tx, intent.activation_id, cost, upstream, at, actor=actor)
-    row = tx.one("select account_id from activations where id = :id", id=intent.activation_id)
-    if row is not None:
-        ledger.leave(tx, row["account_id"], intent.activation_id)
     end(tx, intent.attempt_id, "leased", "", at)
+    return True
+
+
+def _lose_extension(tx: Tx, attempt_id: int, cost: Money, upstream: str, reason: str, at: float) -> bool:
+    """Ends an extension that was made and that nobody pays for; whether this call did, and booked its cost."""
+    ended = tx.execute(
+        "update attempts set state = 'gone', reason = :reason, ended_at = :at"
+        " where id = :id and state in ('pending', 'in_doubt')",
+        reason=reason,
+        at=at,
+        id=attempt_id,
+    )
+    if ended:
+        note = f"attempt {attempt_id}"
+        ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=note)
+    return bool(ended)
 
 
 def _lock_line(tx: Tx, rental_id: int) -> None:
@@ -270,13 +309,15 @@ def keep(tx: Tx, rental_id: int, at: float, *, actor: str) -> bool:
     return is_kept
 
 
-def end_unattached(tx: Tx, attempt_id: int, upstream: str, reference: str, at: float) -> bool:
+def end_unattached(
+    tx: Tx, attempt_id: int, upstream: str, reference: str, at: float, reason: str = "the order was given up meanwhile"
+) -> bool:
     """Ends an attempt whose lease could not be attached; whether that lease is ours, to be given back."""
     known = tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
     if known is not None:
         end(tx, attempt_id, "refused", "handed out a lease we have", at)
         return False
-    end(tx, attempt_id, "orphan", "the order was given up meanwhile", at, reference)
+    end(tx, attempt_id, "orphan", reason, at, reference)
     return True
 
 
@@ -284,14 +325,15 @@ def fail_order(tx: Tx, activation_id: int, at: float) -> bool:
     """Ends an order that got no number; whether this call did it."""
     row = tx.one(
         "update activations set status = 'failed', ended_at = :at where id = :id and status = 'opening'"
-        " returning account_id",
+        " returning account_id, product",
         at=at,
         id=activation_id,
     )
     if row is None:
         return False
     ledger.release(tx, activation_id, at, actor="purchase")
-    ledger.leave(tx, row["account_id"], activation_id)
+    if row["product"] != TAKES_NO_PLACE:
+        ledger.leave(tx, row["account_id"], activation_id)
     return True
 
 
@@ -317,10 +359,12 @@ def orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference:
     return ""
 
 
-def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> bool:
-    """Ends an attempt in doubt to get a number, if by now it can be told what came of it; whether this call did.
+def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> str:
+    """Ends an attempt in doubt to get a number, if by now it can be told what came of it: its state, or nothing.
 
-    While another order of ours is being bought in the same place, what the list shows may be that one's.
+    While another order of ours is being bought in the same place, what the list shows may be that one's. A rental that
+    is listed without its goods may be any rental of ours, and is taken for this one only where it can be no other's.
+    A rental whose time is over unsettled may have been paid for: that is booked (`lost`).
     """
     place = {**_place(row), "upstream": row["upstream"]}
     still = tx.one("select 1 as x from attempts where id = :id and state = 'in_doubt'", id=row["id"])
@@ -329,16 +373,40 @@ def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, 
         **place,
     )
     if still is None or busy is not None:
-        return False
+        return ""
     candidates = unknown_among(tx, row["upstream"], _fitting(found or (), row))
+    unnamed = unknown_among(tx, row["upstream"], _unnamed(found or (), row))
     if len(candidates) == 1 or (candidates and is_ours_alone):
-        reference = candidates[0].lease.reference
-        end(tx, row["id"], "orphan", "found in the upstream's list", at, reference)
-        return True
-    if at - row["started_at"] > (SURELY_LATE_SECONDS if found is not None and not candidates else NEVER_LISTED_SECONDS):
+        end(tx, row["id"], "orphan", "found in the upstream's list", at, candidates[0].lease.reference)
+        return "orphan"
+    if len(unnamed) == 1 and not candidates and is_ours_alone and not _is_renting(tx, row["upstream"]):
+        end(tx, row["id"], "orphan", "the only stranger in the upstream's list", at, unnamed[0].lease.reference)
+        return "orphan"
+    age = at - row["started_at"]
+    if found is not None and not candidates and not unnamed and age > SURELY_LATE_SECONDS:
         end(tx, row["id"], "gone", "never seen upstream", at)
-        return True
-    return False
+        return "gone"
+    if age <= doubt_seconds(row):
+        return ""
+    end(tx, row["id"], "gone", "never seen upstream", at)
+    if row["product"] != Product.RENTAL:
+        return "gone"
+    cost, note = Money(row["cost_max"], row["currency"]), f"attempt {row['id']}"
+    ledger.spend(tx, "loss", cost, row["upstream"], at, activation=None, actor="settle", note=note)
+    return "lost"
+
+
+def doubt_seconds(row: Row) -> float:
+    """How long after it was asked for a lost lease may still turn up, or be given back."""
+    if row["product"] != Product.RENTAL:
+        return NEVER_LISTED_SECONDS
+    return min(RENTAL_IN_DOUBT_SECONDS, (row["hours"] or 24) * 3600.0)
+
+
+def _is_renting(tx: Tx, upstream: str) -> bool:
+    """Whether a rental is being bought there, whatever of."""
+    pending = "select 1 as x from attempts where upstream = :upstream and product = 'rental' and state = 'pending'"
+    return tx.one(pending, upstream=upstream) is not None
 
 
 def settle_extension(tx: Tx, row: Row, ends_at: float | None, at: float) -> bool:
@@ -347,21 +415,17 @@ def settle_extension(tx: Tx, row: Row, ends_at: float | None, at: float) -> bool
     Where it was made after all the caller, whose money was given back, keeps the time, and the cost is our loss.
     """
     if ends_at is not None and has_moved(row["had_until"], ends_at, row["hours"]):
-        reason = "made, and the caller was not charged"
-    elif at - row["started_at"] > (SURELY_LATE_SECONDS if ends_at is not None else NEVER_LISTED_SECONDS):
-        reason, ends_at = "never made upstream", None
-    else:
+        move_end(tx, row["parent_id"], ends_at)
+        cost, reason = Money(row["cost_max"], row["currency"]), "made, and the caller was not charged"
+        return _lose_extension(tx, row["id"], cost, row["upstream"], reason, at)
+    if at - row["started_at"] <= (SURELY_LATE_SECONDS if ends_at is not None else NEVER_LISTED_SECONDS):
         return False
     ended = tx.execute(
-        "update attempts set state = 'gone', reason = :reason, ended_at = :at where id = :id and state = 'in_doubt'",
-        reason=reason,
+        "update attempts set state = 'gone', reason = 'never made upstream', ended_at = :at"
+        " where id = :id and state = 'in_doubt'",
         at=at,
         id=row["id"],
     )
-    if ended and ends_at is not None:
-        cost, note = Money(row["cost_max"], row["currency"]), f"attempt {row['id']}"
-        ledger.spend(tx, "loss", cost, row["upstream"], at, activation=None, actor="settle", note=note)
-        move_end(tx, row["parent_id"], ends_at)
     return bool(ended)
 
 
@@ -449,8 +513,9 @@ def _place(row: Row) -> dict[str, Any]:
 
 def orphans(tx: Tx) -> Sequence[Row]:
     return tx.all(
-        "select id, activation_id, upstream, reference, cost_max, currency, started_at from attempts"
-        " where state = 'orphan' order by id limit 100"
+        "select t.id, t.activation_id, t.upstream, t.reference, t.cost_max, t.currency, t.started_at, t.product,"
+        " a.hours from attempts t join activations a on a.id = t.activation_id"
+        " where t.state = 'orphan' order by t.id limit 100"
     )
 
 
@@ -484,3 +549,9 @@ def _fitting(found: Iterable[Found], row: Row) -> list[Found]:
         and one.country == row["country"]
         and (one.created_at is None or one.created_at >= row["started_at"] - CLOCK_SKEW_SECONDS)
     ]
+
+
+def _unnamed(found: Iterable[Found], row: Row) -> list[Found]:
+    """Rentals in a list that names neither service nor country, where the attempt is for a rental."""
+    is_rental = row["product"] == Product.RENTAL
+    return [one for one in found if is_rental and one.is_rental and not one.service and one.country == -1]

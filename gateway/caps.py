@@ -19,12 +19,16 @@ from datetime import UTC, datetime
 from gateway import rules, tree
 from gateway.errors import NoBalance, TooManyOpen
 from gateway.levels import Level
+from gateway.model import Product
 from gateway.money import plain
 from gateway.rules import NO_RULES, SPEND_CAPS, RuleError, Rules
 from gateway.store import Row, Tx
 
 OPEN = "open"
 """The counter of open activations, beside those of periods."""
+
+TAKES_NO_PLACE = Product.EXTENSION.value
+"""More time for a rental is no further number: it has no place among the open ones, and needs none."""
 
 PERIODS = (*SPEND_CAPS, OPEN)
 HOUR, DAY = 3600, 86_400
@@ -88,7 +92,15 @@ def amount_at(level: Level, micros: int, shares: Sequence[int] = ()) -> int:
 # Moving
 
 
-def take(tx: Tx, levels: Sequence[Level], micros: int, at: float, shares: Sequence[int] = ()) -> None:
+def take(
+    tx: Tx,
+    levels: Sequence[Level],
+    micros: int,
+    at: float,
+    shares: Sequence[int] = (),
+    *,
+    takes_place: bool = True,
+) -> None:
     """Counts an order of so much (at each level: `amount_at`), opened then, at every level with a cap.
 
     Before its hold is written, after its account's balance is locked. Raises NoBalance or TooManyOpen, having changed
@@ -96,12 +108,14 @@ def take(tx: Tx, levels: Sequence[Level], micros: int, at: float, shares: Sequen
     """
     taken: list[tuple[str, str, int, int]] = []
     for level, period, cap in _caps(levels):
+        if period == OPEN and not takes_place:
+            continue
         step = 1 if period == OPEN else amount_at(level, micros, shares)
         start = starts_at(period, at)
         if not _add(tx, level.subject, period, start, step, cap):
             for subject, earlier, begun, back in taken:
                 _take_off(tx, subject, earlier, begun, back)
-            raise TooManyOpen if period == OPEN or _is_full(tx, levels) else NoBalance
+            raise TooManyOpen if takes_place and (period == OPEN or _is_full(tx, levels)) else NoBalance
         taken.append((level.subject, period, start, step))
 
 
@@ -289,7 +303,8 @@ def recount(tx: Tx, subject: str, period: str, start: int) -> int:
     """What a counter has to say, from the holds and activations alone."""
     kind, _, number = subject.partition(":")
     if period == OPEN:
-        row = tx.one("select count(*) as n" + _HOLDS[kind] + " and v.ended_at is null", id=int(number))
+        is_open = " and v.ended_at is null and v.product <> :placeless"
+        row = tx.one("select count(*) as n" + _HOLDS[kind] + is_open, id=int(number), placeless=TAKES_NO_PLACE)
         return 0 if row is None else int(row["n"])
     end = ends_at(period, start)
     row = tx.one(

@@ -186,7 +186,14 @@ class NotReached(NothingTaken):
 
 
 class InDoubt(UpstreamError):
-    """A purchase whose reply was lost or makes no sense: a number was perhaps taken."""
+    """A purchase whose reply was lost or makes no sense: a number was perhaps taken.
+
+    `reference` names a lease that was certainly taken, and is not what was asked for: it is to be given back.
+    """
+
+    def __init__(self, message: str = "", *, reference: str = "") -> None:
+        super().__init__(message)
+        self.reference = reference
 
 
 class Unwell(UpstreamError):

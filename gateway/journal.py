@@ -16,6 +16,9 @@ from gateway.vault import Vault
 
 ID_MAX = 2**63 - 1
 
+MESSAGES_MAX = 20
+"""How many messages of one activation a list has: a rental may have thousands, and its own page shows them all."""
+
 KINDS = ("product not in ('rental', 'extension')", "product = 'rental'")
 """Which rows are activations, and which are rentals."""
 
@@ -32,7 +35,7 @@ def page(
 ) -> list[Live]:
     """The account's activations, or its rentals, with ids below `before`, newest first.
 
-    Orders still `opening` have nothing to show.
+    Orders still `opening` have nothing to show. Each comes with its newest messages, `MESSAGES_MAX` at most.
     """
     rows = tx.all(
         "select id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed,"  # noqa: S608 — constant text
@@ -44,7 +47,7 @@ def page(
         all=int(not only_ended),
         limit=limit,
     )
-    messages = _messages(tx, vault, account_id, rows[-1]["id"], rows[0]["id"]) if rows else {}
+    messages = _messages(tx, vault, [row["id"] for row in rows]) if rows else {}
     return [_entry(vault, row, messages.get(row["id"], ())) for row in rows]
 
 
@@ -57,17 +60,17 @@ def referred(tx: Tx, account_id: int, reference: str) -> Row | None:
     )
 
 
-def _messages(tx: Tx, vault: Vault, account_id: int, lowest: int, highest: int) -> dict[int, list[Shown]]:
-    """What was shown to the account for its activations from one id to another, oldest first, by activation."""
+def _messages(tx: Tx, vault: Vault, ids: Sequence[int]) -> dict[int, list[Shown]]:
+    """The newest messages shown for each of these activations, oldest first."""
+    places = {f"id_{place}": activation_id for place, activation_id in enumerate(ids)}
     found: dict[int, list[Shown]] = {}
     for row in tx.all(
-        "select activation_id, round, code_sealed, text_sealed, sender_sealed, received_at from messages"
-        " where is_shown = 1"
-        " and activation_id in (select id from activations where account_id = :account and id >= :low and id <= :high)"
-        " order by id",
-        account=account_id,
-        low=lowest,
-        high=highest,
+        "select activation_id, round, code_sealed, text_sealed, sender_sealed, received_at from"  # noqa: S608 — names of parameters
+        " (select m.*, row_number() over (partition by activation_id order by id desc) as place from messages m"
+        f" where is_shown = 1 and activation_id in ({', '.join(f':{name}' for name in places)})) newest"
+        " where place <= :most order by id",
+        most=MESSAGES_MAX,
+        **places,
     ):
         code, text = vault.open(row["code_sealed"]), vault.open(row["text_sealed"])
         sender = vault.open(row["sender_sealed"]) if row["sender_sealed"] else ""

@@ -17,6 +17,7 @@ from itertools import groupby, pairwise
 from operator import itemgetter
 
 from gateway import caps, levels, proofs, tree
+from gateway.caps import TAKES_NO_PLACE
 from gateway.errors import CallerError, NoBalance, TooManyOpen
 from gateway.money import MAX_MICROS, Money
 from gateway.store import Row, Tx
@@ -165,7 +166,7 @@ def hold(
     money: Money,
     at: float,
     *,
-    open_max: int,
+    open_max: int | None,
     actor: str,
     shares: Sequence[int] = (),
 ) -> None:
@@ -173,25 +174,29 @@ def hold(
 
     `shares` is what each account pays the one above it, from the root down to this one, whose share is the whole;
     empty where all pay the same. The split of the money is frozen with it: that is how `capture` divides it.
+    What takes no place (`TAKES_NO_PLACE`) has no `open_max`: nobody counts it.
 
     In the same transaction it asks, of the key, the account and every account above, whether they may buy this at all
     and whether it fits under their caps. Raises TooManyOpen, NoBalance, BadKey, Suspended, Barred or NoNumbers, having
     changed nothing.
     """
     taken = tx.execute(
-        "update balances set available = available - :amount, held = held + :amount, open_count = open_count + 1"
-        " where account_id = :id and available >= :amount and open_count < :open_max",
+        "update balances set available = available - :amount, held = held + :amount, open_count = open_count + :places"
+        " where account_id = :id and available >= :amount and (:places = 0 or open_count < :open_max)",
         amount=money.micros,
         id=account_id,
-        open_max=open_max,
+        places=int(open_max is not None),
+        open_max=open_max or 0,
     )
     if not taken:
-        raise TooManyOpen if balance(tx, account_id).open_count >= open_max else NoBalance
+        is_full = open_max is not None and balance(tx, account_id).open_count >= open_max
+        raise TooManyOpen if is_full else NoBalance
     try:
-        _pass_levels(tx, activation_id, money.micros, at, shares)
+        _pass_levels(tx, activation_id, money.micros, at, shares, takes_place=open_max is not None)
     except CallerError:
         _unhold(tx, account_id, money.micros)
-        _leave_place(tx, account_id)
+        if open_max is not None:
+            _leave_place(tx, account_id)
         raise
     tx.execute(
         "insert into holds (activation_id, account_id, amount, currency, state, opened_at)"
@@ -249,12 +254,14 @@ def _prices(shares: Sequence[_Share]) -> list[int]:
     return [share.price for share in shares]
 
 
-def _pass_levels(tx: Tx, activation_id: int, micros: int, at: float, shares: Sequence[int]) -> None:
+def _pass_levels(
+    tx: Tx, activation_id: int, micros: int, at: float, shares: Sequence[int], *, takes_place: bool
+) -> None:
     """Read once the balance is locked: whoever sets a cap locks it, too, so none is missed."""
     passed = levels.of_order(tx, activation_id)
     levels.require_buyer(passed, at)
     levels.require_allowed(tx, passed, activation_id, micros)
-    caps.take(tx, passed, micros, at, shares)
+    caps.take(tx, passed, micros, at, shares, takes_place=takes_place)
 
 
 def _open_hold(tx: Tx, activation_id: int) -> Row | None:
@@ -405,7 +412,7 @@ def release(tx: Tx, activation_id: int, at: float, *, actor: str) -> bool:
 
 
 def leave(tx: Tx, account_id: int, activation_id: int) -> None:
-    """Gives back the place an ended activation took. Called once for each, when it ends."""
+    """Gives back the place an ended activation took. Called once for each that took one, when it ends."""
     _leave_place(tx, account_id)
     caps.leave(tx, activation_id)
 
@@ -577,7 +584,9 @@ def _verify_holds(tx: Tx) -> Iterable[str]:
             yield f"balances: account {row['account_id']} holds {row['held']}, its open holds sum to {row['total']}"
     for row in tx.all(
         "select b.account_id, b.open_count, count(a.id) as total from balances b left join activations a"
-        " on a.account_id = b.account_id and a.ended_at is null group by b.account_id, b.open_count"
+        " on a.account_id = b.account_id and a.ended_at is null and a.product <> :placeless"
+        " group by b.account_id, b.open_count",
+        placeless=TAKES_NO_PLACE,
     ):
         if row["open_count"] != row["total"]:
             shown, total = row["open_count"], row["total"]

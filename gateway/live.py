@@ -55,6 +55,8 @@ class Live:
     read_at: float = 0.0
     unknown_times: int = 0
     is_over_upstream: bool = False
+    cancels_under_way: int = 0
+    """How many callers have asked to give it back and wait for the upstream's word."""
     product: Product = Product.SMS
     hours: int = 0
     parent_id: int | None = None

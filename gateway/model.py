@@ -147,7 +147,8 @@ class BuyOrder:
     """One purchase, as an adapter sees it: `cost_max` is the most we pay, in the upstream's currency.
 
     `hours` is a rental's or an extension's time. `lease_reference` and `lease_number` are those of the lease an order
-    builds upon: the number used again, the one another service is added to, the rental extended.
+    builds upon: the number used again, the one another service is added to, the rental extended. `lease_expires_at` is
+    when that one ends, as far as we know.
     """
 
     service: str
@@ -159,6 +160,7 @@ class BuyOrder:
     hours: int = 0
     lease_reference: str = ""
     lease_number: str = field(default="", repr=False)
+    lease_expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

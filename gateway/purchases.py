@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 from cachetools import LRUCache, TTLCache
@@ -364,6 +364,7 @@ class Purchases:
         wanted = BuyOrder(
             order.service, order.country, offer.operator, cost_max, seconds, order.phone_exceptions, offer.hours,
             parent.reference if parent else "", parent.number if parent else "",
+            parent.expires_at if parent else None,
         )  # fmt: skip
         if order.product is Product.EXTENSION and parent is not None:
             return await self._prolong(upstream, intent, ranked.quote, wanted, parent, deadline, order.fingerprint)
@@ -393,6 +394,9 @@ class Purchases:
         house = self._house
         if not isinstance(upstream, Rents):
             raise Refused("rents nothing out")
+        if rental.cancels_under_way:
+            # Asked after the intent is written, as a cancel looks for intents after it has said so: one sees the other.
+            raise NotReached("its rental is being given back")
         had_until = rental.expires_at
         try:
             ends_at = await upstream.extend(wanted)
@@ -400,6 +404,8 @@ class Purchases:
             self._judge(upstream.name, error)
             if not isinstance(error, InDoubt):
                 raise
+            if error.reference:
+                await self._turn_back(intent, upstream.name, error)
             await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
             seen = await self._end_now(upstream, rental, deadline - house.clock())
             if seen is None or not attempts.has_moved(had_until, seen, wanted.hours):
@@ -408,9 +414,12 @@ class Purchases:
         house.health.success(upstream.name)
         try:
             # Should the commit be lost, the end that the upstream tells from now on settles what came of it.
-            await house.store.run(attempts.prolong, intent, rental.id, quote, ends_at, house.clock())
+            is_longer = await house.store.run(attempts.prolong, intent, rental.id, quote, ends_at, house.clock())
         except Conflict:
             raise _Settled("the extension was given up meanwhile") from None
+        if not is_longer:
+            log.warning("extension.lost", activation=intent.activation_id, upstream=upstream.name)
+            raise _Settled("its rental ended meanwhile")
         rental.expires_at = max(rental.expires_at, ends_at)
         if rental.status is Status.WAITING:
             rental.refundable_until = 0.0
@@ -418,6 +427,15 @@ class Purchases:
         house.metrics.count(Product.EXTENSION, upstream.name, "finished")
         self._prolonged[fingerprint] = intent.activation_id
         return rental
+
+    async def _turn_back(self, intent: Intent, upstream: str, error: InDoubt) -> NoReturn:
+        """Gives back a lease that was had in place of what was asked for. Raises NothingTaken."""
+        house = self._house
+        await house.store.run(
+            attempts.end_unattached, intent.attempt_id, upstream, error.reference, house.clock(), str(error)
+        )
+        self._soon(self._give_back_orphans())
+        raise _Settled(str(error))
 
     async def _end_now(self, upstream: Upstream, rental: Live, seconds: float) -> float | None:
         """When a rental ends, as its upstream has it; None where it does not say."""
@@ -667,7 +685,10 @@ class Purchases:
         house = self._house
         stanza = house.stanza(row["upstream"])
         is_ours_alone = stanza is not None and stanza.exclusive
-        if await house.store.run(attempts.settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone):
+        state = await house.store.run(attempts.settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone)
+        if state == "lost":
+            log.warning("rental.lost", attempt=row["id"], upstream=row["upstream"])
+        elif state:
             log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
@@ -692,7 +713,7 @@ class Purchases:
         except UnknownLease:
             pass
         except UpstreamError as error:
-            if house.clock() - row["started_at"] < attempts.NEVER_LISTED_SECONDS:
+            if house.clock() - row["started_at"] < attempts.doubt_seconds(row):
                 return
             log.warning("orphan.lost", upstream=row["upstream"], error=type(error).__name__)
             cost = Money(row["cost_max"], row["currency"])

@@ -168,8 +168,8 @@ class Rentals:
     async def extend(self, caller: Caller, order: Order, is_gone: Callable[[], bool]) -> Live:
         """Prolongs the rental `order.parent_id` by at least `order.hours`; the rental as it is then.
 
-        Raises UnknownActivation, NotAllowedNow, NoBalance, TooManyOpen, PriceTooLow, OrderExists, Barred, Unavailable
-        (also while an earlier extension of it is under way or in doubt).
+        Raises UnknownActivation, NotAllowedNow, NoBalance, PriceTooLow, OrderExists, Barred, Unavailable
+        (also while an earlier extension of it is under way or in doubt, or it is being given back).
         """
         rental = await self.get(caller, _parent_id(order))
         whole = replace(order, service=rental.service, country=rental.country, product=Product.EXTENSION)

@@ -98,7 +98,8 @@ class Rents(Protocol):
     async def extend(self, order: BuyOrder) -> float:
         """One attempt, one request, for the rental `order.lease_reference`: when it ends now (epoch seconds).
 
-        Raises NothingTaken where nothing was paid, InDoubt where perhaps it was: then `read` tells by `expires_at`.
+        Raises NothingTaken where nothing was paid, InDoubt where perhaps it was: then `read` tells by `expires_at`;
+        InDoubt with a reference where another rental was made instead.
         """
         ...
 

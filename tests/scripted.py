@@ -20,6 +20,7 @@ import psycopg
 from gateway import accounts, ledger
 from gateway.accounts import Caller
 from gateway.app import Gateway
+from gateway.attempts import RENTAL_IN_DOUBT_SECONDS
 from gateway.database import Database, open_database
 from gateway.errors import (
     HasSms,
@@ -112,7 +113,7 @@ class Scripted:
     buys:   lease, cheaper, dearer, again, slow (sold, and told when `gate` opens), sold_out, refused, not_reached,
             doubt, doubt_taken, doubt_hidden
     closes: accept, too_early, sms, unwell, deaf (done, but the answer is lost), never
-    extends: accept, refused, not_reached, doubt, doubt_made
+    extends: accept, refused, not_reached, doubt, doubt_made, anew (another rental instead), known (a lease we have)
 
     `numbers` are the ones handed over next; empty: new ones.
 
@@ -175,6 +176,11 @@ class Scripted:
                 raise NotReached("no connection")
             case "doubt":
                 raise InDoubt("the reply was lost, and nothing was done")
+            case "anew":
+                other = self._sell(order, self._rent_cost(order.hours))
+                raise InDoubt("rented anew", reference=other.reference)
+            case "known":
+                raise InDoubt("rented anew", reference=order.lease_reference)
         assert sold.ends_at is not None
         sold.ends_at += order.hours * 3600
         sold.extended.append(self._rent_cost(order.hours))
@@ -366,7 +372,7 @@ class Faulty:
 
 
 TABLES = (
-    "payments, vouchers, voucher_batches, voucher_tries, recharge_runs, recharges,"
+    "ended_sessions, users, seals, payments, vouchers, voucher_batches, voucher_tries, recharge_runs, recharges,"
     " notices, messages, transfers, ledger, holds, counters, rules, balances, attempts, activations, api_keys,"
     " account_tree, accounts"
 )
@@ -497,7 +503,7 @@ class World:
                 continue
 
     async def settle_everything(self) -> None:
-        """Time passes until nothing is left to do: an hour and a half, in growing steps."""
+        """Time passes until nothing is left to do: an hour and a half in growing steps, and a day for lost rentals."""
         for upstream in self.upstreams:
             upstream.buys.clear()
             upstream.closes.clear()
@@ -510,6 +516,8 @@ class World:
         while ends := [live.expires_at for live in self.gateway.house.live.all_open() if live.is_rental]:
             self.watch.now = max(self.watch.now, *ends) + 1
             await self.round()
+        self.watch.now += RENTAL_IN_DOUBT_SECONDS
+        await self.round()
         await self.round()
 
     # What is so

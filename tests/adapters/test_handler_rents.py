@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -392,6 +393,16 @@ async def test_what_an_extension_is_answered_with(answer: Any, expected: type[Up
     assert len(script.requests) == 3
 
 
+async def test_what_is_rented_anew_is_named() -> None:
+    anew: Any = {**LATER, "phone": {**RENTED["phone"], "id": 18}}  # type: ignore[dict-item]
+    answers = {"continueRentInfo": INFO, "continueRentNumber": anew, "getRentStatus": said("STATUS_WAIT_CODE")}
+    async with upstream("handler_api", answers) as (there, _):
+        with pytest.raises(InDoubt) as raised:
+            await there.extend(replace(longer(), lease_expires_at=NOW + HOUR))
+        assert raised.value.reference == "rent:18"
+        assert (await there.read(watched("rent:17"))).expires_at == NOW + HOUR
+
+
 BEFORE = {"0": {"createDate": "2026-11-01 09:59:00", "price": "2.40", "hours": 24}}
 
 
@@ -426,6 +437,16 @@ async def test_extension_in_doubt_is_looked_up_in_the_history(after: Any, hours_
         for _ in range(2):
             assert (await there.read(watched("rent:17"))).expires_at == NOW + (24 + hours_more) * HOUR
     assert [request["action"] for request in asked(script)].count("continueRentNumber") == 1
+
+
+@pytest.mark.parametrize(("after", "hours_more"), [([{"hours": 24}, {"hours": 24}], 24), (BEFORE, 0)])
+async def test_a_rental_of_before_a_restart_is_looked_up_likewise(after: Any, hours_more: int) -> None:
+    answers = in_doubt({**INFO, "history": BEFORE}, {**INFO, "history": after})
+    async with upstream("handler_api", answers) as (there, _):
+        with pytest.raises(InDoubt):
+            await there.extend(replace(longer(), lease_expires_at=NOW + HOUR))
+        for _ in range(2):
+            assert (await there.read(watched("rent:17"))).expires_at == NOW + (1 + hours_more) * HOUR
 
 
 @pytest.mark.parametrize("histories", [(said("SERVER_ERROR"),), ({**INFO, "history": []}, said("SERVER_ERROR"))])

@@ -11,6 +11,7 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 
+from gateway import accounts
 from gateway.model import LeaseState, Progress, Status
 from gateway.store import Tx
 from tests.harness import PATH, config_directory, environment
@@ -143,3 +144,19 @@ async def test_countries_say_where_an_account_can_rent(here: Asked) -> None:
     with patch.object(here.house.gateway.rentals, "countries", AsyncMock(return_value={187})):
         told = await here.json(action="getCountries")
     assert (told["6"]["rent"], told["187"]["rent"]) == (0, 1)
+
+
+async def test_a_list_is_of_what_this_key_may_rent(here: Asked) -> None:
+    """Two keys of one account, one of which may buy less."""
+    house = here.house
+
+    def narrow(tx: Tx) -> str:
+        rules: dict[str, Any] = {"services": frozenset({"wa"})}
+        return accounts.new_key(tx, house.database.vault, "alice", house.clock(), changes=rules).key
+
+    house.keys["narrow"] = await house.database.store.run(narrow)
+    wanted = {"action": "getRentServicesAndCountries", "country": 6, "rent_time": 4}
+    wide = await here.json(**wanted)
+    assert len(wide["services"]) > 1
+    assert list((await here.json(**wanted, who="narrow"))["services"]) == ["wa"]
+    assert await here.json(**wanted) == wide

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from gateway import accounts, journal
 from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS
 from gateway.errors import (
     CallerError,
@@ -17,13 +19,15 @@ from gateway.errors import (
     NoNumbers,
     NotAllowedNow,
     OrderExists,
+    TooManyOpen,
     Unavailable,
     UnknownActivation,
 )
 from gateway.live import Live
-from gateway.model import LeaseState, Product, Status
+from gateway.model import BuyOrder, Found, LeaseState, Outcome, Product, Status
+from gateway.money import Money
 from gateway.store import Tx
-from tests.scripted import World, worlds
+from tests.scripted import START, World, worlds
 
 COST = 200_000
 PRICE = 260_000
@@ -233,6 +237,34 @@ async def test_an_upstream_that_forgets_a_rental_is_not_believed_at_once(world: 
     world.one.sold[live.reference] = sold
 
 
+async def test_a_list_has_the_newest_messages_of_what_it_lists(world: World) -> None:
+    first, between, last = await world.rent(), await world.buy(), await world.rent()
+    vault = world.gateway.house.vault
+
+    def fill(tx: Tx) -> None:
+        for live, count in ((first, 30), (between, 25), (last, 1)):
+            for number in range(count):
+                tx.execute(
+                    "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at,"
+                    " is_shown) values (:id, :identity, 1, :sealed, :sealed, 0, :shown)",
+                    id=live.id, identity=str(number), sealed=vault.seal(str(number)), shown=int(number != 29),
+                )  # fmt: skip
+
+    await world.store.run(fill)
+    account_id, opened = world.caller.account_id, []
+
+    def codes(tx: Tx, *, of_rentals: bool) -> dict[int, list[str]]:
+        with patch.object(type(vault), "open", autospec=True, side_effect=type(vault).open) as calls:
+            page = journal.page(tx, vault, account_id, of_rentals=of_rentals)
+        opened.append(calls.call_count)
+        return {live.id: [shown.code for shown in live.messages] for live in page}
+
+    newest = [str(number) for number in range(9, 29)]
+    assert await world.store.read(codes, of_rentals=True) == {first.id: newest, last.id: ["0"]}
+    assert opened == [2 + 2 * 21]
+    assert (await world.store.read(codes, of_rentals=False))[between.id] == [str(number) for number in range(5, 25)]
+
+
 # Buying
 
 
@@ -276,6 +308,77 @@ async def test_in_doubt_a_rental_blocks_rentals_and_nothing_else(world: World) -
     assert not health.is_blocked("one", "full", 6, is_rental=True)
     assert not any(sold.is_paid for sold in world.one.sold.values())
     assert (await world.rent()).upstream == "one"
+
+
+def list_without_goods(world: World) -> None:
+    """Lists rentals from now on as SMS-Activate does: neither of what, nor since when."""
+    real = world.one.find
+
+    async def find(since: float) -> Sequence[Found]:
+        rentals = [replace(one, service="", country=-1, created_at=None) for one in await real(0.0) if one.is_rental]
+        return [one for one in await real(since) if not one.is_rental] + rentals
+
+    world.one.find = find  # type: ignore[method-assign]
+
+
+async def lose_a_rental(world: World, plan: str) -> None:
+    world.one.buys.append(plan)
+    world.two.buys.append("sold_out")
+    with pytest.raises(NoNumbers):
+        await world.rent(world.rental(price_max="0.50"))
+
+
+async def test_a_lost_rental_in_a_list_without_goods_is_given_back(world: World) -> None:
+    list_without_goods(world)
+    other = await world.rent()
+    await lose_a_rental(world, "doubt_taken")
+    await world.gateway.purchases.settle()
+    assert not world.one.sold["rent:one-2"].is_paid
+    assert other.status is Status.WAITING
+    rows = await world.rows("select state from attempts where upstream = 'one' order by id")
+    assert [row["state"] for row in rows] == ["leased", "cancelled"]
+
+
+async def test_a_stranger_without_goods_is_nobodys_while_it_may_be_anybodys(world: World) -> None:
+    """Two strangers; or one, and a rental under way."""
+    list_without_goods(world)
+    await lose_a_rental(world, "doubt_hidden")
+    world.one.buys.append("slow")
+    task = asyncio.ensure_future(world.rent(world.rental(hours=4)))
+    world.one.has_sold.clear()
+    world.gateway.house.health.set_blocks([])
+    await world.one.has_sold.wait()
+    await world.gateway.purchases.settle()
+    assert world.one.sold["rent:one-2"].is_paid
+    world.one.gate.set()
+    live = await task
+    strays = [world.one._sell(replace(world.one.asked[0]), Money(COST, "USD")) for _ in range(2)]
+    for seconds in (60, 100, 1600):
+        world.watch.now += seconds
+        await world.gateway.purchases.settle()
+        assert [row["state"] for row in await world.rows("select state from attempts where id = 1")] == ["in_doubt"]
+        assert world.gateway.house.health.is_blocked("one", "full", 6, is_rental=True)
+    for stray in strays:
+        stray.state = LeaseState.CANCELLED
+    assert live.status.is_open
+
+
+async def test_a_rental_that_is_never_found_is_booked_as_lost(world: World) -> None:
+    world.one.buys.append("sold_out")
+    world.two.buys.append("doubt_taken")
+    with pytest.raises(NoNumbers):
+        await world.rent(world.rental(price_max="0.50"))
+    world.watch.now += 7199
+    await world.gateway.purchases.settle()
+    losses = "select amount from ledger where kind = 'loss'"
+    assert await world.rows(losses) == []
+    assert world.gateway.house.health.is_blocked("two", "full", 6, is_rental=True)
+    world.watch.now += 2
+    for _ in range(2):
+        await world.gateway.purchases.settle()
+    assert [row["amount"] for row in await world.rows(losses)] == [2 * 120_000]
+    assert not world.gateway.house.health.is_blocked("two", "full", 6, is_rental=True)
+    assert await paid(world) == (0, 0)
 
 
 async def test_a_rental_that_is_dearer_than_listed_is_given_back(world: World) -> None:
@@ -432,6 +535,64 @@ async def test_where_the_end_cannot_be_read_a_lost_extension_is_given_up_in_the_
     assert [row["state"] for row in await world.rows("select state from attempts order by id")] == ["leased", "gone"]
 
 
+async def test_what_is_rented_anew_instead_of_prolonged_is_given_back(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    world.one.extends.append("anew")
+    with pytest.raises(NotAllowedNow):
+        await world.extend(live)
+    await world.gateway.purchases.drain()
+    assert not world.one.sold["rent:one-2"].is_paid
+    assert (live.expires_at, await paid(world)) == (ends_at, (PRICE, 0))
+    rows = await world.rows("select state, reference from attempts order by id")
+    assert [tuple(row.values()) for row in rows] == [("leased", "rent:one-1"), ("cancelled", "rent:one-2")]
+    world.one.extends.append("known")
+    with pytest.raises(NotAllowedNow):
+        await world.extend(live)
+    await world.gateway.purchases.drain()
+    assert world.one.sold[live.reference].state is LeaseState.OPEN
+    await world.extend(live)
+
+
+async def test_more_time_takes_no_place(world: World) -> None:
+    """Neither of the account's, nor of those its rules allow it."""
+    live = await world.rent()
+
+    def bound(tx: Tx, **caps: int) -> None:
+        accounts.set_rules(tx, "alice", caps, START)
+
+    await world.store.run(bound, open_max=1)
+    with pytest.raises(TooManyOpen):
+        await world.rent()
+
+    async def extend() -> Live:
+        order = replace(world.order(), product=Product.EXTENSION, hours=2, parent_id=live.id, open_max=1)
+        return await world.gateway.rentals.extend(world.caller, order, lambda: False)
+
+    for plan, error in (("refused", NotAllowedNow), ("doubt", Unavailable)):
+        world.one.extends.append(plan)
+        with pytest.raises(error):
+            await extend()
+        await world.check()
+        assert (await world.balance()).open_count == 1
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.gateway.purchases.settle()
+    is_there, go_on = gated(world, is_made_first=True)
+    task = asyncio.ensure_future(extend())
+    await is_there.wait()
+    await world.check()
+    assert (await world.balance()).open_count == 1
+    go_on.set()
+    await task
+    await world.check()
+    assert await paid(world) == (0, 2 * PRICE)
+    await world.store.run(bound, open_max=2, spend_total=2 * PRICE)
+    with pytest.raises(NoBalance):
+        await world.extend(live)
+    await world.store.run(bound, open_max=2, spend_total=10 * PRICE)
+    await world.rent()
+
+
 async def test_two_extensions_at_once_are_one(world: World) -> None:
     live = await world.rent()
     got = await asyncio.gather(*(world.extend(live) for _ in range(5)), return_exceptions=True)
@@ -477,6 +638,148 @@ async def test_a_rental_that_is_over_cannot_be_prolonged(world: World) -> None:
     with pytest.raises(UnknownActivation):
         await world.extend(number)
     await world.gateway.activations.cancel(world.caller, number.id)
+
+
+# More time, and the end
+
+
+def gated(world: World, *, is_made_first: bool) -> tuple[asyncio.Event, asyncio.Event]:
+    """The next extension stops upstream, before or after it was made: set once it is there, and to let it go on."""
+    is_there, go_on, real = asyncio.Event(), asyncio.Event(), world.one.extend
+
+    async def extend(order: BuyOrder) -> float:
+        end = await real(order) if is_made_first else 0.0
+        is_there.set()
+        await go_on.wait()
+        return end or await real(order)
+
+    world.one.extend = extend  # type: ignore[method-assign]
+    return is_there, go_on
+
+
+@pytest.mark.parametrize("is_made_first", [True, False])
+async def test_a_rental_does_not_end_by_time_while_it_is_prolonged(world: World, *, is_made_first: bool) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    is_there, go_on = gated(world, is_made_first=is_made_first)
+    world.one.is_readable = False
+    world.watch.now = ends_at - 1
+    task = asyncio.ensure_future(world.extend(live))
+    await is_there.wait()
+    world.watch.now += 2
+    await world.gateway.worker._tick()
+    assert live.status.is_open
+    go_on.set()
+    assert (await task).expires_at == ends_at + 7200
+    world.one.is_readable = True
+    await world.round()
+    assert live.status.is_open
+    assert await paid(world) == (0, 2 * PRICE)
+
+
+async def test_a_rental_does_not_end_by_time_while_more_time_is_in_doubt(world: World) -> None:
+    live = await world.rent()
+    ends_at = live.expires_at
+    world.watch.now = ends_at - 30
+    world.one.extends.append("doubt_made")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    world.watch.now = ends_at + 1
+    await world.gateway.worker._tick()
+    assert live.status.is_open
+    world.one.is_readable = True
+    await world.round()
+    assert (live.status.is_open, live.expires_at) == (True, ends_at + 7200)
+
+
+async def test_a_rental_waits_for_more_time_only_until_that_is_settled(world: World) -> None:
+    live = await world.rent()
+    world.watch.now = live.expires_at - 30
+    world.one.extends.append("doubt")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    for seconds in (31, NEVER_LISTED_SECONDS - 32):
+        world.watch.now += seconds
+        await world.gateway.purchases.settle()
+        await world.gateway.worker._tick()
+        assert live.status.is_open
+    world.watch.now += 2
+    await world.gateway.purchases.settle()
+    await world.gateway.worker._tick()
+    assert live.status is Status.FINISHED
+
+
+@pytest.mark.parametrize("verb", ["finish", "cancel"])
+@pytest.mark.parametrize("is_made_first", [True, False])
+async def test_nobody_ends_a_rental_while_it_is_prolonged(world: World, verb: str, *, is_made_first: bool) -> None:
+    live = await world.rent()
+    is_there, go_on = gated(world, is_made_first=is_made_first)
+    task = asyncio.ensure_future(world.extend(live))
+    await is_there.wait()
+    with pytest.raises(Unavailable):
+        await getattr(world.gateway.rentals, verb)(world.caller, live.id)
+    assert world.one.sold[live.reference].state is LeaseState.OPEN
+    go_on.set()
+    await task
+    assert live.status.is_open
+    assert await paid(world) == (0, 2 * PRICE)
+
+
+@pytest.mark.parametrize("verb", ["finish", "cancel"])
+async def test_nobody_ends_a_rental_while_more_time_is_in_doubt(world: World, verb: str) -> None:
+    live = await world.rent()
+    world.one.extends.append("doubt")
+    world.one.is_readable = False
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    await world.boot()
+    with pytest.raises(Unavailable):
+        await getattr(world.gateway.rentals, verb)(world.caller, live.id)
+    assert world.one.sold[live.reference].state is LeaseState.OPEN
+    world.one.is_readable = True
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.gateway.purchases.settle()
+    await getattr(world.gateway.rentals, verb)(world.caller, live.id)
+
+
+async def test_a_rental_that_is_being_given_back_is_not_prolonged(world: World) -> None:
+    live = await world.rent()
+    is_there, go_on, real = asyncio.Event(), asyncio.Event(), world.one.close
+
+    async def close(reference: str, outcome: Outcome) -> None:
+        is_there.set()
+        await go_on.wait()
+        await real(reference, outcome)
+
+    world.one.close = close  # type: ignore[method-assign]
+    task = asyncio.ensure_future(world.gateway.rentals.cancel(world.caller, live.id))
+    await is_there.wait()
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    go_on.set()
+    assert (await task).status is Status.CANCELLED
+    assert world.one.sold[live.reference].extended == []
+    assert await paid(world) == (0, 0)
+
+
+async def test_more_time_for_a_rental_that_ended_meanwhile_costs_its_caller_nothing(world: World) -> None:
+    """Its upstream says that it is over while the extension is under way, which it makes all the same."""
+    live = await world.rent()
+    is_there, go_on = gated(world, is_made_first=True)
+    task = asyncio.ensure_future(world.extend(live))
+    await is_there.wait()
+    world.one.sold[live.reference].state = LeaseState.CANCELLED
+    await world.poll()
+    assert live.status is Status.EXPIRED
+    go_on.set()
+    with pytest.raises(NotAllowedNow):
+        await task
+    assert await paid(world) == (0, 0)
+    assert (await world.balance()).open_count == 0
+    rows = await world.rows("select kind, amount from ledger where kind in ('cost', 'loss')")
+    assert [tuple(row.values()) for row in rows] == [("loss", COST)]
 
 
 # What builds on an activation
