@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from operator import itemgetter
@@ -80,7 +80,8 @@ _EARNED_OF_ONE = (
 _IS_SHARED = "exists (select 1 from hold_shares s where s.activation_id = activations.id) as is_shared"
 
 _IN_DAYS = "day >= :first and day < :end"
-_NOT_COUNTED = "counted = 0 and status not in ('opening', 'failed') and opened_at >= :begins and opened_at < :ends"
+_GOT_A_NUMBER = "status not in ('opening', 'failed')"
+_NOT_COUNTED = f"counted = 0 and {_GOT_A_NUMBER} and opened_at >= :begins and opened_at < :ends"
 _BELOW = "account_id in (select account_id from account_tree where ancestor_id = :within)"
 
 _OF_EVERYBODY = (
@@ -179,6 +180,35 @@ def _add(tx: Tx, table: str, key: Sequence[str], columns: Sequence[str], sums: _
             f" on conflict ({', '.join(key)}) do update set {added}",
             **dict(zip(names, (*place, *sums[place]), strict=True)),
         )
+
+
+def verify(tx: Tx) -> Iterable[str]:
+    """What is added up against the activations it was made of; a sentence for each thing that does not add up."""
+    counted = f"select {_ONE} from activations where counted = 1 and {_GOT_A_NUMBER}"  # noqa: S608 — constant text
+    yield from _compared(tx, "usage_days", counted, ("currency", "cost_currency"), _SUMS)
+    yield from _compared(tx, "usage_margins", _EARNED_OF_COUNTED, ("seller_id", "currency"), ("amount",))
+
+
+_EARNED_OF_COUNTED = (
+    "select s.account_id as seller_id, a.currency, b.price - s.price as amount from hold_shares s"  # noqa: S608 — constant text
+    " join hold_shares b on b.activation_id = s.activation_id and b.level = s.level + 1"
+    f" join activations a on a.id = s.activation_id where b.price > s.price and a.counted = 1 and {_IS_PAID}"
+)
+
+
+def _compared(tx: Tx, table: str, made: str, key: Sequence[str], sums: Sequence[str]) -> Iterable[str]:
+    shown = _totals(tx, f"select {', '.join((*key, *sums))} from {table}", key, sums)  # noqa: S608 — names of our own
+    wanted = _totals(tx, made, key, sums)
+    for place in sorted(shown.keys() | wanted.keys()):
+        if shown.get(place) != wanted.get(place):
+            yield f"{table}: {place} sums to {shown.get(place)}, the activations say {wanted.get(place)}"
+
+
+def _totals(tx: Tx, source: str, key: Sequence[str], sums: Sequence[str]) -> dict[tuple[Any, ...], dict[str, int]]:
+    places = ", ".join(key)
+    summed = ", ".join(f"sum({name}) as {name}" for name in sums)
+    rows = tx.all(f"select {places}, {summed} from ({source}) u group by {places}")  # noqa: S608 — names of our own columns
+    return {tuple(row[name] for name in key): {name: int(row[name]) for name in sums} for row in rows}
 
 
 # Reporting

@@ -245,7 +245,26 @@ async def test_a_report_is_what_counting_again_and_the_ledger_say_at_any_time(
     )
     assert left is not None
     assert left["n"] == sum(one["status"] not in OVER for one in ones.values())
-    assert await database.store.read(ledger.verify) == []
+    assert await database.store.read(lambda tx: [*ledger.verify(tx), *usage.verify(tx)]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("update usage_days set sold = sold - 1", "usage_days: ('USD', 'USD') sums to"),
+        ("delete from usage_days", "usage_days: ('USD', 'USD') sums to None"),
+        ("update usage_margins set amount = amount + 1 where amount = 70000", "usage_margins: ("),
+        ("update activations set counted = 0", "the activations say None"),
+    ],
+)
+async def test_what_is_added_up_wrongly_is_found(database: Database, change: str, words: str) -> None:
+    await database.store.run(add, an_activation(markups=(70_000, 30_000)))
+    await database.store.run(usage.roll_up)
+    assert await database.store.read(lambda tx: list(usage.verify(tx))) == []
+    await database.store.run(lambda tx: tx.execute(change))
+    problems = await database.store.read(lambda tx: list(usage.verify(tx)))
+    assert problems
+    assert words in problems[0]
 
 
 def an_activation(**more: Any) -> dict[str, Any]:
