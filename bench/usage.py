@@ -3,8 +3,8 @@
 The activations are generated inside the database, spread over a year: a hundred keys of forty accounts, in two branches
 and beside them, forty services, thirty countries, five upstreams. A few of each have most of the traffic, and nine in
 ten numbers of a service in a country come from the same upstream, as they do where the best offer wins. All
-but the newest are added up as the worker would have; those it adds up while the clock runs. Every report is compared
-with counting the activations themselves.
+but the newest are added up as the worker would have; those it adds up while the clock runs. Every report of everybody
+is compared with counting the activations themselves; the resellers earn one cent by each number.
 """
 
 from __future__ import annotations
@@ -34,6 +34,23 @@ ROUNDS = 5
 YEAR_DAYS = 365
 LAST_DAY = 20_400
 """The day after the newest activation, in days since the epoch."""
+
+EARNED = """
+insert into usage_margins (seller_id, day, account_id, key_id, service, country, upstream, currency, amount)
+select t.ancestor_id, u.day, u.account_id, u.key_id, u.service, u.country, u.upstream, u.currency,
+       sum(u.delivered) * 10000
+from usage_days u join account_tree t on t.account_id = u.account_id and t.depth = 1
+where u.delivered > 0 group by 1, 2, 3, 4, 5, 6, 7, 8 order by 1, 2
+"""
+"""What resellers have earned by the days added up: one cent by each number."""
+
+SHARED = """
+insert into hold_shares (activation_id, account_id, level, price)
+select a.id, t.ancestor_id, 1 - t.depth, a.price + (1 - t.depth) * 10000
+from activations a join account_tree t on t.account_id = a.account_id
+where a.counted = 0 and exists (select 1 from account_tree s where s.account_id = a.account_id and s.depth = 1)
+"""
+"""The same of the newest ones, as it stands by each hold: on top of the price, so that the operator's is the price."""
 
 MONTH = (LAST_DAY - 40, LAST_DAY - 10)
 NEWEST = 20_000
@@ -142,8 +159,10 @@ def generate(url: str, rows: int) -> None:
         summed = f"select {places}, {sums} from {one}"  # noqa: S608 — names of our own columns
         insert = f"insert into usage_days ({places}, {', '.join(usage._SUMS)}) {summed} group by {places} order by day"
         connection.execute(insert.encode())
-        connection.execute("vacuum analyze activations")
-        connection.execute("vacuum analyze usage_days")
+        connection.execute(EARNED)
+        connection.execute(SHARED)
+        for table in ("activations", "hold_shares", "usage_days", "usage_margins"):
+            connection.execute(f"vacuum analyze {table}".encode())
 
 
 def _drop_indexes(connection: psycopg.Connection[Any]) -> list[str]:
@@ -176,6 +195,8 @@ async def measure(database: Database, url: str) -> dict[str, Any]:
             seconds.append(time.perf_counter() - started)
         if account is None:
             require(lines, expected, name)
+        elif account.startswith("reseller"):
+            require_cents(lines, name)
         found["reports"].append({"name": name, "lines": len(lines), "median": statistics.median(seconds),
                                  "max": max(seconds)})  # fmt: skip
     started, counted = time.perf_counter(), 0
@@ -183,6 +204,7 @@ async def measure(database: Database, url: str) -> dict[str, Any]:
         counted += batch
     found["rolled_up"] = {"rows": counted, "per_second": counted / (time.perf_counter() - started)}
     require(await database.store.read(_report, None, ("day",)), expected, "after the roll-up")
+    require_cents(await database.store.read(_report, "reseller-0", ("day",)), "a reseller after the roll-up")
     return found
 
 
@@ -207,6 +229,13 @@ def require(lines: Sequence[usage.Line], expected: tuple[int, ...], name: str) -
     found = (*(sum(getattr(line, column) for line in lines) for column in columns), margin)
     if found != expected:
         raise RuntimeError(f"{name}: {found} instead of {expected}")
+
+
+def require_cents(lines: Sequence[usage.Line], name: str) -> None:
+    """Raises RuntimeError where a reseller has not earned its cent by each number."""
+    delivered, earned = sum(line.delivered for line in lines), sum(line.margin["USD"] for line in lines)
+    if not delivered or earned != delivered * 10_000:
+        raise RuntimeError(f"{name}: {earned} for {delivered} numbers")
 
 
 def main(rows: int, output: Path) -> int:

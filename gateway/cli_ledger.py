@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gateway import accounts, audit, drift, ledger, seals, statements
+from gateway import accounts, audit, drift, ledger, seals, statements, usage
 from gateway.accounts import AccountError
 from gateway.database import Database
 from gateway.money import parse, plain
@@ -53,7 +53,7 @@ def verify_books(context: Context, days: int) -> None:
 
 
 def _verify(tx: Tx, vault: Vault, now: float, days: int) -> tuple[list[str], list[dict[str, Any]]]:
-    problems = [*ledger.verify(tx), *seals.verify(tx, vault)]
+    problems = [*ledger.verify(tx), *usage.verify(tx), *seals.verify(tx, vault)]
     found = drift.days(tx, now - days * drift.DAY_SECONDS, now) if days else []
     return problems, [_drift_fields(row) for row in found]
 

@@ -14,7 +14,9 @@ from gateway.terminal import Context, common, show, with_database
 
 
 @click.command("usage")
-@click.option("--account", "name", help="One account with all below it; unless given, every account.")
+@click.option(
+    "--account", "name", help="One account with all below it, and what it earns by them; unless given, every account."
+)
 @click.option("--from", "start", default="", help="First day, YYYY-MM-DD (UTC); unless given, of this month.")
 @click.option("--to", "end", default="", help="Day after the last one; unless given, up to now.")
 @click.option("--by", "words", default="day", help=f"What to break it down by, any of {','.join(usage.DIMENSIONS)}.")
@@ -22,7 +24,11 @@ from gateway.terminal import Context, common, show, with_database
 @common
 @click.pass_obj
 def show_usage(context: Context, name: str | None, start: str, end: str, words: str, is_csv: bool) -> None:
-    """What was bought, delivered, cancelled and spent, and the margin: price less what the upstream takes."""
+    """What was bought, delivered, cancelled and spent, and the margin.
+
+    Of every account it is the operator's: what accounts at the top pay less what upstreams take. With --account it is
+    that account's: what those below pay it less what it pays for the same itself.
+    """
     by = tuple(word.strip() for word in words.split(",") if word.strip())
     today = datetime.fromtimestamp(time.time(), UTC).date()
     first = _day(start) if start else today.replace(day=1)

@@ -72,6 +72,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "markup set": ("alice", "--percent", "20", "--child", "bob"),
     "markup list": ("alice",),
     "ledger verify": (),
+    "usage": (),
+    "key fuse": ("1",),
     "ledger head": (),
     "ledger statement": ("alice",),
     "db upgrade": (),

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway import usage
+from gateway import ledger, usage
 from gateway.errors import NoNumbers
+from gateway.ladders import Markup
+from gateway.money import Money
 from gateway.usage import Line, Query
+from tests.journeys.test_ladder import NAMES, Tree
 from tests.scripted import START, World, worlds
 
 TODAY = int(START // usage.DAY_SECONDS)
@@ -23,8 +26,9 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     await made.end()
 
 
-async def total(world: World) -> Line:
-    lines: list[Line] = await world.store.read(usage.report, Query(TODAY, TODAY + 7, (), world.caller.account_id))
+async def total(world: World, within: int | None = None) -> Line:
+    """The operator's, or an account's."""
+    lines: list[Line] = await world.store.read(usage.report, Query(TODAY, TODAY + 7, (), within))
     assert len(lines) == 1
     return lines[0]
 
@@ -74,3 +78,55 @@ async def test_a_report_is_what_the_ledger_says(world: World) -> None:
     charged, cost = await booked(world)
     assert (line.spent, line.margin) == (charged, {"USD": charged - cost})
     await world.check_settled()
+
+
+async def earned(tree: Tree, name: str) -> int:
+    rows = await tree.world.rows(
+        "select coalesce(sum(amount), 0) as n from ledger where kind = 'margin' and credit = :account",
+        account=ledger.available(tree.ids[name]),
+    )
+    return int(rows[0]["n"])
+
+
+async def check_margins(tree: Tree) -> list[tuple[int, int]]:
+    """Everybody's report against the ledger; what was spent and earned, from the top down."""
+    _, cost = await booked(tree.world)
+    assert (await total(tree.world)).margin == {"USD": await tree.sold_for() - cost}
+    found = []
+    for name in NAMES:
+        line = await total(tree.world, tree.ids[name])
+        assert line.margin == {"USD": await earned(tree, name)}
+        found.append((line.spent, line.margin["USD"]))
+    return found
+
+
+async def test_every_level_sees_what_it_earned_and_the_operator_what_it_sold_for(
+    database_url: str, tmp_path: Path
+) -> None:
+    tree = Tree(worlds(database_url, tmp_path)())
+    await tree.begin()
+    await tree.markup("top", Markup(percent_millionths=200_000))
+    await tree.markup("mid", Markup(add_micros=20_000))
+    for name in NAMES:
+        world = await tree.as_(name)
+        tree.world.one.cost = Money(60_000, "USD")
+        tree.sms(await world.buy())
+        world.one.buys.append("cheaper")
+        tree.sms(await world.buy())
+        await world.poll()
+        await world.gateway.activations.cancel(world.caller, (await world.buy()).id)
+        rental = await world.rent()
+        await world.extend(rental)
+        await world.buy()
+    before = await check_margins(tree)
+    assert all(margin > 0 for _, margin in before[:2])
+    assert before[2][1] == 0
+    await tree.world.gateway.worker._roll_up()
+    assert await check_margins(tree) == before
+    await tree.world.settle_everything()
+    assert await check_margins(tree) == before
+    await tree.world.gateway.worker._roll_up()
+    assert await tree.world.rows("select id from activations where counted = 0") == []
+    assert await check_margins(tree) == before
+    await tree.check()
+    await tree.world.end()

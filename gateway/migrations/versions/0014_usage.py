@@ -46,10 +46,25 @@ def _usage() -> None:
         sa.Column("delivered", sa.BigInteger, nullable=False),
         sa.Column("cancelled", sa.BigInteger, nullable=False),
         sa.Column("expired", sa.BigInteger, nullable=False),
+        # What buyers were charged, and what the accounts at the top of theirs pay of it.
         sa.Column("spent", Micros, nullable=False),
+        sa.Column("sold", Micros, nullable=False),
         sa.Column("cost", Micros, nullable=False),
     )
     op.create_index("usage_days_by_day", "usage_days", ["day"])
+    op.create_table(
+        "usage_margins",
+        # Who earned it, by what an account below it bought.
+        sa.Column("seller_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("account_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("key_id", Id, primary_key=True, autoincrement=False),
+        sa.Column("service", sa.Text, primary_key=True),
+        sa.Column("country", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("upstream", sa.Text, primary_key=True),
+        sa.Column("currency", sa.Text, primary_key=True),
+        sa.Column("amount", Micros, nullable=False),
+    )
 
 
 def _fuses() -> None:
