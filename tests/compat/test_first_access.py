@@ -14,6 +14,7 @@ import pytest
 import compat
 from gateway import audit
 from gateway.errors import Unavailable
+from gateway.live import Shown
 from gateway.store import Tx
 from tests.compat.test_isolation_matrix import (
     ACTIONS,
@@ -31,8 +32,15 @@ from tests.compat.test_isolation_matrix import (
 )
 from tests.harness import config_directory, environment
 
-LAST = ("setStatus", "finishActivation", "cancelActivation", "finish", "cancel", "another_sms")
-"""What changes the activation comes after what only shows it."""
+LAST = (
+    "setStatus", "setRentStatus", "finishActivation", "cancelActivation", "finish", "cancel", "another_sms",
+    "finish_rental", "cancel_rental",
+)  # fmt: skip
+"""What changes the activation or rental comes after what only shows it."""
+
+
+RENTING = ("sms_activate", "hero", "grizzly")
+"""Dialects that show what came to a rental."""
 
 
 @pytest.fixture
@@ -128,27 +136,36 @@ async def test_a_poll_needs_no_database_and_its_note_survives_an_outage(world: W
 
 async def shows(world: World, response: httpx.Response) -> bool:
     """Whether a message of the asker's is in an answer."""
-    live = world.house.gateway.house.live.get(int(world.it("activation", ME)))
-    assert live is not None
     told = response.text + str(response.headers)
-    return any(message.code in told or message.text in told for message in live.messages)
+    return any(message.code in told or message.text in told for message in messages(world))
+
+
+def messages(world: World) -> list[Shown]:
+    """All that came for the activation and the rental asked for."""
+    found = [world.house.gateway.house.live.get(int(world.it(kind, ME))) for kind in ("activation", "rental")]
+    lives = [live for live in found if live is not None and live.messages]
+    assert len(lives) == 2
+    return [message for live in lives for message in live.messages]
 
 
 @pytest.mark.parametrize("dialect", sorted(compat.DIALECTS))
 async def test_whatever_action_shows_a_message_is_noted(world: World, dialect: str) -> None:
-    path, id_, shown = f"/{dialect}/stubs/handler_api.php", world.it("activation", ME), 0
+    path, shown = f"/{dialect}/stubs/handler_api.php", set()
     actions = _actions(compat.DIALECTS[dialect]) - {"getNumber", "getNumberV2", "setWebhook"}
     for action in sorted(actions, key=lambda action: (action in LAST, action)):
-        for values in ACTIONS[action] or ({"service": "tg", "country": "6"},):
+        asked = ACTIONS[action] or ({"service": "tg", "country": "6"},)
+        for values, kind in itertools.product(asked, ("activation", "rental")):
             await forget(world)
             query: Mapping[str, Any] = {
-                "api_key": key_of(world), "action": action, **filled(values, {"{it}": id_})
+                "api_key": key_of(world), "action": action, **filled(values, {"{it}": world.it(kind, ME)})
             }  # fmt: skip
             response = await world.client.get(path, params=query)
             is_shown = await shows(world, response)
-            assert bool(await written(world)) is is_shown, f"{action} {values}: {response.text}"
-            shown += is_shown
-    assert shown >= 1
+            assert bool(await written(world)) is is_shown, f"{action} {values} of {kind}: {response.text}"
+            if is_shown and values in ACTIONS[action]:
+                shown.add(kind)
+    assert "activation" in shown
+    assert ("rental" in shown) is (dialect in RENTING)
 
 
 async def test_whatever_endpoint_shows_a_message_is_noted(world: World) -> None:
@@ -158,13 +175,17 @@ async def test_whatever_endpoint_shows_a_message_is_noted(world: World) -> None:
     for operation in sorted(operations, key=lambda one: one.name in LAST):
         entry = ENDPOINTS[operation.name]
         for one in entry.tries or (Try(),):
-            it = world.it(entry.names, ME) if entry.names in ("activation", "account") else NOBODY.get(entry.names, "")
+            it = (
+                world.it(entry.names, ME)
+                if entry.names in ("activation", "rental", "account")
+                else NOBODY.get(entry.names, "")
+            )
             await forget(world)
             response = await world.ask(role, operation, operation.paths[0], entry, one, it)
             is_shown = await shows(world, response)
             assert bool(await written(world)) is is_shown, f"{operation.name}: {response.text}"
             shown += is_shown
-    assert shown >= 5
+    assert shown >= 8
 
 
 async def test_5sim_notes_it_too(world: World) -> None:

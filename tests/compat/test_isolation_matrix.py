@@ -35,7 +35,10 @@ SECRET = "s" * 64
 GATEWAY = "[limits]\nchanges_per_minute = 1000000\npolls_per_minute = 1000000\n"
 ME, PARENT, SIBLING, CHILD, TWIN, STRANGER = "Qme", "Qabove", "Qbeside", "Qme.kid", "Qme.twin", "Qelse"
 TREE = {PARENT: None, ME: PARENT, SIBLING: PARENT, CHILD: ME, TWIN: ME, STRANGER: None}
-NOBODY = {"account": "Qnone", "key": "999999", "activation": "100999999", "user": "999999", "batch": "999999"}
+NOBODY = {
+    "account": "Qnone", "key": "999999", "activation": "100999999", "rental": "100999999", "user": "999999",
+    "batch": "999999",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Entry:
-    """What an endpoint names: an `account`, a `key`, an `activation`, a `user`, or nothing of anybody's ("").
+    """What an endpoint names: an `account`, `key`, `activation`, `rental`, `user` or `batch`, or nobody's thing ("").
 
     Without `tries` the object is in the path, and the body is empty.
     """
@@ -60,6 +63,7 @@ class Entry:
 
 ONCE = {"idempotency-key": "word-{n}"}
 ACTIVATION = Entry("activation")
+RENTAL = Entry("rental")
 ACCOUNT = Entry("account")
 KEY = Entry("key")
 NOTHING = Entry("")
@@ -71,6 +75,12 @@ ENDPOINTS: dict[str, Entry] = {
     "activation": ACTIVATION, "messages": ACTIVATION, "events": ACTIVATION,
     "finish": ACTIVATION, "another_sms": ACTIVATION, "cancel": ACTIVATION,
     "balance": NOTHING, "services": NOTHING, "countries": NOTHING, "prices": NOTHING, "activations": NOTHING,
+    "price_again": ACTIVATION, "again": ACTIVATION,
+    "add_service": Entry("activation", [Try(body={"service": "wa"})]),
+    "rental": RENTAL, "finish_rental": RENTAL, "cancel_rental": RENTAL,
+    "extend_rental": Entry("rental", [Try(body={"hours": 4}), Try(body={"hours": 4}, headers=ONCE)]),
+    "rental_extensions": Entry("rental", [Try(), Try("/api/v1/rentals/{it}/extensions?hours=4")]),
+    "rental_offers": NOTHING, "rentals": NOTHING, "rent": NOTHING,
     "purchase": NOTHING, "webhook": NOTHING, "set_webhook": NOTHING,
     "sign_in": NOTHING, "sign_out": NOTHING, "sign_out_everywhere": NOTHING, "me": NOTHING,
     "change_password": NOTHING, "users": NOTHING, "add_user": NOTHING,
@@ -99,7 +109,7 @@ ENDPOINTS: dict[str, Entry] = {
 """By the operation's name."""
 
 HOW_TO = """add it to ENDPOINTS in {file}:
-    "{name}": Entry("account" | "key" | "activation" | "user", [Try(path, body, headers)])
+    "{name}": Entry("account" | "key" | "activation" | "rental" | "user", [Try(path, body, headers)])
 where {{it}} stands for the object's name or id (no tries: it is in the path and there is no body), or
     "{name}": NOTHING
 if it names nothing that belongs to anybody. An object of a new kind needs a line in NOBODY and in World.it as well."""
@@ -110,20 +120,25 @@ ACTIONS: dict[str, Sequence[Mapping[str, str]]] = {
     "getStatus": [ID, {**ID, "text": "1"}], "getStatusV2": [ID], "getFullSms": [ID], "getAllSms": [ID],
     "setStatus": [{**ID, "status": status} for status in ("1", "3", "6", "8", "-1", "2")],
     "finishActivation": [ID], "cancelActivation": [ID], "keep": [ID], "setAutoRenew": [ID],
-    "getAdditionalService": [ID], "checkExtraActivation": [ACTIVATION_ID], "getExtraActivation": [ACTIVATION_ID, ID],
+    "getAdditionalService": [{**ID, "service": "wa"}],
+    "checkExtraActivation": [ACTIVATION_ID, ID], "getExtraActivation": [ACTIVATION_ID, ID],
+    "reactivate": [ID], "reactivateOptions": [ID], "reactivationPrice": [ID],
     "parseCall": [ID], "getIncomingCallStatus": [ACTIVATION_ID],
-    "getRentStatus": [ID], "setRentStatus": [{**ID, "status": "1"}, {**ID, "status": "2"}],
-    "continueRentNumber": [ID], "getContinueRentPriceNumber": [ID], "continueRentInfo": [ID],
+    "getRentStatus": [ID, {**ID, "size": "2", "page": "1"}],
+    "setRentStatus": [{**ID, "status": "2"}, {**ID, "status": "1"}],
+    "continueRentNumber": [{**ID, "rent_time": "4"}], "getContinueRentPriceNumber": [{**ID, "rent_time": "4"}],
+    "continueRentInfo": [{**ID, "hours": "4", "needHistory": "1"}],
+    "prolong": [{**ID, "duration": "4"}], "prolongOptions": [ID], "prolongHistory": [ID],
     **dict.fromkeys((
         "getActiveActivations", "getBalance", "getBalanceAndCashBack", "getCountries", "getCurrentActivations",
         "getHistory", "getListOfActiveActivations", "getListOfTopCountriesByService", "getNumber", "getNumberV2",
         "getNumbersStatus", "getOperators", "getPrices", "getPricesExtended", "getPricesV2", "getPricesV3",
         "getPricesVerification", "getServicesList", "getTopCountriesByService", "getTopCountriesByServiceRank",
         "getWebhook", "setWebhook", "getMultiServiceNumber", "buyPartnerProduct", "getRentServicesAndCountries",
-        "getRentNumber", "getRentList", "getFreePrices", "updateApiCurrency",
+        "getRentNumber", "getRentList", "getRentPrices", "serviceCountRent", "getFreePrices", "updateApiCurrency",
     ), ()),
 }  # fmt: skip
-"""What each action of a dialect names as `{it}`; nothing for those that name nothing of anybody's."""
+"""What each action of a dialect names as `{it}`, an activation or a rental; nothing where it names nobody's."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +286,7 @@ async def _token(world: World, role: Role) -> str:
 
 
 async def _numbers(world: World, name: str) -> None:
-    """One that waits, and one with a code, which is the one asked for."""
+    """One that waits, one with a code, which is the one asked for, and a rental with a message."""
     key = world.objects[name]["first key in plain"]
     for service in ("xmute", "tg"):
         response = await world.client.post(
@@ -280,6 +295,12 @@ async def _numbers(world: World, name: str) -> None:
         assert response.status_code == 201, response.text
         world.objects[name]["activation"] = response.json()["id"].removeprefix("ver_")
         world.objects[name][f"number of {service}"] = response.json()["phone_number"].removeprefix("+")
+    response = await world.client.post(
+        "/api/v1/rentals", json={"service": "tg", "country": "ID", "hours": 24}, headers={"x-api-key": key}
+    )
+    assert response.status_code == 201, response.text
+    world.objects[name]["rental"] = response.json()["id"].removeprefix("rent_")
+    world.objects[name]["number of a rental"] = response.json()["phone_number"].removeprefix("+")
 
 
 @pytest.fixture
@@ -392,7 +413,9 @@ def marks(world: World, account: str, role: Role) -> list[str]:
         f'"{account}"',
         has["number of tg"],
         has["number of xmute"],
+        has["number of a rental"],
         f"ver_{has['activation']}",
+        f"rent_{has['rental']}",
         f"{account}@example",
     ]
     return found if account not in role.own else found[1:]
@@ -414,19 +437,20 @@ async def test_actions_on_what_is_not_ones_own(world: World, dialect: str) -> No
                 for values, account in itertools.product(ACTIONS[action], set(TREE) - {role.own}):
                     world.calls = 0
                     wanted = await said(role, action, values, NOBODY["activation"])
-                    wanted_calls, world.calls = world.calls, 0
-                    assert await said(role, action, values, world.it("activation", account)) == wanted, (
-                        action,
-                        account,
-                    )
-                    assert world.calls == wanted_calls, (action, account)
+                    wanted_calls = world.calls
+                    for kind in ("activation", "rental"):
+                        world.calls = 0
+                        found = await said(role, action, values, world.it(kind, account))
+                        assert found == wanted, (action, account, kind)
+                        assert world.calls == wanted_calls, (action, account, kind)
     assert await world.rows() == before
     for role in (role for role in ROLES if not role.is_session):
         for action in sorted(_actions(compat.DIALECTS[dialect]) - {"getNumber", "getNumberV2", "setWebhook"}):
             if not ACTIONS[action]:
                 _, _, body = await said(role, action, {"service": "tg", "country": "6"}, "")
                 for account in set(TREE) - {role.own}:
-                    assert world.objects[account]["number of tg"].encode() not in body, (action, account)
+                    for mark in ("number of tg", "number of a rental"):
+                        assert world.objects[account][mark].encode() not in body, (action, account)
     own = await said(ROLES[0], "getStatus", ID, world.it("activation", ME))
     assert own != await said(ROLES[0], "getStatus", ID, NOBODY["activation"])
 
