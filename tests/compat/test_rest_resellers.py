@@ -409,7 +409,14 @@ async def test_markups_are_set_as_a_whole_in_their_order_and_not_overwritten_uns
     ]
     put = await shop.ask("PUT", MARKUPS, {"markups": given}, if_match=before.headers["etag"])
     assert put.status_code == 200, put.text
-    unset = {"services": [], "countries": [], "child": None, "percent": "0", "add": "0.00", "step": "0.0001"}
+    unset: dict[str, Any] = {
+        "services": [],
+        "countries": [],
+        "child": None,
+        "percent": "0",
+        "add": "0.00",
+        "step": "0.0001",
+    }
     first = {"services": ["tg", "wa"], "countries": [6], "percent": "12.5", "add": "0.01", "step": "0.05"}
     shown = [{**unset, **first}, {**unset, "child": "alice.shop", "percent": "5"}, {**unset, "add": "0.02"}]
     assert put.json() == {"account": "alice", "markups": shown}
