@@ -18,6 +18,7 @@ from gateway.markups import MarkupError
 from gateway.model import Lease, Offer, Order, Quote
 from gateway.money import MAX_MICROS
 from gateway.routing import Because, Ranked
+from gateway.settings import FuseSettings
 from gateway.store import PostgresStore, Tx
 from tests.gateway.branches import AT, COST, OPEN_MAX, Branches, order, usd
 from tests.harness import environment
@@ -264,7 +265,8 @@ async def test_an_order_holds_what_every_levels_cap_reaches_for_and_asks_no_dear
         Ranked(Quote(Offer(name, "tg", 6, COST, 5), usd(100_000), caller.ladder.shares("tg", 6, top)), Because("x"))
         for name, top in (("dear", 50_000), ("cheap", 40_000))
     ]
-    intent = await branches.run(attempts.intend, caller, Order("tg", 6, fingerprint="1"), quotes, AT, OPEN_MAX, "1")
+    wanted = Order("tg", 6, fingerprint="1")
+    intent = await branches.run(attempts.intend, caller, wanted, quotes, AT, OPEN_MAX, "1", FuseSettings())
     assert (intent.held, intent.shares) == (usd(100_000), (40_000, 100_000, 100_000))
     assert [ranked.quote.offer.upstream for ranked in intent.quotes] == ["cheap"]
     await branches.run(
