@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -14,7 +14,9 @@ from compat._rest_people_models import ACCOUNT_NAME
 from gateway.accounts import GRACE_SECONDS_MAX, Issued, Ruled
 from gateway.caps import OPEN
 from gateway.catalog import Catalog
-from gateway.money import plain, to_micros
+from gateway.ladders import Markup
+from gateway.markups import RULES_MAX, Rule, percent_of, percent_text
+from gateway.money import PRICE_STEP_MICROS, plain, to_micros
 from gateway.recharges import Recharge
 from gateway.rules import (
     IP_RANGES_MAX,
@@ -30,6 +32,7 @@ from gateway.rules import (
 )
 from gateway.settings import DIALECTS
 from gateway.statements import Movement, Statement
+from gateway.usage import COUNTS, DIMENSIONS, Line
 from gateway.vouchers import Batch
 
 GRACE_SECONDS = 86_400
@@ -41,6 +44,7 @@ VOUCHERS_MAX = 1_000
 COUNTRIES_MAX = 300
 AMOUNTS = ("price_max", *SPEND_CAPS.values())
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _RFC3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]")
 
 
@@ -51,6 +55,13 @@ def _as_text(value: Any) -> Any:
     return value
 
 
+def _as_day(value: Any) -> Any:
+    """A day is written out, too."""
+    if not isinstance(value, str) or not _DAY.fullmatch(value):
+        raise ValueError("a day is YYYY-MM-DD, such as 2025-06-01")
+    return value
+
+
 AccountName = Annotated[StrictStr, Field(pattern=ACCOUNT_NAME, examples=["acme.shop"])]
 Price = Annotated[StrictStr, Field(pattern=PRICE, examples=["5.00"])]
 PerMinute = Annotated[StrictInt, Field(ge=1, le=PER_MINUTE_MAX)]
@@ -58,6 +69,8 @@ Label = Annotated[StrictStr, Field(max_length=NAME_LENGTH_MAX, pattern=r"^[^\x00
 DialectWord = Literal[DIALECTS]  # type: ignore[valid-type]
 WayIn = Literal[WAYS_IN]  # type: ignore[valid-type]
 Moment = Annotated[AwareDatetime, BeforeValidator(_as_text)]
+Day = Annotated[date, BeforeValidator(_as_day)]
+Percent = Annotated[StrictStr, Field(pattern=r"^[0-9]{1,6}(\.[0-9]{1,4})?$", examples=["20"])]
 Cursor = Annotated[
     str, Field(min_length=1, max_length=128, description="`next_cursor` of the page before, as it came.")
 ]
@@ -106,6 +119,18 @@ class StatementQuery(PeriodQuery):
 
     limit: Annotated[int, Field(ge=1, le=STATEMENT_PAGE_MAX, description="How many at most.")] = 100
     cursor: Cursor | None = None
+
+
+class UsageQuery(Model):
+    """Which days (UTC, those of the purchase), and what they are broken down by."""
+
+    start: Day | None = Field(default=None, description="First day; without it, of this month.")
+    end: Day | None = Field(default=None, description="Day after the last one; without it, up to now.")
+    by: Annotated[str, Field(max_length=60, pattern=r"^[a-z]+(,[a-z]+)*$")] = Field(
+        default="day",
+        description="Any of `day`, `account`, `key`, `service`, `country`, by comma; for operators `upstream` as well.",
+        examples=["day,service"],
+    )
 
 
 class AuditQuery(PeriodQuery):
@@ -227,6 +252,31 @@ class Redemption(Model):
     """A voucher to be paid in."""
 
     code: Annotated[StrictStr, Field(min_length=1, max_length=64, description="Case, spaces and dashes don't matter.")]
+
+
+class NewMarkup(Model):
+    """What is added to what the account pays itself. Without services, countries or child it is for everybody below."""
+
+    services: Annotated[list[ServiceCode], Field(max_length=SERVICES_MAX)] = Field(
+        default=[], description="Only for these services."
+    )
+    countries: Annotated[list[CountryWord], Field(max_length=COUNTRIES_MAX)] = Field(
+        default=[], description="Only for these countries."
+    )
+    child: AccountName | None = Field(
+        default=None, description="Only for this account directly below, and those below that."
+    )
+    percent: Percent = "0"
+    add: Price = Field(default="0", description="Added to each number, after that; in the account's currency.")
+    step: Price = Field(
+        default=plain(PRICE_STEP_MICROS), description="Prices are rounded up to a multiple of it.", examples=["0.05"]
+    )
+
+
+class NewMarkups(Model):
+    """All markups of an account, in the order in which they are looked at: the first that fits counts."""
+
+    markups: Annotated[list[NewMarkup], Field(max_length=RULES_MAX)]
 
 
 class NewRecharge(Model):
@@ -424,6 +474,50 @@ class StatementPage(Model):
     next_cursor: str | None = Field(description="For the next page; null on the last.")
 
 
+class MarkupShown(Model):
+    """One markup. No services or countries are any."""
+
+    services: list[str]
+    countries: list[int]
+    child: str | None
+    percent: str = Field(examples=["20"])
+    add: str = Field(examples=["0.01"])
+    step: str = Field(examples=["0.05"])
+
+
+class Markups(Model):
+    """What an account adds to the prices of those below it, in the order in which it is looked at."""
+
+    account: str
+    markups: list[MarkupShown]
+
+
+class UsageLine(Model):
+    """What was bought. What the report is not broken down by is null."""
+
+    day: date | None
+    account: str | None
+    key: int | None = Field(examples=[17])
+    service: str | None = Field(examples=["tg"])
+    country: int | None = Field(examples=[6])
+    upstream: str | None = Field(description="For operators.")
+    bought: int = Field(description="Numbers had, rentals and more time included.")
+    delivered: int = Field(description="Those that were paid for.")
+    cancelled: int
+    expired: int
+    spent: Amount = Field(description="What those who bought were charged for the delivered ones.")
+    margin: Amount = Field(description="What the account of the report earned of it, by those below it.")
+
+
+class UsageReport(Model):
+    """What an account and those below it bought."""
+
+    account: str
+    start: date
+    end: date = Field(description="The day after the last one.")
+    lines: list[UsageLine]
+
+
 class AuditEntry(Model):
     """Who did what, when: one line."""
 
@@ -465,7 +559,48 @@ def changes_of(given: NewRules, catalog: Catalog) -> dict[str, Any]:
     return found
 
 
+def markups_of(given: NewMarkups, catalog: Catalog) -> list[tuple[Markup, str | None]]:
+    """As the core takes them, each with its child. Raises RuleError, MarkupError, MoneyError."""
+    return [(_markup_of(one, catalog), one.child) for one in given.markups]
+
+
+def _markup_of(given: NewMarkup, catalog: Catalog) -> Markup:
+    return Markup(
+        services=services_of(given.services, catalog),
+        countries=countries_of(given.countries, catalog),
+        percent_millionths=percent_of(given.percent),
+        add_micros=to_micros(given.add),
+        step_micros=to_micros(given.step),
+    )
+
+
 # From ours to theirs
+
+
+def markups_shown(name: str, found: Sequence[Rule]) -> Markups:
+    return Markups(account=name, markups=[_markup(rule) for rule in found])
+
+
+def _markup(rule: Rule) -> MarkupShown:
+    return MarkupShown(
+        services=sorted(rule.markup.services),
+        countries=sorted(rule.markup.countries),
+        child=rule.child or None,
+        percent=percent_text(rule.markup.percent_millionths),
+        add=plain(rule.markup.add_micros),
+        step=plain(rule.markup.step_micros),
+    )
+
+
+def usage_line(line: Line) -> UsageLine:
+    """A line of an account's report: its margin is in its own currency alone."""
+    members: dict[str, Any] = {name: line.place.get(name) for name in DIMENSIONS}
+    return UsageLine(
+        **members,
+        **{name: getattr(line, name) for name in COUNTS},
+        spent=Amount(amount=plain(line.spent), currency=line.currency),
+        margin=Amount(amount=plain(line.margin[line.currency]), currency=line.currency),
+    )
 
 
 def rules_shown(ruled: Ruled) -> RulesShown:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from compat._rest_access import Access
 from compat._rest_cursor import cursor, id_of, place_of
@@ -26,8 +26,10 @@ from compat._rest_reseller_models import (
     Key,
     Keys,
     KeySettings,
+    Markups,
     NewAccount,
     NewKey,
+    NewMarkups,
     NewRecharge,
     NewRules,
     NewTransfer,
@@ -45,6 +47,8 @@ from compat._rest_reseller_models import (
     Transfer,
     Transfers,
     TransfersQuery,
+    UsageQuery,
+    UsageReport,
     VoucherBatch,
     VoucherBatches,
     Vouchers,
@@ -53,26 +57,33 @@ from compat._rest_reseller_models import (
     issued_key,
     issued_vouchers,
     key,
+    markups_of,
+    markups_shown,
     recharge_shown,
     rules_shown,
     statement_page,
     terms_shown,
     transfer,
+    usage_line,
     voucher,
     voucher_batch,
 )
-from gateway import accounts, audit, ledger, manage, statements, terms, vouchers
+from gateway import accounts, audit, ledger, manage, statements, terms, usage, vouchers
 from gateway.accounts import ID_MAX, AccountError, Ruled
 from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.ledger import TransferError
 from gateway.manage import Manager
+from gateway.markups import MarkupError, Rule
 from gateway.money import MoneyError
 from gateway.recharges import RechargeError
 from gateway.rules import RuleError
+from gateway.usage import Line
 from gateway.vouchers import VoucherError
 
 CSV_ROWS = 1_000
+USAGE_LINES_MAX = 20_000
+"""Of one report: what is broken down further is asked for in parts."""
 
 
 class Resellers:
@@ -339,6 +350,63 @@ class Resellers:
             raise Refused("invalid", errors=[Wrong(parameter="end", detail="before the start")])
         return start, end
 
+    # Usage and markups
+
+    async def usage(self, call: Call) -> Reply:
+        first, end, _, lines = await self._usage(call)
+        report = UsageReport(account=_account(call), start=first, end=end, lines=[usage_line(line) for line in lines])
+        return show(report)
+
+    async def usage_csv(self, call: Call) -> Reply:
+        _, _, by, lines = await self._usage(call)
+        return Reply(usage.as_csv(lines, by).encode(), content_type=b"text/csv; charset=utf-8")
+
+    async def _usage(self, call: Call) -> tuple[date, date, tuple[str, ...], Sequence[Line]]:
+        """The days, what they are broken down by, and the lines. Raises Refused."""
+        self._read(call)
+        within = manager_of(call).account_id
+        first, end = self._days(call.query)
+        by = _broken_down(call.query, usage.DIMENSIONS if within is None else usage.RESELLER_DIMENSIONS)
+        days = usage.day_of(first), usage.day_of(end)
+        with refusals():
+            lines = await self._front.house.store.read(manage.usage_of, within, _account(call), *days, by)
+        if len(lines) > USAGE_LINES_MAX:
+            raise _wrong("by", f"more than {USAGE_LINES_MAX} lines: ask for fewer days, or by less")
+        return first, end, by, lines
+
+    def _days(self, query: UsageQuery) -> tuple[date, date]:
+        """The first day, and the one after the last. Raises Refused."""
+        today = datetime.fromtimestamp(self._front.house.clock(), UTC).date()
+        first, end = query.start or today.replace(day=1), query.end or today + timedelta(days=1)
+        if end < first:
+            raise _wrong("end", "before the start")
+        if (end - first).days > usage.DAYS_MAX:
+            raise _wrong("end", f"more than {usage.DAYS_MAX} days after the start")
+        return first, end
+
+    async def markups(self, call: Call) -> Reply:
+        self._read(call)
+        name = _account(call)
+        with refusals():
+            found = await self._front.house.store.read(manage.markups_of, manager_of(call).account_id, name)
+        return _marked_up(name, found)
+
+    async def set_markups(self, call: Call) -> Reply:
+        manager, at = await self._change(call)
+        house, name = self._front.house, _account(call)
+        with refusals("/markups"):
+            wanted = markups_of(call.body, house.settings.catalog)
+            found = await house.store.run(manage.set_markups, manager, name, wanted, at, known_tags=_known_tags(call))
+        return _marked_up(name, found)
+
+    async def end_markups(self, call: Call) -> Reply:
+        manager, at = await self._change(call)
+        with refusals():
+            await self._front.house.store.run(
+                manage.set_markups, manager, _account(call), (), at, known_tags=_known_tags(call)
+            )
+        return Reply(status=204)
+
     # Vouchers and recharges
 
     async def issue_vouchers(self, call: Call) -> Reply:
@@ -506,6 +574,24 @@ def _ruled(found: Ruled) -> Reply:
     return show(rules_shown(found), headers=_tagged(manage.tag(found.rules)))
 
 
+def _marked_up(name: str, found: Sequence[Rule]) -> Reply:
+    return show(markups_shown(name, found), headers=_tagged(manage.markups_tag(found)))
+
+
+def _broken_down(query: UsageQuery, known: Sequence[str]) -> tuple[str, ...]:
+    """Raises Refused on what is not known, or named twice."""
+    by = tuple(query.by.split(","))
+    if not set(by) <= set(known):
+        raise _wrong("by", f"usage is by {', '.join(known)}")
+    if len(set(by)) < len(by):
+        raise _wrong("by", "each can be named once")
+    return by
+
+
+def _wrong(parameter: str, detail: str) -> Refused:
+    return Refused("invalid", errors=[Wrong(parameter=parameter, detail=detail)])
+
+
 CODES: dict[type[Exception], str] = {
     accounts.UnknownAccount: "unknown_account",
     accounts.UnknownKey: "unknown_key",
@@ -532,7 +618,7 @@ def refusals(pointer: str = "") -> Iterator[None]:
     """What managing is refused for, as problems. `pointer` is the member that words and amounts stand in."""
     try:
         yield
-    except (AccountError, RuleError, TransferError, MoneyError, VoucherError, RechargeError) as error:
+    except (AccountError, RuleError, TransferError, MoneyError, VoucherError, RechargeError, MarkupError) as error:
         code = CODES.get(type(error))
         if code is not None:
             raise Refused(code) from None
@@ -600,6 +686,18 @@ def operations(front: Front) -> Sequence[Operation]:
                   query=StatementQuery, access=may, problems=of_account),
         Operation("statement_csv", "GET", (one + "/statement.csv",), do.statement_csv, "The same as CSV, all of it",
                   Page, query=PeriodQuery, access=may, problems=of_account, media_type="text/csv"),
+        Operation("usage", "GET", (one + "/usage",), do.usage, "What an account and those below it bought",
+                  UsageReport, query=UsageQuery, access=may, problems=of_account, description=_USAGE),
+        Operation("usage_csv", "GET", (one + "/usage.csv",), do.usage_csv, "The same as CSV", Page, query=UsageQuery,
+                  access=may, problems=of_account, media_type="text/csv"),
+        Operation("markups", "GET", (one + "/markups",), do.markups, "What an account adds to prices", Markups,
+                  access=may, problems=of_account, has_tag=True),
+        Operation("set_markups", "PUT", (one + "/markups",), do.set_markups, "Say what an account adds to prices",
+                  Markups, body=NewMarkups, access=may, takes_if_match=True, has_tag=True, description=_MARKUPS,
+                  problems=(*changes, "changed_meanwhile")),
+        Operation("end_markups", "DELETE", (one + "/markups",), do.end_markups, "Pass prices on as they are", NoBody,
+                  204, access=may, takes_if_match=True, problems=(*changes, "changed_meanwhile"),
+                  description="Safe to repeat."),
         Operation("vouchers", "GET", (one + "/vouchers",), do.batches, "Batches of vouchers an account issued",
                   VoucherBatches, query=PageQuery, access=may, problems=of_account),
         Operation("issue_vouchers", "POST", (one + "/vouchers",), do.issue_vouchers, "Issue vouchers", IssuedVouchers,
@@ -631,6 +729,11 @@ def operations(front: Front) -> Sequence[Operation]:
 _RULES = (
     "All of them: what is left out is no rule. A cap below what is spent already is refused. They hold for everybody"
     " below, too."
+)
+_USAGE = "Current to the moment. The margin is what the account earned itself, as its statement has it."
+_MARKUPS = (
+    "All of them, in the order in which they are looked at: the first that fits counts. Nobody sells below what they"
+    " pay: a markup only adds. What is held already keeps its price."
 )
 _TRANSFER = (
     "Between an account and one above or below it. With the same `Idempotency-Key` the same request gets the same"

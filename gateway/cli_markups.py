@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from gateway import accounts, markups, rules
+from gateway import accounts, manage, markups, rules
 from gateway.ladders import Customer, Markup, priced_as
+from gateway.manage import COMMAND_LINE
 from gateway.markups import Rule
 from gateway.model import Quote
 from gateway.money import PRICE_STEP_MICROS, Money, MoneyError, plain, to_micros
@@ -62,10 +64,12 @@ def markup_set(
     )
 
     def put(tx: Tx) -> Sequence[Rule]:
-        account_id = accounts.find(tx, name)["id"]
-        child_id = None if child is None else accounts.find(tx, child, account_id)["id"]
-        markups.put(tx, account_id, markup, child_id, place)
-        return markups.of(tx, account_id)
+        row = accounts.find(tx, name)
+        child_id = None if child is None else accounts.find(tx, child, row["id"])["id"]
+        markups.put(tx, row["id"], markup, child_id, place)
+        found = markups.of(tx, row["id"])
+        manage.note_markups(tx, COMMAND_LINE, time.time(), row, found)
+        return found
 
     _show(context, with_database(context, lambda database: database.store.run(put)))
 
@@ -92,7 +96,9 @@ def markup_remove(context: Context, name: str, rule_id: int) -> None:
     """Take a markup away."""
 
     def remove(tx: Tx) -> None:
-        markups.remove(tx, accounts.find(tx, name)["id"], rule_id)
+        row = accounts.find(tx, name)
+        markups.remove(tx, row["id"], rule_id)
+        manage.note_markups(tx, COMMAND_LINE, time.time(), row, markups.of(tx, row["id"]))
 
     with_database(context, lambda database: database.store.run(remove))
     tell(context, {"account": name, "removed": rule_id}, f"markup {rule_id} of {name} is gone")

@@ -12,10 +12,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import accounts, audit, ledger, levels, recharges, rules, statements, terms, tree, users, vouchers
+from gateway import (
+    accounts,
+    audit,
+    ledger,
+    levels,
+    markups,
+    recharges,
+    rules,
+    statements,
+    terms,
+    tree,
+    usage,
+    users,
+    vouchers,
+)
 from gateway.accounts import AccountError, Issued, NotYours, Ruled
 from gateway.errors import BadKey, Suspended
-from gateway.money import Money, parse
+from gateway.ladders import Markup
+from gateway.markups import MarkupError, Rule
+from gateway.money import Money, parse, plain
 from gateway.recharges import Recharge
 from gateway.rules import Rules
 from gateway.statements import Statement
@@ -529,6 +545,70 @@ def _rechargeable(tx: Tx, manager: Manager, name: str, at: float, known_tags: Co
     return row
 
 
+# Markups
+
+
+def markups_of(tx: Tx, within: int | None, name: str) -> list[Rule]:
+    """As `markups.of`, by name. Raises UnknownAccount."""
+    return markups.of(tx, accounts.find(tx, name, within)["id"])
+
+
+def markups_tag(found: Sequence[Rule]) -> str:
+    """As `tag`, of an account's markups in their order."""
+    text = repr([(rule.child_id, *_markup_told(rule).values()) for rule in found])
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def set_markups(
+    tx: Tx,
+    manager: Manager,
+    name: str,
+    wanted: Sequence[tuple[Markup, str | None]],
+    at: float,
+    *,
+    known_tags: Collection[str] | None = None,
+) -> list[Rule]:
+    """As `markups.replace`, by name, each with the name of the child it is for; the rules.
+
+    Raises AccountError as well, and ChangedMeanwhile as `change_rules`. A child that is not there is one that is not
+    directly below.
+    """
+    require(tx, manager, at)
+    row = accounts.find(tx, name, manager.account_id)
+    tree.lock(tx, [row["id"]])
+    _require_known(markups_tag(markups.of(tx, row["id"])), known_tags)
+    children = {child: _child_id(tx, row["id"], child) for _, child in wanted if child is not None}
+    markups.replace(tx, row["id"], [(markup, children[child] if child else None) for markup, child in wanted])
+    found = markups.of(tx, row["id"])
+    note_markups(tx, manager, at, row, found)
+    return found
+
+
+def note_markups(tx: Tx, manager: Manager, at: float, row: Row, found: Sequence[Rule]) -> None:
+    """In the audit log: these are an account's markups now."""
+    told = [_markup_told(rule) for rule in found]
+    _note(tx, manager, at, "account.markups", f"account:{row['id']}", row["id"], name=row["name"], markups=told)
+
+
+def _child_id(tx: Tx, account_id: int, child: str) -> int:
+    try:
+        return int(accounts.find(tx, child, account_id)["id"])
+    except accounts.UnknownAccount:
+        raise MarkupError(markups.NOT_BELOW) from None
+
+
+def _markup_told(rule: Rule) -> dict[str, Any]:
+    markup = rule.markup
+    return {
+        "services": sorted(markup.services),
+        "countries": sorted(markup.countries),
+        "child": rule.child or None,
+        "percent": markups.percent_text(markup.percent_millionths),
+        "add": plain(markup.add_micros),
+        "step": plain(markup.step_micros),
+    }
+
+
 # People
 
 
@@ -599,6 +679,12 @@ def statement(
     """As `statements.statement`, by name. Raises UnknownAccount."""
     account_id = accounts.find(tx, name, within)["id"]
     return statements.statement(tx, account_id, start, end, after=after, limit=limit)
+
+
+def usage_of(tx: Tx, within: int | None, name: str, first: int, end: int, by: tuple[str, ...]) -> list[usage.Line]:
+    """As `usage.report`, of an account with all below it, by name. Raises UnknownAccount."""
+    account_id = accounts.find(tx, name, within)["id"]
+    return usage.report(tx, usage.Query(first, end, by, account_id))
 
 
 def accepted_terms(tx: Tx, within: int | None, name: str, version: str) -> Row | None:

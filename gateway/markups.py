@@ -22,6 +22,7 @@ PERCENT_DIGITS_MAX = 30
 MILLIONTHS = 10_000
 """Of one percent."""
 
+NOT_BELOW = "a markup is for an account directly below"
 STEP_MAX_MICROS = 1000 * MICROS
 ADD_MAX_MICROS = MAX_MICROS // 1000
 
@@ -98,6 +99,31 @@ def put(tx: Tx, account_id: int, markup: Markup, child_id: int | None = None, pl
     return rule_id
 
 
+def replace(tx: Tx, account_id: int, wanted: Sequence[tuple[Markup, int | None]]) -> None:
+    """Makes these an account's rules, in this order; each with the child it is for. A rule for the very same as before
+    keeps its id. Raises MarkupError.
+    """
+    tree.lock(tx, [account_id])
+    if len(wanted) > RULES_MAX:
+        raise MarkupError(f"an account has {RULES_MAX} markups at most")
+    whom = [(markup.services, markup.countries, child_id) for markup, child_id in wanted]
+    if len(set(whom)) < len(whom):
+        raise MarkupError("two markups are for the very same")
+    for markup, child_id in wanted:
+        _require_sense(tx, account_id, markup, child_id)
+    known = {_whom(rule): rule.id for rule in of(tx, account_id)}
+    for rule_id in (known[gone] for gone in known.keys() - set(whom)):
+        tx.execute("delete from markups where id = :id", id=rule_id)
+    _order(
+        tx,
+        [
+            _write(tx, account_id, markup, child_id, known.get(place))
+            for (markup, child_id), place in zip(wanted, whom, strict=True)
+        ],
+    )
+    revisions.bump(tx, revisions.ACCOUNTS)
+
+
 def remove(tx: Tx, account_id: int, rule_id: int) -> None:
     """Takes a rule away. Raises MarkupError where the account has no such one."""
     gone = rule_id <= _ID_MAX and tx.execute(
@@ -167,7 +193,7 @@ def _require_sense(tx: Tx, account_id: int, markup: Markup, child_id: int | None
         return
     row = tx.one("select parent_id from accounts where id = :id", id=child_id)
     if row is None or row["parent_id"] != account_id:
-        raise MarkupError("a markup is for an account directly below")
+        raise MarkupError(NOT_BELOW)
 
 
 def percent_of(text: str) -> int:

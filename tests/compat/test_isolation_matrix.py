@@ -105,6 +105,8 @@ ENDPOINTS: dict[str, Entry] = {
     "batch": Entry("batch"), "revoke_vouchers": Entry("batch"),
     "recharge": ACCOUNT, "set_recharge": Entry("account", [Try(body=RECHARGE)]), "end_recharge": ACCOUNT,
     "statement": ACCOUNT, "statement_csv": ACCOUNT, "audit": NOTHING,
+    "usage": ACCOUNT, "usage_csv": Entry("account", [Try("/api/v1/accounts/{it}/usage.csv?by=account,key")]),
+    "markups": ACCOUNT, "set_markups": Entry("account", [Try(body={"markups": []})]), "end_markups": ACCOUNT,
 }  # fmt: skip
 """By the operation's name."""
 
@@ -228,6 +230,7 @@ class World:
                 "api_keys",
                 "users",
                 "transfers",
+                "markups",
                 "audit",
             )
             return [[dict(row) for row in tx.all(f"select * from {name} order by 1")] for name in tables]  # noqa: S608 — constant names

@@ -6,7 +6,7 @@ import asyncio
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import accounts, audit, rules
-from gateway.store import Tx
+from gateway import accounts, audit, manage, rules
+from gateway.markups import Rule
+from gateway.money import plain
+from gateway.store import Row, Tx
 from tests.compat._rest_client import RestHouse, rest_house
 from tests.compat.test_rest_people import People, inhabited
 from tests.harness import environment
@@ -391,3 +393,127 @@ def test_the_rules_left_out_of_put_are_those_with_verbs_of_their_own() -> None:
     from compat._rest_reseller_models import NewRules
 
     assert set(NewRules.model_fields) == set(rules.COLUMNS) - {"suspended_at"}
+
+
+MARKUPS = TOP + "/alice/markups"
+
+
+async def test_markups_are_set_as_a_whole_in_their_order_and_not_overwritten_unseen(shop: Shop) -> None:
+    await shop.open()
+    before = await shop.ask("GET", MARKUPS)
+    assert before.json() == {"account": "alice", "markups": []}
+    given = [
+        {"services": ["wa", "tg"], "countries": ["ID"], "percent": "12.5", "add": "0.01", "step": "0.05"},
+        {"child": "alice.shop", "percent": "5"},
+        {"add": "0.02"},
+    ]
+    put = await shop.ask("PUT", MARKUPS, {"markups": given}, if_match=before.headers["etag"])
+    assert put.status_code == 200, put.text
+    unset: dict[str, Any] = {
+        "services": [],
+        "countries": [],
+        "child": None,
+        "percent": "0",
+        "add": "0.00",
+        "step": "0.0001",
+    }
+    first = {"services": ["tg", "wa"], "countries": [6], "percent": "12.5", "add": "0.01", "step": "0.05"}
+    shown = [{**unset, **first}, {**unset, "child": "alice.shop", "percent": "5"}, {**unset, "add": "0.02"}]
+    assert put.json() == {"account": "alice", "markups": shown}
+    again = await shop.ask("GET", MARKUPS)
+    assert (again.json(), again.headers["etag"]) == (put.json(), put.headers["etag"])
+    assert await shop.refused("PUT", MARKUPS, {"markups": []}, if_match=before.headers["etag"]) == "changed_meanwhile"
+    assert await shop.refused("DELETE", MARKUPS, if_match=before.headers["etag"]) == "changed_meanwhile"
+    turned = {"markups": given[::-1][:2]}
+    ids = {rule.markup: rule.id for rule in await rules_of(shop)}
+    assert (await shop.done("PUT", MARKUPS, turned, if_match=put.headers["etag"]))["markups"] == shown[::-1][:2]
+    assert all(ids[rule.markup] == rule.id for rule in await rules_of(shop))
+    for _ in range(2):
+        assert (await shop.ask("DELETE", MARKUPS)).status_code == 204
+    assert (await shop.done("GET", MARKUPS))["markups"] == []
+    account = await shop.api.house.database.store.read(accounts.find, "alice")
+    noted = [entry[1:] for entry in await shop.audited() if entry[1] == "account.markups"]
+    assert noted == [("account.markups", f"account:{account['id']}")] * 4
+
+
+async def rules_of(shop: Shop) -> list[Rule]:
+    found: list[Rule] = await shop.api.house.database.store.read(manage.markups_of, None, "alice")
+    return found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"services": ["zzzzz"]}, {"countries": ["XX"]}, {"percent": "-1"}, {"percent": "0.00001"}, {"percent": 20},
+        {"percent": "100001"}, {"add": "-0.01"}, {"add": "0.0000001"}, {"step": "0"}, {"step": "0.00005"},
+        {"child": "alice"}, {"child": "bob"}, {"child": "nobody"}, {"child": "alice.shop.till"}, {"nonsense": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_bad_markups_are_refused_and_change_nothing(one: Shop, given: dict[str, Any]) -> None:
+    await one.open()
+    await one.open("alice.shop.till", parent="alice.shop")
+    kept = await one.done("PUT", MARKUPS, {"markups": [{"percent": "3"}]})
+    assert await one.refused("PUT", MARKUPS, {"markups": [{"percent": "2"}, given]}) == "invalid"
+    assert await one.refused("PUT", MARKUPS, {"markups": [{"percent": "2"}, {"percent": "4"}]}) == "invalid"
+    assert await one.refused("PUT", MARKUPS, {"markups": [{"percent": "2"}] * 201}) == "invalid"
+    assert await one.done("GET", MARKUPS) == kept
+
+
+async def test_a_markup_for_somebody_elses_account_says_no_more_than_for_nobodys(one: Shop) -> None:
+    there, gone = [
+        await one.ask("PUT", MARKUPS, {"markups": [{"child": some, "percent": "1"}]}) for some in ("bob", "nobody")
+    ]
+    assert (there.status_code, there.content) == (422, gone.content)
+
+
+async def test_usage_tells_a_reseller_what_it_earned_and_nothing_of_the_operator(shop: Shop) -> None:
+    await shop.open()
+    key = (await shop.done("POST", TOP + "/alice.shop/keys", {}))["key"]
+    await shop.pay("alice.shop", "5", "a")
+    await shop.done("PUT", MARKUPS, {"markups": [{"add": "0.03"}]})
+    await shop.api.house.gateway.callers.refresh()
+    for word in (key, ""):
+        await shop.done("POST", "/purchase", {"service": "tg", "country": "ID"}, word)
+    await shop.api.house.passes(2.0)
+    paid = {row["id"]: row for row in await held(shop)}
+    below, own = (micros["price"] for _, micros in sorted(paid.items()))
+    report = await shop.done("GET", TOP + "/alice/usage?by=account,service")
+    assert (report["account"], report["start"], report["end"]) == ("alice", "2025-06-01", "2025-06-02")
+    common = {
+        "day": None, "key": None, "service": "tg", "country": None, "upstream": None, "bought": 1, "delivered": 1,
+        "cancelled": 0, "expired": 0,
+    }  # fmt: skip
+    assert report["lines"] == [
+        {**common, "account": name, "spent": usd(spent), "margin": usd(margin)}
+        for name, spent, margin in (("alice", own, 0), ("alice.shop", below, below - own))
+    ]
+    assert below - own == 30_000
+    (line,) = (await shop.done("GET", TOP + "/alice.shop/usage", key=key))["lines"]
+    assert (line["day"], line["spent"], line["margin"]) == ("2025-06-01", usd(below), usd(0))
+    told = await shop.ask("GET", TOP + "/alice/usage.csv?by=account")
+    assert told.headers["content-type"] == "text/csv; charset=utf-8"
+    assert told.text.splitlines() == [
+        "account,bought,delivered,cancelled,expired,spent,currency,margin",
+        f"alice,1,1,0,0,{plain(own)},USD,0.00 USD",
+        f"alice.shop,1,1,0,0,{plain(below)},USD,0.03 USD",
+    ]
+    assert (await shop.done("GET", TOP + "/alice/usage?start=2025-05-01&end=2025-06-01"))["lines"] == []
+    for query in ("by=upstream", "by=day,upstream", "by=day,day", "by=cost", "by=", "start=1748736000",
+                  "end=2025-05-01", "start=2001-01-01", "end=9999-12-31", "start=2025-13-01"):  # fmt: skip
+        assert await shop.refused("GET", f"{TOP}/alice/usage?{query}") == "invalid", query
+        assert await shop.refused("GET", f"{TOP}/alice/usage.csv?{query}") == "invalid", query
+    operator = await shop.people.token("ole@example.com")
+    (line,) = (await shop.done("GET", TOP + "/alice.shop/usage?by=upstream", key=operator))["lines"]
+    assert (line["upstream"], line["margin"]) == ("sandbox", usd(0))
+
+
+async def held(shop: Shop) -> Sequence[Row]:
+    def read(tx: Tx) -> Sequence[Row]:
+        return tx.all("select id, price from activations order by id")
+
+    return await shop.api.house.database.store.read(read)
+
+
+def usd(micros: int) -> dict[str, str]:
+    return {"amount": plain(micros), "currency": "USD"}

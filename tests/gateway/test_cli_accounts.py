@@ -174,7 +174,7 @@ def test_every_change_by_command_is_in_the_audit_log(shell: Shell) -> None:
     for command in (
         "account rules carol --spend-day 5", "account suspend carol", "account resume carol", "account bar bob",
         "transfer alice carol 1", "deposit bob 2", "key name 1 till", "key rules 1 --open-max 3", "key suspend 1",
-        "key resume 1", "key rotate 1", "key revoke 2",
+        "key resume 1", "key rotate 1", "key revoke 2", "markup set alice --percent 5", "markup remove alice 1",
     ):  # fmt: skip
         shell.ok(*command.split())
     lines = [json.loads(line) for line in shell.ok("audit", "export").splitlines()]
@@ -183,4 +183,5 @@ def test_every_change_by_command_is_in_the_audit_log(shell: Shell) -> None:
         "account.create", "deposit", "account.create", "account.create", "key.issue", "key.issue", "key.issue",
         "account.rules", "account.suspend", "account.resume", "account.bar", "transfer", "transfer", "deposit",
         "key.set", "key.rules", "key.suspend", "key.resume", "key.rotate", "key.revoke",
+        "account.markups", "account.markups",
     ]  # fmt: skip

@@ -265,8 +265,8 @@ async def test_an_order_holds_what_every_levels_cap_reaches_for_and_asks_no_dear
         Ranked(Quote(Offer(name, "tg", 6, COST, 5), usd(100_000), caller.ladder.shares("tg", 6, top)), Because("x"))
         for name, top in (("dear", 50_000), ("cheap", 40_000))
     ]
-    order, limits = Order("tg", 6, fingerprint="1"), FuseSettings()
-    intent = await branches.run(attempts.intend, caller, order, quotes, AT, OPEN_MAX, "1", limits)
+    wanted = Order("tg", 6, fingerprint="1")
+    intent = await branches.run(attempts.intend, caller, wanted, quotes, AT, OPEN_MAX, "1", FuseSettings())
     assert (intent.held, intent.shares) == (usd(100_000), (40_000, 100_000, 100_000))
     assert [ranked.quote.offer.upstream for ranked in intent.quotes] == ["cheap"]
     await branches.run(
