@@ -29,13 +29,14 @@ from compat._rest_people_models import (
     user,
 )
 from compat._rest_problems import Refused
-from gateway import accounts, passwords, users
+from gateway import accounts, guesses, passwords, users
 from gateway.accounts import ID_MAX, AccountError
 from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.guesses import TooManyGuesses
 from gateway.passwords import PasswordError
 from gateway.sessions import NotProven, NotSetUp
+from gateway.store import Row, Tx
 from gateway.users import EmailTaken, Role, UnknownUser
 
 log = structlog.get_logger()
@@ -140,8 +141,16 @@ class People:
         word, house = str(call.scope["path_params"]["user_id"]), self._front.house
         if not (word.isascii() and word.isdigit() and 0 < int(word[:20]) <= ID_MAX):
             raise Refused("unknown_user")
+        disabled_at = house.clock() if is_disabled else None
+
+        def switch(tx: Tx) -> Row:
+            row = users.switch(tx, int(word), disabled_at)
+            if not is_disabled:
+                guesses.forget(tx, house.vault, row["email"])
+            return row
+
         with _refusals():
-            row = await house.store.run(users.switch, int(word), house.clock() if is_disabled else None)
+            row = await house.store.run(switch)
         await self._front.sessions.refresh()
         log.info("user.disabled" if is_disabled else "user.enabled", user=row["id"], by=call.session.person.id)
         return show(user(row))
@@ -201,7 +210,8 @@ def operations(front: Front) -> Sequence[Operation]:
                   body=NoBody, access=Access.OPERATOR, problems=switches,
                   description="Ends every session of that person within a second. API keys go on. Safe to repeat."),
         Operation("enable_user", "POST", (one + "/enable",), people.enable_user, "Let somebody in again", User,
-                  body=NoBody, access=Access.OPERATOR, problems=switches, description="Safe to repeat."),
+                  body=NoBody, access=Access.OPERATOR, problems=switches,
+                  description="Pauses after wrong passwords are forgotten. Safe to repeat."),
     )  # fmt: skip
 
 
