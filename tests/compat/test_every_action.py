@@ -14,6 +14,7 @@ from compat._lists import Lists
 from tests.harness import PATH, config_directory, environment
 from tests.wire import StillHouse, still_house
 
+
 @pytest.fixture
 async def house(tmp_path: Path, sqlite_url: str) -> AsyncIterator[StillHouse]:
     directory = config_directory(tmp_path, gateway="[limits]\nchanges_per_minute = 10000\npolls_per_minute = 100000\n")
