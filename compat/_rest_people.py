@@ -36,7 +36,6 @@ from gateway.front import Front
 from gateway.guesses import TooManyGuesses
 from gateway.passwords import PasswordError
 from gateway.sessions import NotProven, NotSetUp
-from gateway.store import Row, Tx
 from gateway.users import EmailTaken, Role, UnknownUser
 
 log = structlog.get_logger()
@@ -141,16 +140,11 @@ class People:
         word, house = str(call.scope["path_params"]["user_id"]), self._front.house
         if not (word.isascii() and word.isdigit() and 0 < int(word[:20]) <= ID_MAX):
             raise Refused("unknown_user")
-        disabled_at = house.clock() if is_disabled else None
-
-        def switch(tx: Tx) -> Row:
-            row = users.switch(tx, int(word), disabled_at)
-            if not is_disabled:
-                guesses.forget(tx, house.vault, row["email"])
-            return row
-
         with _refusals():
-            row = await house.store.run(switch)
+            if is_disabled:
+                row = await house.store.run(users.switch, int(word), house.clock())
+            else:
+                row = await house.store.run(guesses.let_in, house.vault, int(word))
         await self._front.sessions.refresh()
         log.info("user.disabled" if is_disabled else "user.enabled", user=row["id"], by=call.session.person.id)
         return show(user(row))

@@ -38,6 +38,7 @@ class HeroSms(HeroRentals, Dialect):
     """As it was in autumn 2026."""
 
     name = "hero"
+    webhook_format = "hero"
     words: ClassVar[Mapping[str, str]] = {
         **WORDS,
         "unknown_activation": "NOT_FOUND",

@@ -74,9 +74,7 @@ def user_enable(context: Context, email: str) -> None:
 
     async def enable(database: Database) -> Row:
         def unit(tx: Tx) -> Row:
-            row = users.by_email(tx, email)
-            guesses.forget(tx, database.vault, row["email"])
-            return users.switch(tx, row["id"], None)
+            return guesses.let_in(tx, database.vault, users.by_email(tx, email)["id"])
 
         return await database.store.run(unit)
 

@@ -11,7 +11,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from gateway.store import Row, Tx
-from gateway.users import find
+from gateway.users import find, switch
 from gateway.vault import Vault
 
 FREE_PER_EMAIL = 5
@@ -76,6 +76,13 @@ def succeeded(tx: Tx, attempt: Attempt, user_id: int) -> int | None:
         hash=attempt.row["password_hash"] if attempt.row else "",
     )
     return int(row["session_epoch"]) if row is not None else None
+
+
+def let_in(tx: Tx, vault: Vault, user_id: int) -> Row:
+    """Lets a person in again, without the pauses; the row. Safe to repeat. Raises UnknownUser."""
+    row = switch(tx, user_id, None)
+    forget(tx, vault, row["email"])
+    return row
 
 
 def forget(tx: Tx, vault: Vault, email: str) -> None:
