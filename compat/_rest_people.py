@@ -36,7 +36,7 @@ from gateway.front import Front
 from gateway.guesses import TooManyGuesses
 from gateway.passwords import PasswordError
 from gateway.sessions import NotProven, NotSetUp
-from gateway.users import EmailTaken, Role, UnknownUser
+from gateway.users import EmailTaken, LastOperator, Role, UnknownUser
 
 log = structlog.get_logger()
 
@@ -168,6 +168,8 @@ def _refusals(password_at: str = "", not_proven: str = "bad_credentials") -> Ite
         raise Refused("bad_password", errors=[Wrong(pointer=password_at, detail=str(error))]) from None
     except EmailTaken:
         raise Refused("email_taken") from None
+    except LastOperator:
+        raise Refused("last_operator") from None
     except UnknownUser:
         raise Refused("unknown_user") from None
     except AccountError as error:
@@ -201,7 +203,7 @@ def operations(front: Front) -> Sequence[Operation]:
         Operation("add_user", "POST", (PREFIX + "/users",), people.add_user, "Let somebody sign in", User, 201,
                   body=NewUser, access=Access.OPERATOR, problems=("bad_password", "email_taken")),
         Operation("disable_user", "POST", (one + "/disable",), people.disable_user, "Keep somebody out", User,
-                  body=NoBody, access=Access.OPERATOR, problems=switches,
+                  body=NoBody, access=Access.OPERATOR, problems=(*switches, "last_operator"),
                   description="Ends every session of that person within a second. API keys go on. Safe to repeat."),
         Operation("enable_user", "POST", (one + "/enable",), people.enable_user, "Let somebody in again", User,
                   body=NoBody, access=Access.OPERATOR, problems=switches,

@@ -565,6 +565,18 @@ async def test_an_operator_lets_people_in_and_keeps_them_out(people: People) -> 
     await people.token("new@example.com")
 
 
+async def test_the_last_operator_stays(people: People) -> None:
+    operator, ole = await people.token(OLE), f"/api/v1/users/{people.ids[OLE]}"
+    assert code_of(await people.ask(operator, "POST", ole + "/disable")) == "last_operator"
+    await people.add("eva@example.com", Role.OPERATOR)
+    eva = f"/api/v1/users/{people.ids['eva@example.com']}"
+    assert (await people.ask(operator, "POST", eva + "/disable")).status_code == 200
+    assert code_of(await people.ask(operator, "POST", ole + "/disable")) == "last_operator"
+    assert (await people.ask(operator, "POST", eva + "/disable")).status_code == 200  # safe to repeat
+    assert (await people.ask(operator, "POST", eva + "/enable")).status_code == 200
+    assert (await people.ask(operator, "POST", ole + "/disable")).status_code == 200
+
+
 async def test_people_who_cannot_be_are_refused_with_the_reason(people: People) -> None:
     ole = await people.token(OLE)
     good = {"email": "x@example.com", "password": PASSWORD, "role": "reseller", "account": "bob"}

@@ -122,7 +122,8 @@ def test_a_password_on_the_command_line_is_no_password(shell: Shell) -> None:
 
 def test_people_are_kept_out_and_let_in_again(shell: Shell) -> None:
     shell.ok("user", "add", ANN, "--role", "operator", "--password-stdin", typed=PASSWORD)
-    assert shell.ok("user", "disable", "ANN@example.com") == f"{ANN} can't sign in\n"
+    assert "the last operator" in shell.refused("user", "disable", ANN)
+    assert shell.ok("user", "disable", "ANN@example.com", "--force") == f"{ANN} can't sign in\n"
     assert shell.json("list")[0]["disabled"] is not None
     with pytest.raises(NotProven):
         shell.sign_in()
