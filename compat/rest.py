@@ -388,7 +388,9 @@ def _pages(described: Json) -> Sequence[Operation]:
 
     return (
         Operation("openapi", "GET", (DOCUMENT_PATH,), show_document, "The document", Page, is_public=True),
-        Operation("docs", "GET", (DOCS_PATH,), show_page, "The document as a page", Page, is_public=True),
+        Operation(
+            "docs", "GET", (DOCS_PATH, DOCS_PATH + "/"), show_page, "The document as a page", Page, is_public=True
+        ),
     )
 
 
