@@ -12,6 +12,7 @@ from typing import ClassVar, TypeVar
 
 from compat._core import Core
 from compat._reply import Call, Reply, amount, as_json, currency_number, date, dumps, is_true, text, whole
+from compat._shelves import is_elsewhere, is_other_price, is_unwanted, names_a_price, require_minimum
 from compat._wire import JSON, TEXT, first, gone
 from gateway import history
 from gateway.accounts import Caller
@@ -106,8 +107,8 @@ class Activations(Core):
             service=self.service(values),
             country=self.country_to_buy(call),
             operator="" if operator == "any" else operator[:100],
-            phone_exceptions=_exceptions(values.get("phoneException", "")),
-            reference=self._reference(call),
+            phone_exceptions=exceptions(values.get("phoneException", "")),
+            reference=self.own_reference(call),
             fingerprint=self.fingerprint(call),
             life_seconds=self.life_seconds,
             open_max=self.open_max,
@@ -139,11 +140,29 @@ class Activations(Core):
             raise NoNumbers
 
     def require_terms(self, call: Call, order: Order, cap: Money | None) -> None:
-        """Refuses conditions that can't be kept. Those of the reference all can."""
+        """Refuses conditions that can't be kept to. Raises NoNumbers, or what the dialect has for it."""
+        self.require_seller(call)
+        if names_a_price(call.values):
+            self.require_price(call, self.listed_price(call.caller, order), cap)
 
-    def _reference(self, call: Call) -> str:
-        """The caller's own order id as a digest, since it can be of any length; getNumberV2 alone has one."""
-        given = call.values.get("orderId") if call.action == "getNumberV2" else None
+    def require_seller(self, call: Call) -> None:
+        """Refuses who wants another provider's number. Raises NoNumbers, or what the dialect has for it."""
+        if is_elsewhere(call.values) or is_unwanted(call.values):
+            raise NoNumbers
+
+    def require_price(self, call: Call, listed: Money | None, cap: Money | None) -> None:
+        """Refuses conditions that the listed price (None where there is none) does not meet. Raises likewise."""
+        require_minimum(call.values, listed)
+        if is_other_price(call.values, listed, cap):
+            raise NoNumbers
+
+    def listed_price(self, caller: Caller, order: Order) -> Money | None:
+        row = next(self.front.house.market.listing_now(caller, order.service, order.country), None)
+        return row.price if row else None
+
+    def own_reference(self, call: Call) -> str:
+        """The caller's own order id as a digest, since it can be of any length; empty where there is none."""
+        given = call.values.get("orderId")
         return self.reference(given) if given else ""
 
     def reference(self, given: str) -> str:
@@ -308,7 +327,7 @@ def newest_sms(live: Live) -> dict[str, object] | None:
     return {"dateTime": date(newest.received_at), "code": newest.code, "text": newest.text}
 
 
-def _exceptions(value: str) -> tuple[str, ...]:
+def exceptions(value: str) -> tuple[str, ...]:
     """Prefixes not wanted: country code and three to six digits. Raises BadPhoneException on any other form."""
     if not value:
         return ()

@@ -150,6 +150,10 @@ class Catalogue(Core):
         """The dialect's name for one of our services."""
         return service
 
+    def country_id(self, country: int) -> int:
+        """The dialect's number for one of our countries, as a number."""
+        return int(self.country_number(country))
+
     def country_word(self, country: int) -> str:
         """The dialect's name for one of our countries, in lists by service."""
         return self.country_number(country)
@@ -176,7 +180,7 @@ class Catalogue(Core):
 
     def country_row(self, country: Country, *, rents: bool) -> dict[str, object]:
         return {
-            "id": int(self.country_number(country.id)), "rus": country.rus, "eng": country.eng, "chn": country.chn,
+            "id": self.country_id(country.id), "rus": country.rus, "eng": country.eng, "chn": country.chn,
             "visible": 1, "retry": 1, "rent": int(rents), "multiService": 0,
         }  # fmt: skip
 

@@ -184,9 +184,9 @@ class Core:
 
     # Limits
 
-    async def count_change(self, call: Call) -> None:
+    async def count_change(self, call: Call, count: int = 1) -> None:
         """Raises TooManyRequests."""
-        await self.front.count_change(call.caller)
+        await self.front.count_change(call.caller, count)
 
     def count_look(self, call: Call) -> None:
         """For what has to be looked up in the database: not over the limit. Raises TooManyRequests."""

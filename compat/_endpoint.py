@@ -62,14 +62,20 @@ class Endpoint:
         held_seconds = 0.0
         dialect = self._dialect()
         try:
-            if not dialect.takes_post and scope["method"] == "POST":
-                return dialect.post_refused, "refused", 0.0
-            if action not in self._known:
-                raise BadAction
+            is_post = scope["method"] == "POST"
+            if action not in self._known or (is_post and not dialect.takes_post):
+                if not self._fixed:
+                    dialect = await self._of_key(dialect, scope, values)
+                if is_post and not dialect.takes_post:
+                    return dialect.post_refused, "refused", 0.0
+                if action not in self._known:
+                    raise BadAction
             caller = await self._front.callers.caller(values.get("api_key") or _key_in_header(dialect, scope))
             if caller.dialect and not self._fixed:
                 dialect = self._dialects.get(caller.dialect, dialect)
             require_way_in(self._front, caller, scope, dialect.name)
+            if is_post and not dialect.takes_post:
+                return dialect.post_refused, "refused", 0.0
             handler = dialect.actions.get(action)
             if handler is None:
                 raise BadAction
@@ -94,6 +100,16 @@ class Endpoint:
         if settings is not self._settings and not self._fixed:
             self._settings, self._default = settings, self._dialects[settings.gateway.server.dialect]
         return self._default
+
+    async def _of_key(self, dialect: Dialect, scope: Scope, values: Mapping[str, str]) -> Dialect:
+        """The dialect of the key a request has, the given one where no key decides: for what is refused unheard."""
+        try:
+            caller = await self._front.callers.caller(values.get("api_key") or _key_in_header(dialect, scope))
+            found = self._dialects.get(caller.dialect, dialect)
+            require_way_in(self._front, caller, scope, found.name)
+        except CallerError:
+            return dialect
+        return found
 
     async def _send(self, scope: Scope, send: Send, reply: Reply) -> None:
         was_there = True

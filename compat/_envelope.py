@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from compat._reply import Reply, amount, as_json
 from gateway.errors import Barred, CallerError, PriceTooLow, TooManyRequests
@@ -84,11 +85,14 @@ FIELDS = {
 
 def envelope(title: str, error: CallerError, *, early_seconds: float, now: float, open_max: int) -> Reply:
     """The title with its status, and whatever the error tells beyond its name."""
-    reply = titled(title, _info(title, error, early_seconds, now, open_max))
-    if isinstance(error, TooManyRequests):
-        after = (b"retry-after", b"%d" % math.ceil(error.retry_seconds))
-        return Reply(reply.body, reply.content_type, (after,), status=reply.status)
-    return reply
+    return after(error, titled(title, _info(title, error, early_seconds, now, open_max)))
+
+
+def after(error: CallerError, reply: Reply) -> Reply:
+    """The refusal with when to ask again, where it is for asking too often."""
+    if not isinstance(error, TooManyRequests):
+        return reply
+    return replace(reply, headers=(*reply.headers, (b"retry-after", b"%d" % math.ceil(error.retry_seconds))))
 
 
 def titled(title: str, info: Mapping[str, object] | None = None, *, status: int | None = None) -> Reply:

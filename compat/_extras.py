@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from compat._activations import Activations, while_there
+from compat._activations import Activations, exceptions, while_there
 from compat._reply import Call, Refusal, Reply, amount, as_json, dumps, text
+from compat._shelves import names_a_price
 from compat._wire import JSON, TEXT, first
-from gateway.errors import BadService
+from gateway.errors import BadService, NoNumbers
 from gateway.live import Live
 from gateway.model import Order, Product
 
@@ -77,16 +78,27 @@ class Extras(Activations):
         self.front.purchases.require_free(call.caller)
         order = self.built_on(call, parent, Product.AGAIN)
         rentals = self.front.rentals
+        if names_a_price(call.values):
+            offer = await rentals.extra_offer(call.caller, parent.id)
+            self.require_price(call, offer.price, order.price_max)
         live, was_gone = await while_there(call, lambda is_gone: rentals.open_extra(call.caller, order, is_gone))
         return order, live, was_gone
 
     def built_on(self, call: Call, parent: Live, product: Product) -> Order:
-        """An order for what builds on an activation, for its service unless told otherwise."""
+        """An order for what builds on an activation, for its service unless told otherwise.
+
+        Raises as `require_seller`, and BadPhoneException, NoNumbers where the number is one that is not wanted.
+        """
+        self.require_seller(call)
+        unwanted = exceptions(call.values.get("phoneException", ""))
+        if unwanted and parent.number.startswith(unwanted):
+            raise NoNumbers
         given = first(call.values, *self.cap_names)
         return Order(
             service=parent.service,
             country=parent.country,
             price_max=self.cap(given, call.caller.currency) if given else None,
+            reference=self.own_reference(call),
             fingerprint=self.fingerprint(call),
             life_seconds=self.life_seconds,
             open_max=self.open_max,
@@ -106,6 +118,8 @@ class Extras(Activations):
         if any(live.number == parent.number and live.service == service for live in mine):
             raise Refusal(text("REPEAT_ADDITIONAL_SERVICE"))
         order = replace(self.built_on(call, parent, Product.BESIDE), service=service)
+        if names_a_price(call.values):
+            self.require_price(call, self.listed_price(call.caller, order), order.price_max)
         rentals = self.front.rentals
         live, was_gone = await while_there(call, lambda is_gone: rentals.add_service(call.caller, order, is_gone))
         said = f"ADDITIONAL:{live.id}:{self.number(live)}"
@@ -116,7 +130,10 @@ class Extras(Activations):
         await self.count_change(call)
         self.front.purchases.require_free(call.caller)
         services = self._services(call.values.get("multiService", ""))
+        if len(services) > 1:
+            await self.count_change(call, len(services) - 1)  # each is a purchase, and all are counted before the first
         orders = [self.order(replace(call, values={**call.values, "service": service})) for service in services]
+        orders[1:] = [replace(order, reference="") for order in orders[1:]]  # an order's id is one activation's
         rentals = self.front.rentals
         lives, was_gone = await while_there(call, lambda is_gone: rentals.open_many(call.caller, orders, is_gone))
         rows = [{"phone": self.number(live), "activation": str(live.id), "service": live.service} for live in lives]

@@ -17,8 +17,15 @@ def peer(scope: Scope, trusted_proxies: Iterable[str]) -> str:
     chain = [part.strip() for value in told for part in value.split(",")]
     address = str(scope["client"][0]) if scope.get("client") else ""
     while chain and _is_among(address, networks):
-        address = chain.pop()
+        address = _without_port(chain.pop())
     return address
+
+
+def _without_port(told: str) -> str:
+    """The address of `192.0.2.1:5678` and `[2001:db8::1]:5678`, as some proxies write it."""
+    if told.startswith("["):
+        return told[1:].partition("]")[0]
+    return told.partition(":")[0] if told.count(":") == 1 else told
 
 
 def _is_among(address: str, networks: Sequence[Network]) -> bool:

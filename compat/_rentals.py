@@ -11,9 +11,10 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from compat._activations import Activations, while_there
+from compat._activations import Activations, exceptions, while_there
 from compat._core import named_id
-from compat._reply import Call, Refusal, Reply, amount, as_json, currency_number, date, dumps, is_true, whole
+from compat._reply import Call, Refusal, Reply, amount, as_json, currency_number, date, dumps, is_true
+from compat._shelves import names_a_price
 from compat._wire import JSON, first
 from gateway.accounts import Caller
 from gateway.errors import CallerError, NoNumbers, NotAllowedNow, TooManyRequests, UnknownActivation
@@ -28,7 +29,7 @@ HOUR_SECONDS = 3600.0
 
 LIST_DEFAULT = 10
 LIST_MAX = 100
-PAGE_MAX = 100
+ID_BEYOND = 2**63 - 1
 
 RENT_WORDS = {
     "bad_key": "BAD_KEY",
@@ -139,7 +140,7 @@ class Rentals(Activations):
 
     def hours(self, values: Mapping[str, str], *names: str) -> int:
         """How long, in whole hours; the shortest time where none is named. Raises Refusal."""
-        hours = whole(first(values, *names), -1) if any(name in values for name in names) else HOURS_MIN
+        hours = _number(first(values, *names), -1) if any(name in values for name in names) else HOURS_MIN
         if not HOURS_MIN <= hours <= HOURS_MAX:
             raise self.bad_hours(hours)
         return hours
@@ -154,13 +155,18 @@ class Rentals(Activations):
         self.front.purchases.require_free(call.caller)
         order = self.rent_order(call, self.hours(call.values, "rent_time", "time"))
         rentals = self.front.rentals
+        if names_a_price(call.values):
+            rows = await rentals.offers(call.caller, order.country, order.hours, order.operator, service=order.service)
+            self.require_price(call, rows[0].price if rows else None, order.price_max)
         live, was_gone = await while_there(call, lambda is_gone: rentals.open(call.caller, order, is_gone))
         return self.handed_over(order, live, dumps(self.rented(live)), JSON, was_gone=was_gone)
 
     def rent_order(self, call: Call, hours: int) -> Order:
-        """The rental in the parameters. Raises BadService, BadCountry, NoNumbers."""
+        """The rental in the parameters. Raises BadService, BadCountry, BadPhoneException, NoNumbers in that order."""
         values = call.values
         service, country = self.service(values), self.country(values)
+        unwanted = exceptions(values.get("phoneException", ""))
+        self.require_seller(call)
         if is_true(values.get("incomingCall")):
             raise NoNumbers
         return Order(
@@ -168,6 +174,8 @@ class Rentals(Activations):
             country=country,
             operator=self.rent_operator(values),
             price_max=self._rent_cap(call),
+            phone_exceptions=unwanted,
+            reference=self.own_reference(call),
             fingerprint=self.fingerprint(call),
             open_max=self.open_max,
             product=Product.RENTAL,
@@ -226,11 +234,10 @@ class Rentals(Activations):
         raise self.rent_refusal("STATUS_WAIT_CODE" if live.status.is_open else ENDED[live.status][0])
 
     async def get_rent_list(self, call: Call) -> Reply:
-        self.count_look(call)
         start, length = _page(call.values, "length")
-        lives = await self.front.rentals.rentals_of(call.caller, before=2**63 - 1, limit=start + length)
+        lives = await self.front.rentals.rentals_of(call.caller, before=ID_BEYOND, limit=start + length)
         rows = [{"id": str(live.id), "phone": self.number(live)} for live in lives[start : start + length]]
-        if not rows:
+        if not lives:
             raise self.rent_refusal("NO_NUMBERS")
         return as_json({"status": "success", "values": _numbered(rows)})
 
@@ -317,9 +324,16 @@ def _numbered(values: Iterable[object]) -> dict[str, object]:
 
 def _page(values: Mapping[str, str], size_name: str) -> tuple[int, int]:
     """Where a page starts, and how many it has."""
-    size = min(whole(values.get(size_name), LIST_DEFAULT), LIST_MAX)
-    page = min(max(whole(values.get("page"), 1), 1), PAGE_MAX)
+    size = min(_number(values.get(size_name), LIST_DEFAULT), LIST_MAX)
+    page = max(_number(values.get("page"), 1), 1)
     return (page - 1) * size, size
+
+
+def _number(value: str | None, default: int) -> int:
+    """A whole number of any length, those beyond all counting alike; or the default."""
+    if value is None or not (value.isascii() and value.isdigit()):
+        return default
+    return int(value) if len(value) < 19 else ID_BEYOND
 
 
 def _told(price: Money) -> dict[str, object]:

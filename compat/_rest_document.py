@@ -21,11 +21,11 @@ Json = dict[str, Any]
 
 _REF = "#/components/schemas/{model}"
 _INTRODUCTION = (
-    "Numbers for one-time codes. A key is required everywhere: `Authorization: Bearer KEY`, `X-Api-Key: KEY`, or the"
-    " parameter `api_key`. A reseller who has signed in may send the session's token in its place, in"
-    " `Authorization: Bearer TOKEN`. Amounts are decimals in text, times RFC 3339 in UTC, ids look like `ver_123456`"
-    " (the bare number is taken as well), those of rentals like `rent_123456`. What can't be done is told as"
-    " `application/problem+json` with a stable `code`."
+    "Numbers for one-time codes. A key is required everywhere but to sign in: `Authorization: Bearer KEY`,"
+    " `X-Api-Key: KEY`, or the parameter `api_key`. A reseller who has signed in may send the session's token in its"
+    " place, in `Authorization: Bearer TOKEN`. Amounts are decimals in text, times RFC 3339 in UTC, ids look like"
+    " `ver_123456` (the bare number is taken as well), those of rentals like `rent_123456`. What can't be done is told"
+    " as `application/problem+json` with a stable `code`."
 )
 
 

@@ -236,6 +236,8 @@ class Resource:
             if late_seconds:
                 call.has_waited = True
                 call.is_within = await hold_back(late_seconds)
+        if operation.is_public and operation.body is None:
+            return  # documents: whatever else a link to them says has no effect
         call.query = _query(operation.query, [pair for pair in pairs if pair[0] != "api_key"])
         if operation.body is not None:
             call.body = _body(operation.body, await _read(call), call.header(b"content-type"))

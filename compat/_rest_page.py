@@ -23,12 +23,17 @@ vertical-align: top; border-bottom: 1px solid #8884; } nav a { margin-right: .8r
 """
 
 
+_EXAMPLE = """curl -H "Authorization: Bearer KEY" -H "Content-Type: application/json" \\
+  -d '{"service": "tg", "country": 6}' http://127.0.0.1:8000/api/v1/purchase"""
+
+
 def page(document: Json) -> str:
     """The page of a document."""
     info = document["info"]
     parts = [
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>",
         f"<p>{_words(info['description'])} The same as <a href='/openapi.json'>OpenAPI 3.1</a>.</p>",
+        f"<pre>{escape(_EXAMPLE)}</pre>",
         f"<nav>{''.join(_links(document))}</nav>",
         "<h2>Calls</h2>",
         *_calls(document),

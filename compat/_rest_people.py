@@ -35,7 +35,9 @@ from gateway.front import Front
 from gateway.guesses import TooManyGuesses
 from gateway.passwords import PasswordError
 from gateway.sessions import NotProven, NotSetUp
-from gateway.users import EmailTaken, Role, UnknownUser
+from gateway.store import Row, Tx
+from gateway.users import EmailTaken, LastOperator, Role, UnknownUser
+from gateway.vault import Vault
 
 log = structlog.get_logger()
 
@@ -140,11 +142,19 @@ class People:
             raise Refused("unknown_user")
         with _refusals():
             row = await house.store.run(
-                manage.switch_user, manager_of(call), int(word), house.clock(), is_disabled=is_disabled
+                _switch, house.vault, manager_of(call), int(word), house.clock(), is_disabled=is_disabled
             )
         await self._front.sessions.refresh()
         log.info("user.disabled" if is_disabled else "user.enabled", user=row["id"], by=call.session.person.id)
         return show(user(row))
+
+
+def _switch(tx: Tx, vault: Vault, manager: manage.Manager, user_id: int, at: float, *, is_disabled: bool) -> Row:
+    """Who is let in again is so without the pauses of wrong passwords."""
+    row = manage.switch_user(tx, manager, user_id, at, is_disabled=is_disabled)
+    if not is_disabled:
+        guesses.forget(tx, vault, row["email"])
+    return row
 
 
 @contextmanager
@@ -165,6 +175,8 @@ def _refusals(password_at: str = "", not_proven: str = "bad_credentials") -> Ite
         raise Refused("bad_password", errors=[Wrong(pointer=password_at, detail=str(error))]) from None
     except EmailTaken:
         raise Refused("email_taken") from None
+    except LastOperator:
+        raise Refused("last_operator") from None
     except UnknownUser:
         raise Refused("unknown_user") from None
     except AccountError as error:
@@ -196,10 +208,11 @@ def operations(front: Front) -> Sequence[Operation]:
         Operation("add_user", "POST", (PREFIX + "/users",), people.add_user, "Let somebody sign in", User, 201,
                   body=NewUser, access=Access.OPERATOR, problems=("bad_password", "email_taken")),
         Operation("disable_user", "POST", (one + "/disable",), people.disable_user, "Keep somebody out", User,
-                  body=NoBody, access=Access.OPERATOR, problems=switches,
+                  body=NoBody, access=Access.OPERATOR, problems=(*switches, "last_operator"),
                   description="Ends every session of that person within a second. API keys go on. Safe to repeat."),
         Operation("enable_user", "POST", (one + "/enable",), people.enable_user, "Let somebody in again", User,
-                  body=NoBody, access=Access.OPERATOR, problems=switches, description="Safe to repeat."),
+                  body=NoBody, access=Access.OPERATOR, problems=switches,
+                  description="Pauses after wrong passwords are forgotten. Safe to repeat."),
     )  # fmt: skip
 
 

@@ -70,6 +70,7 @@ KINDS = {
     "session_required": Kind(403, "This is for people who have signed in, not for keys."),
     "operator_required": Kind(403, "This is for operators who have signed in."),
     "unknown_user": Kind(404, "There is no such user."),
+    "last_operator": Kind(409, "This is the last operator who can sign in."),
     "email_taken": Kind(409, "Somebody has that e-mail address already."),
     "wrong_password": Kind(422, "The current password is another."),
     "bad_password": Kind(422, "The new password will not do."),

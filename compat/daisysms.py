@@ -24,6 +24,7 @@ class DaisySms(Dialect):
     """As its page had it in 2025."""
 
     name = "daisy"
+    webhook_format = "daisy"
     words: ClassVar[Mapping[str, str]] = {
         **WORDS,
         "no_balance": "NO_MONEY",

@@ -10,6 +10,7 @@ order whose messages it has been shown has us ask, once for each message, behind
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from compat._fivesim_hosting import Hosting
 from compat._fivesim_http import WAY_IN, Call, Common, Reply, Said, bearer, send_reply
 from compat._fivesim_orders import Orders
 from gateway.accounts import Caller
-from gateway.errors import BadAction, CallerError, Internal, UnknownActivation
+from gateway.errors import BadAction, CallerError, Internal, TooManyRequests, UnknownActivation
 from gateway.front import Front
 from gateway.limits import hold_back
 
@@ -188,4 +189,6 @@ def _refusal(error: CallerError, status: int | None = None) -> Reply:
     """The dialect's word for what went wrong."""
     status = status or STATUSES.get(error.code, 400)
     headers = (NOWHERE,) if status == 302 else ()
+    if isinstance(error, TooManyRequests):
+        headers = ((b"retry-after", b"%d" % math.ceil(error.retry_seconds)),)
     return Reply(WORDS[error.code].encode(), TEXT, status, headers)

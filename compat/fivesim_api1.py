@@ -54,6 +54,10 @@ class FiveSimApi1(Dialect):
     def country_number(self, country: int) -> str:
         return self._fivesim_words().country(country)
 
+    def country_id(self, country: int) -> int:
+        """Lists of countries are the reference's, and a word is no number: ours is taken as well."""
+        return country
+
     def _fivesim_words(self) -> Words:
         version = self.front.house.settings.version
         if self._words is None or self._words[0] != version:

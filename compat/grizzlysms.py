@@ -13,12 +13,9 @@ from compat._core import WORDS, Handler
 from compat._dialect import NEWER, SMS_ACTIVATE_ONLY, Dialect
 from compat._rentals import RENT_ACTIONS
 from compat._reply import Call, Reply, amount, as_json, date, dumps
-from compat._shelves import require_seller
 from compat._wire import JSON
 from gateway.errors import NoNumbers
 from gateway.live import Live
-from gateway.model import Order
-from gateway.money import Money
 
 
 class GrizzlySms(Dialect):
@@ -46,9 +43,6 @@ class GrizzlySms(Dialect):
         if best is None:
             raise NoNumbers
         return best.country
-
-    def require_terms(self, call: Call, order: Order, cap: Money | None) -> None:
-        require_seller(self.front.house.market, call, order)
 
     def bought(self, live: Live) -> dict[str, object]:
         early = self.front.house.settings.gateway.activations.early_cancel_seconds

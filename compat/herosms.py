@@ -15,13 +15,12 @@ from compat._core import WORDS, Handler
 from compat._dialect import SMS_ACTIVATE_ONLY, Dialect
 from compat._envelope import STATUSES, envelope, titled
 from compat._hero_rentals import RENTAL, RENTING, HeroRentals
-from compat._reply import Call, Refusal, Reply, as_json, date, is_true, text, whole, zoned
+from compat._reply import Call, Refusal, Reply, as_json, date, text, whole, zoned
 from compat._wire import JSON
 from gateway.accounts import Caller
 from gateway.errors import BadCountry, BadService, CallerError, NoNumbers, NotAllowedNow
 from gateway.live import Live
-from gateway.model import Order, Status
-from gateway.money import Money
+from gateway.model import Status
 from gateway.offers import Row
 
 EARLY_SECONDS = 120.0
@@ -39,6 +38,7 @@ class HeroSms(HeroRentals, Dialect):
     """As it was in autumn 2026."""
 
     name = "hero"
+    webhook_format = "hero"
     words: ClassVar[Mapping[str, str]] = {
         **WORDS,
         "unknown_activation": "NOT_FOUND",
@@ -96,13 +96,6 @@ class HeroSms(HeroRentals, Dialect):
         return as_json({"status": "false", "msg": f"{which} is incorrect"})
 
     # Buying
-
-    def require_terms(self, call: Call, order: Order, cap: Money | None) -> None:
-        """`fixedPrice`: exactly at the highest price or not at all. Raises NoNumbers."""
-        if is_true(call.values.get("fixedPrice")):
-            listed = next(self.front.house.market.listing_now(call.caller, order.service, order.country), None)
-            if cap is None or listed is None or listed.price.micros != cap.micros:
-                raise NoNumbers
 
     def bought(self, live: Live) -> dict[str, object]:
         country = self.known_country(live.country)

@@ -279,6 +279,8 @@ class _Rest(Shared):
         return show(ActivationList(activations=[activation(live) for live in shown], next_cursor=following))
 
     async def events(self, call: Call) -> Reply | Stream:
+        if call.scope.get("http_version") == "1.0":
+            raise Refused("invalid", detail="a stream needs HTTP/1.1: read the activation with ?wait=SECONDS instead")
         live = await self._find(call)
         told = _ordinal(call.header(b"last-event-id"))
         if not live.status.is_open and told is not None and told >= len(live.messages):
@@ -406,7 +408,9 @@ def _pages(described: Json) -> Sequence[Operation]:
 
     return (
         Operation("openapi", "GET", (DOCUMENT_PATH,), show_document, "The document", Page, is_public=True),
-        Operation("docs", "GET", (DOCS_PATH,), show_page, "The document as a page", Page, is_public=True),
+        Operation(
+            "docs", "GET", (DOCS_PATH, DOCS_PATH + "/"), show_page, "The document as a page", Page, is_public=True
+        ),
     )
 
 

@@ -14,11 +14,9 @@ from compat._catalogue import Printer
 from compat._core import WORDS
 from compat._dialect import NEWER, SMS_ACTIVATE_ONLY, Dialect
 from compat._reply import Call, Reply, as_json
-from compat._shelves import OUR_PROVIDER, require_seller
+from compat._shelves import OUR_PROVIDER
 from gateway.catalog import Country
 from gateway.errors import BadCountry, BadService
-from gateway.model import Order
-from gateway.money import Money
 from gateway.offers import Row
 
 WRONG_NAMES = {"bad_service": "Bad service", "bad_country": "Bad country"}
@@ -52,9 +50,6 @@ class SmsBower(Dialect):
         if call.action.endswith("V3"):
             raise error
         return as_json({"error": WRONG_NAMES[error.code]})
-
-    def require_terms(self, call: Call, order: Order, cap: Money | None) -> None:
-        require_seller(self.front.house.market, call, order)
 
     def no_top(self, error: BadService | BadCountry) -> Reply:
         return as_json({"error": WORDS[error.code]})

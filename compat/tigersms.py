@@ -10,12 +10,12 @@ from typing import ClassVar
 
 from compat._core import WORDS, Handler
 from compat._dialect import NEWER, SMS_ACTIVATE_ONLY, Dialect
-from compat._envelope import STATUSES, envelope
+from compat._envelope import STATUSES, after, envelope
 from compat._reply import Call, Refusal, Reply, as_json, currency_number, is_true, text
-from compat._shelves import OUR_PROVIDER, ids
+from compat._shelves import OUR_PROVIDER, is_elsewhere, is_other_price, is_unwanted, require_minimum
 from gateway.errors import BadCountry, BadService, CallerError, NoNumbers
 from gateway.live import Live
-from gateway.model import Order, Status
+from gateway.model import Status
 from gateway.money import Money, MoneyError, to_micros
 from gateway.offers import Row
 
@@ -45,7 +45,7 @@ class TigerSms(Dialect):
     def refusal(self, error: CallerError, action: str, values: Mapping[str, str]) -> Reply:
         title = _title(error, action)
         if title is None:
-            return super().refusal(error, action, values)
+            return after(error, super().refusal(error, action, values))
         settings, now = self.front.house.settings.gateway, self.front.house.clock()
         early = settings.activations.early_cancel_seconds or EARLY_SECONDS
         return envelope(title, error, early_seconds=early, now=now, open_max=settings.limits.open_activations)
@@ -74,17 +74,18 @@ class TigerSms(Dialect):
             raise Refusal(text("BAD_MAX_PRICE")) from None
         return super().cap(given, currency)
 
-    def require_terms(self, call: Call, order: Order, cap: Money | None) -> None:
-        """Raises Refusal on what can't be kept to: another provider's numbers, another price than the listed."""
-        wanted, unwanted = ids(call.values.get("providerIds")), ids(call.values.get("exceptProviderIds"))
-        if wanted and OUR_PROVIDER not in wanted:
+    def require_seller(self, call: Call) -> None:
+        """Raises Refusal."""
+        if is_elsewhere(call.values):
             raise Refusal(text("BAD_PROVIDER_IDS"))
-        if OUR_PROVIDER in unwanted:
+        if is_unwanted(call.values):
             raise Refusal(text("NO_PROVIDERS"))
-        if is_true(call.values.get("fixedPrice")):
-            listed = next(self.front.house.market.listing_now(call.caller, order.service, order.country), None)
-            if cap is None or listed is None or listed.price.micros != cap.micros:
-                raise Refusal(text("BAD_FIXED_PRICE"))
+
+    def require_price(self, call: Call, listed: Money | None, cap: Money | None) -> None:
+        """Raises Refusal, NoNumbers."""
+        require_minimum(call.values, listed)
+        if is_other_price(call.values, listed, cap):
+            raise Refusal(text("BAD_FIXED_PRICE"))
 
     # Reading
 

@@ -54,13 +54,15 @@ def user_list(context: Context) -> None:
 
 @users_group.command("disable")
 @click.argument("email")
+@click.option("--force", "is_forced", is_flag=True, help="Also the last operator.")
 @common
 @click.pass_obj
-def user_disable(context: Context, email: str) -> None:
+def user_disable(context: Context, email: str, is_forced: bool) -> None:
     """Keep somebody out. A running server ends the person's sessions within a second; the account's keys go on."""
 
     def disable(tx: Tx) -> Row:
-        return manage.switch_user(tx, COMMAND_LINE, users.by_email(tx, email)["id"], time.time(), is_disabled=True)
+        user_id = users.by_email(tx, email)["id"]
+        return manage.switch_user(tx, COMMAND_LINE, user_id, time.time(), is_disabled=True, is_forced=is_forced)
 
     row = with_database(context, lambda database: database.store.run(disable))
     tell(context, _facts(row), f"{row['email']} can't sign in")

@@ -38,10 +38,17 @@ class Front:
         default = self.house.settings.gateway.limits.polls_per_minute
         return self.limits.turn_seconds(caller.key_id, caller.polls_per_minute or default)
 
-    async def count_change(self, caller: Caller) -> None:
-        """Counts a purchase or a change of the key. Raises TooManyRequests."""
-        default = self.house.settings.gateway.limits.changes_per_minute
-        if not await self.limits.change(caller.key_id, caller.changes_per_minute or default):
+    async def count_change(self, caller: Caller, count: int = 1) -> None:
+        """Counts a purchase or a change, or several at once. Raises TooManyRequests.
+
+        A key with a limit of its own is counted alone, the others of an account together: more keys make no more
+        changes.
+        """
+        if caller.changes_per_minute:
+            who, most = f"key:{caller.key_id}", caller.changes_per_minute
+        else:
+            who, most = f"account:{caller.account_id}", self.house.settings.gateway.limits.changes_per_minute
+        if not await self.limits.change(who, most, count):
             raise TooManyRequests(self.limits.window_seconds_left())
 
     async def count_change_of(self, caller: Caller | None, session: Session | None) -> None:
@@ -57,5 +64,5 @@ class Front:
 
     async def count_operator_change(self, person_id: int) -> None:
         """As `count_change`, for an operator's session."""
-        if not await self.limits.change(-person_id, self.house.settings.gateway.limits.changes_per_minute):
+        if not await self.limits.change(f"operator:{person_id}", self.house.settings.gateway.limits.changes_per_minute):
             raise TooManyRequests(self.limits.window_seconds_left())

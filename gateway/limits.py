@@ -1,4 +1,4 @@
-"""How much one key may ask for. Requests are counted in this process; changes in Redis as well where there is one.
+"""How much a key or an account may ask for. Requests are counted in this process, changes in Redis as well.
 
 Redis may die: then changes are counted per process until it is back, and nothing else is different.
 """
@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 class Limits:
-    """A pace for requests, and windows of a minute for changes, by key."""
+    """A pace for requests by key, and windows of a minute for changes by key or account."""
 
     def __init__(
         self,
@@ -83,18 +83,20 @@ class Limits:
         late = due - now - ahead
         return late if late > 1e-6 else 0.0
 
-    async def change(self, key_id: int, per_minute: int) -> bool:
-        """Counts a purchase or a change; whether it is within the limit.
+    async def change(self, who: int | str, per_minute: int, count: int = 1) -> bool:
+        """Counts a purchase or a change, or several at once; whether they are within the limit.
+
+        `who` names whose changes these are: the same name shares one limit.
 
         The window is part of the name that is counted under, so that every process and Redis begin the next one at
         the same moment. This process counts in any case: when Redis goes away, nobody starts afresh.
         """
-        item, names = self._item(per_minute), ("change", str(key_id), str(int(self._clock() // WINDOW_SECONDS)))
-        if not self._own.hit(item, *names):
+        item, names = self._item(per_minute), ("change", str(who), str(int(self._clock() // WINDOW_SECONDS)))
+        if not self._own.hit(item, *names, cost=count):
             return False
         if self._shared is not None and time.monotonic() >= self._rest_until:
             try:
-                return await self._shared.hit(item, *names)
+                return await self._shared.hit(item, *names, cost=count)
             except (RedisError, StorageError, OSError) as error:
                 self._rest_until = time.monotonic() + REST_SECONDS
                 log.warning("limits.redis_away", error=type(error).__name__)

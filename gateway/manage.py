@@ -621,9 +621,11 @@ def add_user(
     return row
 
 
-def switch_user(tx: Tx, manager: Manager, user_id: int, at: float, *, is_disabled: bool) -> Row:
+def switch_user(
+    tx: Tx, manager: Manager, user_id: int, at: float, *, is_disabled: bool, is_forced: bool = False
+) -> Row:
     """As `users.switch`, for operators; the person."""
-    row = users.switch(tx, user_id, at if is_disabled else None)
+    row = users.switch(tx, user_id, at if is_disabled else None, is_forced=is_forced)
     _note_user(tx, manager, at, "user.disable" if is_disabled else "user.enable", row)
     return row
 

@@ -94,7 +94,8 @@ class Rentals:
 
     async def countries(self, caller: Caller) -> Collection[int]:
         """Where this caller can rent anything now. Raises Unavailable."""
-        return (await self._market.countries(caller)) & self._house.settings.catalog.countries.keys()
+        found = (await self._market.countries(caller)) & self._house.settings.catalog.countries.keys()
+        return found if caller.allowed.countries is None else found & caller.allowed.countries
 
     async def offers(
         self, caller: Caller, country: int, hours: int, operator: str = "", *, service: str = ""

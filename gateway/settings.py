@@ -258,7 +258,11 @@ class ServerSettings(Section):
 
 
 class LimitsSettings(Section):
-    changes_per_minute: int = Field(default=100, ge=1, description="Purchases and state changes one key may ask for.")
+    changes_per_minute: int = Field(
+        default=100,
+        ge=1,
+        description="Purchases and state changes an account may ask for; a key with its own limit counts alone.",
+    )
     polls_per_minute: int = Field(
         default=6000,
         ge=1,

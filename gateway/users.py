@@ -51,6 +51,10 @@ class EmailTaken(AccountError):
     """Somebody has that e-mail address already."""
 
 
+class LastOperator(AccountError):
+    """Without this person nobody could operate the house."""
+
+
 class UnknownUser(AccountError):
     """There is nobody of that id or e-mail address."""
 
@@ -134,12 +138,24 @@ def person(tx: Tx, user_id: int, at: float) -> Person | None:
     )
 
 
-def switch(tx: Tx, user_id: int, disabled_at: float | None) -> Row:
+def _require_another_operator(tx: Tx, user_id: int) -> None:
+    """Raises LastOperator. Takes every operator's lock: two can't keep each other out at once."""
+    tx.execute("update users set session_epoch = session_epoch where role = 'operator'")
+    another = tx.one(
+        "select 1 as x from users where role = 'operator' and disabled_at is null and id <> :id limit 1", id=user_id
+    )
+    if another is None:
+        raise LastOperator("this is the last operator who can sign in")
+
+
+def switch(tx: Tx, user_id: int, disabled_at: float | None, *, is_forced: bool = False) -> Row:
     """Keeps a person out from then on, ending every session, or (None) lets the person in again; the row.
 
-    Safe to repeat. Raises UnknownUser.
+    Safe to repeat. Raises UnknownUser, and LastOperator unless `is_forced`.
     """
-    by_id(tx, user_id)
+    row = by_id(tx, user_id)
+    if disabled_at is not None and not is_forced and row["role"] == Role.OPERATOR and row["disabled_at"] is None:
+        _require_another_operator(tx, user_id)
     if disabled_at is None:
         tx.execute("update users set disabled_at = null where id = :id", id=user_id)
         revisions.bump(tx, REVISION)

@@ -181,7 +181,10 @@ def _embedded(address: ipaddress.IPv6Address) -> Sequence[ipaddress.IPv4Address]
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Told:
-    """What a notice tells. `service_word` is DS SMS HUB's name for the service; `received_at` is in UTC."""
+    """What a notice tells. `service_word` is DS SMS HUB's name for the service; `received_at` is in UTC.
+
+    `sender` is empty where the upstream does not tell; `message_id` is ours.
+    """
 
     activation_id: int
     number: str
@@ -191,6 +194,8 @@ class Told:
     text: str
     code: str
     received_at: datetime
+    sender: str = ""
+    message_id: int = 0
 
 
 def sms_activate_body(told: Told, _secret: bytes) -> Mapping[str, object]:
@@ -216,6 +221,25 @@ def ds_body(told: Told, _secret: bytes) -> Mapping[str, object]:
     }
 
 
+def hero_body(told: Told, _secret: bytes) -> Mapping[str, object]:
+    """HeroSMS's: the id is text, the sender is told, the time has its zone."""
+    return {
+        "activationId": str(told.activation_id),
+        "service": told.service,
+        "phoneFrom": told.sender,
+        "text": told.text,
+        "code": told.code or None,
+        "country": told.country,
+        "receivedAt": told.received_at.strftime("%Y-%m-%dT%H:%M:%S+00:00"),
+    }
+
+
+def daisy_body(told: Told, secret: bytes) -> Mapping[str, object]:
+    """DaisySMS's: the original's push, and which message it is."""
+    original = sms_activate_body(told, secret)
+    return {"activationId": told.activation_id, "messageId": told.message_id, **original}
+
+
 def native_body(told: Told, secret: bytes) -> Mapping[str, object]:
     """The brief's own: signed inside, over its other members, beside the signatures of the whole in the headers."""
     content = {
@@ -231,6 +255,8 @@ def native_body(told: Told, secret: bytes) -> Mapping[str, object]:
 BODIES: Mapping[str, Callable[[Told, bytes], Mapping[str, object]]] = {
     "sms_activate": sms_activate_body,
     "ds": ds_body,
+    "hero": hero_body,
+    "daisy": daisy_body,
     "native": native_body,
 }
 """By an account's `webhook_format`, which follows from how its address was set."""
@@ -248,6 +274,8 @@ def _body(vault: Vault, catalog: Catalog, row: Row) -> str:
         text=vault.open(row["text_sealed"]),
         code=vault.open(row["code_sealed"]),
         received_at=datetime.fromtimestamp(row["received_at"], UTC),
+        sender=vault.open(row["sender_sealed"]) if row["sender_sealed"] else "",
+        message_id=row["message_id"],
     )
     content = BODIES[row["format"]](told, vault.webhook_secret)
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
@@ -565,7 +593,7 @@ def _claim_one(tx: Tx, seen: Row, until: float) -> Row | None:
 
 def _whole(tx: Tx, notice_id: int) -> Row | None:
     return tx.one(
-        "select n.id, n.account_id, n.activation_id, n.tries, n.next_at, n.format, v.service, v.country,"
+        "select n.id, n.account_id, n.activation_id, n.message_id, n.tries, n.next_at, n.format, v.service, v.country,"
         " v.number_sealed, m.text_sealed, m.code_sealed, m.sender_sealed, m.received_at, a.webhook_url_sealed,"
         " v.webhook_url_sealed as rent_url_sealed"
         " from notices n join messages m on m.id = n.message_id join activations v on v.id = n.activation_id"

@@ -93,6 +93,91 @@ async def test_a_life_is_as_long_as_the_dialect_says_after_a_restart_too(
     assert live.expires_at - live.opened_at == pytest.approx(seconds)
 
 
+# Conditions
+
+SOLD_ELSEWHERE = {
+    "providerIds=7": {"tiger": "BAD_PROVIDER_IDS"},
+    "exceptProviderIds=1": {"tiger": "NO_PROVIDERS"},
+    "minPrice=0.09": {},
+    "minPrice=dear": {},
+    "maxPrice=0.09%26fixedPrice=true": {"tiger": "BAD_FIXED_PRICE"},
+}
+KEPT = "providerIds=1,7&exceptProviderIds=9&minPrice=0.08&maxPrice=0.08&fixedPrice=1"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_condition_that_cant_be_kept_is_refused_wherever_something_is_bought(
+    tmp_path: Path, sqlite_url: str, dialect: str
+) -> None:
+    async with asked(config_directory(tmp_path), sqlite_url) as (house, port):
+        wanted = {"action": "getNumber", "service": "xmute", "country": "US" if dialect == "ds" else "187"}
+        for condition, words in SOLD_ELSEWHERE.items():
+            more = dict(pair.split("=") for pair in condition.split("%26"))
+            assert await said(house, port, dialect, **wanted, **more) == words.get(dialect, "NO_NUMBERS")
+        assert await house.balance("alice") == (50_000_000, 0, 0)
+        kept = dict(pair.split("=") for pair in KEPT.split("&"))
+        assert (await said(house, port, dialect, **wanted, **kept)).startswith("ACCESS_NUMBER:")
+
+
+@pytest.mark.parametrize("dialect", ["sms_activate", "hero", "grizzly"])
+async def test_a_condition_that_a_rental_cant_keep_is_refused(tmp_path: Path, sqlite_url: str, dialect: str) -> None:
+    async with asked(config_directory(tmp_path), sqlite_url) as (house, port):
+        hours = "duration" if dialect == "hero" else "rent_time"
+        wanted = {"action": "getRentNumber", "service": "xmute", "country": "6", hours: "4"}
+        for condition in (*SOLD_ELSEWHERE, "phoneException=6200"):
+            more = dict(pair.split("=") for pair in condition.split("%26"))
+            assert "NO_NUMBERS" in await said(house, port, dialect, **wanted, **more), condition
+        bad = await said(house, port, dialect, **wanted, phoneException="x")
+        assert ("UNPROCESSABLE_ENTITY" if dialect == "hero" else "WRONG_EXCEPTION_PHONE") in bad
+        assert await house.balance("alice") == (50_000_000, 0, 0)
+        rented = await said(house, port, dialect, **wanted, phoneException="7700", providerIds="1", minPrice="0.01")
+        assert "NO_NUMBERS" not in rented
+        assert (await house.balance("alice"))[2] == 1
+
+
+async def test_what_builds_on_a_number_keeps_conditions_too(here: tuple[StillHouse, int]) -> None:
+    house, port = here
+    activation_id = (await said(house, port, "", action="getNumber", service="tg", country="6")).split(":")[1]
+    beside = {"action": "getAdditionalService", "id": activation_id, "service": "xmute"}
+    again = {"action": "getExtraActivation", "activationId": activation_id}
+    for condition in (*SOLD_ELSEWHERE, "phoneException=6200"):
+        more = dict(pair.split("=") for pair in condition.split("%26"))
+        assert await said(house, port, "", **beside, **more) == "NO_NUMBERS"
+    assert (await said(house, port, "", **beside, minPrice="0.08")).startswith("ADDITIONAL:")
+    await house.passes(20.0)
+    assert await said(house, port, "", action="setStatus", id=activation_id, status="6") == "ACCESS_ACTIVATION"
+    for more in ({"providerIds": "7"}, {"minPrice": "99"}, {"phoneException": "6200"}):
+        assert await said(house, port, "", **again, **more) == "NEW_ACTIVATION_IMPOSSIBLE"
+    assert (await said(house, port, "", **again, minPrice="0.01")).startswith("ACCESS_NUMBER:")
+
+
+async def test_an_order_id_is_used_once_whatever_is_bought(here: tuple[StillHouse, int]) -> None:
+    house, port = here
+    used = "ORDER_ALREADY_EXISTS"
+    goods = {"service": "tg", "country": "6"}
+    activation_id = (await said(house, port, "", action="getNumber", **goods, orderId="one")).split(":")[1]
+    spent = await house.balance("alice")
+    multi = {"action": "getMultiServiceNumber", "multiService": "xmute,wa", "country": "6"}
+    beside = {"action": "getAdditionalService", "id": activation_id, "service": "xmute"}
+    again = {"action": "getExtraActivation", "activationId": activation_id}
+    rent = {"action": "getRentNumber", **goods}
+    for dialect in DIALECTS:
+        place = {"ds": {"country": "US", "service": "telegram"}}.get(dialect, goods)
+        assert used in await said(house, port, dialect, action="getNumber", **place, orderId="one"), dialect
+    for wanted in (multi, beside):
+        assert await said(house, port, "", **wanted, orderId="one") == used
+    assert json.loads(await said(house, port, "", **rent, orderId="one")) == {"status": "error", "message": used}
+    assert json.loads(await said(house, port, "grizzly", **rent, orderId="one")) == {"status": "error", "error": used}
+    assert (await ask(house, port, "hero", **rent, duration="4", orderId="one")).status == 409
+    assert await house.balance("alice") == spent
+    await house.passes(20.0)
+    await said(house, port, "", action="setStatus", id=activation_id, status="6")
+    assert await said(house, port, "", **again, orderId="one") == used
+    assert (await said(house, port, "", **again, orderId="two")).startswith("ACCESS_NUMBER:")
+    assert (await said(house, port, "", **multi, orderId="three")).startswith("[")
+    assert await said(house, port, "", **multi, orderId="three") == used
+
+
 # Settings
 
 
@@ -124,6 +209,35 @@ async def test_a_key_s_dialect_is_set_taken_back_and_refused_where_there_is_none
         await store.run(accounts.issue_key, vault, "alice", 0.0, "nonsense")
     with pytest.raises(AccountError, match="there is no key 77"):
         await store.run(accounts.set_dialect, 77, "ds")
+
+
+@pytest.mark.parametrize(("deployment", "of_key"), [("sms_activate", "bower"), ("bower", "sms_activate")])
+async def test_a_key_decides_how_what_is_refused_unheard_is_worded(
+    tmp_path: Path, sqlite_url: str, deployment: str, of_key: str
+) -> None:
+    directory = config_directory(tmp_path, gateway=f'[server]\ndialect = "{deployment}"\n')
+    async with asked(directory, sqlite_url) as (house, port):
+        store, vault = house.database.store, house.database.vault
+        house.keys["hers"] = await store.run(accounts.issue_key, vault, "alice", 0.0, of_key)
+        house.keys["smshub"] = await store.run(accounts.issue_key, vault, "alice", 0.0, "smshub")
+        house.keys["hero"] = await store.run(accounts.issue_key, vault, "alice", 0.0, "hero")
+        house.keys["nobody"] = "0" * 32
+
+        async def posted(who: str) -> int:
+            body = f"api_key={house.keys[who]}&action=getBalance"
+            head = f"Host: gateway\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+            head += "Content-Type: application/x-www-form-urlencoded\r\n"
+            return (await exchange(port, f"POST /stubs/handler_api.php HTTP/1.1\r\n{head}\r\n{body}".encode())).status
+
+        refuses = {"bower": 405}
+        assert await posted("hers") == refuses.get(of_key, 200)
+        assert await posted("alice") == await posted("nobody") == refuses.get(deployment, 200)
+        assert await said(house, port, "", "smshub") == "NO_ACTION"
+        assert await said(house, port, "", "nobody") == "BAD_ACTION"
+        assert await said(house, port, "", "alice", action="nonsense") == "BAD_ACTION"
+        wrong = await ask(house, port, "", "hero", action="nonsense")
+        assert (wrong.status, json.loads(wrong.body)["title"]) == (404, "BAD_ACTION")
+        assert await said(house, port, "daisy", "hero", action="nonsense") == "BAD_ACTION"
 
 
 def test_the_command_line_gives_a_key_its_dialect(tmp_path: Path, sqlite_url: str) -> None:
@@ -162,7 +276,7 @@ async def test_more_changes_than_a_key_may_make_are_refused_in_the_dialect_s_wor
             refused = await ask(house, port, dialect, **change)
             assert (refused.status, refused.body.decode()) == OVER_THE_LIMIT.get(dialect, (200, "ERROR_SQL"))
             after = refused.headers.get("retry-after")
-            assert after == ("60" if dialect == "hero" else None)  # the clock stands still at noon
+            assert after == ("60" if refused.status == 429 else None)  # the clock stands still at noon
         waiting = "WAITING" if dialect == "ds" else "STATUS_WAIT_CODE"
         assert await said(house, port, dialect, action="getStatus", id=activation_id) == waiting
 
@@ -206,6 +320,35 @@ async def test_a_key_s_own_limits_go_before_the_deployment_s(tmp_path: Path, sql
             assert answers == ["ACCESS_NU"] * most + ["ERROR_SQL"] * (5 - most)
         with pytest.raises(AccountError, match="there is no key 77"):
             await store.run(accounts.set_limits, 77, {"changes_per_minute": 3})
+
+
+async def test_keys_of_one_account_share_its_limit_but_for_those_with_one_of_their_own(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    directory = config_directory(tmp_path, gateway="[limits]\nchanges_per_minute = 2\n")
+    async with asked(directory, sqlite_url) as (house, port):
+        store, vault = house.database.store, house.database.vault
+        for name in ("second", "own"):
+            house.keys[name] = await store.run(accounts.issue_key, vault, "alice", 0.0)
+        own = max(row["id"] for row in await store.read(accounts.keys, "alice"))
+        await store.run(accounts.set_limits, own, {"changes_per_minute": 1})
+        await house.gateway.callers.refresh()
+        wanted = {"action": "getNumber", "service": "xmute", "country": "6"}
+        answers = [(await said(house, port, "", who, **wanted, n=who))[:9] for who in ("alice", "second", "second")]
+        assert answers == ["ACCESS_NU", "ACCESS_NU", "ERROR_SQL"]
+        assert [(await said(house, port, "", "own", **wanted, n=n))[:9] for n in "ab"] == ["ACCESS_NU", "ERROR_SQL"]
+        assert (await said(house, port, "", "bob", **wanted)).startswith("ACCESS_NUMBER:")
+
+
+async def test_one_number_for_several_services_is_as_many_changes(tmp_path: Path, sqlite_url: str) -> None:
+    directory = config_directory(tmp_path, gateway="[limits]\nchanges_per_minute = 3\n")
+    async with asked(directory, sqlite_url) as (house, port):
+        wanted = {"action": "getMultiServiceNumber", "country": "6"}
+        assert (await said(house, port, "", **wanted, multiService="tg,wa")).startswith("[")
+        assert await said(house, port, "", **wanted, multiService="ds,xmute") == "ERROR_SQL"
+        assert (await house.balance("alice"))[2] == 2
+        assert await said(house, port, "", "bob", **wanted, multiService="tg,wa,ds,xmute") == "ERROR_SQL"
+        assert await house.balance("bob") == (50_000_000, 0, 0)
 
 
 def test_the_command_line_gives_a_key_its_limits(tmp_path: Path, sqlite_url: str) -> None:

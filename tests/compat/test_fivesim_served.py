@@ -557,6 +557,7 @@ async def test_over_the_limit_is_said_in_its_own_words(
         order = await client.buy(MUTE)
         assert (await client.json(f"/v1/user/cancel/{order}"))["status"] == "CANCELED"
         told = (429, "api limit is 100 requests per second")
+        assert (await client.ask(TELEGRAM)).headers["retry-after"] == "60"  # the clock stands still at noon
         assert await client.said(TELEGRAM) == told
         assert await client.said(f"/v1/user/finish/{order}") == told
         for _ in range(3):

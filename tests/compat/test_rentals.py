@@ -111,8 +111,30 @@ async def test_over_its_limit_a_poll_is_told_what_memory_knows(tmp_path: Path, s
         for _ in range(5):
             assert (await here.json(action="getRentStatus", id=rental_id))["quantity"] == "1"
             assert (await here.ask(dialect="hero", action="getStatus", id=rental_id)).startswith("STATUS_OK:")
+        assert len((await here.json(action="getRentList"))["values"]) == 1
         assert (await here.json(action="getRentStatus", id=100999999))["message"] == "SERVER_ERROR"
         assert (await here.json(dialect="hero", action="getStatus", id=100999999))["title"] == "RATE_LIMIT"
+
+
+async def test_a_page_beyond_the_end_is_empty_however_far(here: Asked) -> None:
+    assert (await here.json(action="getRentList", page=1))["message"] == "NO_NUMBERS"
+    rental_id = (await here.json(action="getRentNumber", service="tg", country=6))["phone"]["id"]
+    await here.house.passes(1.5)
+    for page in ("2", "101", "9" * 12, "9" * 30):
+        assert await here.json(action="getRentList", page=page) == {"status": "success", "values": {}}
+        told = await here.json(action="getRentStatus", id=rental_id, page=page)
+        assert told == {"status": "success", "quantity": "1", "values": {}}
+    for page in ("1", "0", "-1", "x"):
+        assert len((await here.json(action="getRentList", page=page))["values"]) == 1
+
+
+async def test_more_hours_than_there_are_are_too_many_however_they_are_written(here: Asked) -> None:
+    for hours in ("1345", "9" * 10, "9" * 30):
+        told = await here.json(action="getRentNumber", service="tg", country=6, rent_time=hours)
+        assert told["message"] == "MAX_HOURS_EXCEED"
+    for hours in ("1", "0", "-4", "4.5", "x"):
+        told = await here.json(action="getRentNumber", service="tg", country=6, rent_time=hours)
+        assert told["message"] == "INVALID_TIME"
 
 
 async def test_an_order_for_a_rental_that_got_no_number_is_none(here: Asked) -> None:

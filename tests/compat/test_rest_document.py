@@ -28,7 +28,7 @@ from tests.harness import ROOT, environment
 
 GATEWAY = "[limits]\nchanges_per_minute = 1000000\npolls_per_minute = 1000000\nopen_activations = 1000000\n"
 PASSWORD = "correct horse battery"
-UNDOCUMENTED = {"/openapi.json", "/docs"}
+UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/"}
 
 
 @pytest.fixture
@@ -116,6 +116,8 @@ async def test_the_page_explains_every_call_and_every_code(api: RestHouse) -> No
 
 
 async def test_the_page_loads_nothing_from_anywhere(api: RestHouse) -> None:
+    for spelt in ("/docs/", "/docs?utm_source=x&utm_source=y", "/openapi.json?v=1"):
+        assert (await api.ask("GET", spelt, who="")).status_code == 200
     response = await api.ask("GET", "/docs", who="")
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert response.headers["content-security-policy"].startswith("default-src 'none'")

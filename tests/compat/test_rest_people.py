@@ -261,6 +261,16 @@ async def test_guessing_is_slowed_down_alike_for_everybody_and_nobody(people: Pe
     assert code_of(await people.try_in(ANN, ANOTHER)) == "bad_credentials"
 
 
+async def test_enabling_somebody_ends_the_pauses(people: People) -> None:
+    operator, at = await people.token(OLE), f"/api/v1/users/{people.ids[ANN]}/enable"
+    for _ in range(2):  # the second time from an address that she has signed in from
+        for _ in range(FREE_PER_EMAIL + 1):
+            assert code_of(await people.try_in(ANN, ANOTHER)) == "bad_credentials"
+        assert code_of(await people.try_in()) == "too_many_requests"
+        assert (await people.ask(operator, "POST", at)).status_code == 200
+        await people.token()
+
+
 async def test_one_address_is_slowed_down_and_then_costs_the_database_nothing(one: People) -> None:
     for place in range(FREE_PER_ADDRESS + 1):
         assert code_of(await one.try_in(f"x{place}@example.com")) == "bad_credentials"
@@ -553,6 +563,18 @@ async def test_an_operator_lets_people_in_and_keeps_them_out(people: People) -> 
     ]  # fmt: skip
     assert (await people.ask(ole, "POST", f"{path}/enable")).json()["disabled_at"] is None
     await people.token("new@example.com")
+
+
+async def test_the_last_operator_stays(people: People) -> None:
+    operator, ole = await people.token(OLE), f"/api/v1/users/{people.ids[OLE]}"
+    assert code_of(await people.ask(operator, "POST", ole + "/disable")) == "last_operator"
+    await people.add("eva@example.com", Role.OPERATOR)
+    eva = f"/api/v1/users/{people.ids['eva@example.com']}"
+    assert (await people.ask(operator, "POST", eva + "/disable")).status_code == 200
+    assert code_of(await people.ask(operator, "POST", ole + "/disable")) == "last_operator"
+    assert (await people.ask(operator, "POST", eva + "/disable")).status_code == 200  # safe to repeat
+    assert (await people.ask(operator, "POST", eva + "/enable")).status_code == 200
+    assert (await people.ask(operator, "POST", ole + "/disable")).status_code == 200
 
 
 async def test_people_who_cannot_be_are_refused_with_the_reason(people: People) -> None:

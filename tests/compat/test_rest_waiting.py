@@ -20,6 +20,7 @@ from compat import _rest_waiting
 from compat.rest import STREAM_SECONDS_MAX
 from tests.compat._rest_client import ONE, RestHouse, Switch, rest_house, soon
 from tests.harness import environment
+from tests.wire import exchange
 
 
 @pytest.fixture
@@ -245,6 +246,18 @@ async def test_events_tell_each_message_and_each_status_to_the_end(api: RestHous
     assert statuses == ["waiting", "received", "finished"]
     assert json.loads(found[1]["data"]) == json.loads(found[-1]["data"])["messages"][0]
     assert len(waiting(api)) == 0
+
+
+async def test_a_client_that_cant_read_a_stream_is_told_what_to_do_instead(api: RestHouse) -> None:
+    """HTTP/1.0 knows no chunks."""
+    bought = await api.buy("xmute")
+    path, key = ONE.format(bought) + "/events", api.house.keys["alice"]
+    async with on_a_socket(api) as (client, _):
+        answer = await exchange(
+            client.base_url.port or 0, f"GET {path} HTTP/1.0\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+        )
+    assert (answer.status, "transfer-encoding" in answer.headers) == (422, False)
+    assert "?wait=" in json.loads(answer.body)["detail"]
 
 
 async def test_a_stream_goes_on_where_it_was(api: RestHouse) -> None:

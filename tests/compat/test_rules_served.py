@@ -90,6 +90,15 @@ async def test_a_key_is_shown_and_sold_only_what_it_may_buy(served: Served) -> N
     }
 
 
+async def test_a_key_rents_only_where_it_may_buy(served: Served) -> None:
+    await served.sub_key("alice", "local", countries=frozenset({6}))
+    told = {key: json.loads(await served.house.call("getCountries", key)) for key in ("alice", "local")}
+    assert {number for number, row in told["local"].items() if row["rent"]} == {"6"}
+    assert sum(row["rent"] for row in told["alice"].values()) > 1
+    offers = json.loads(await served.house.call("getRentServicesAndCountries", "local", country=6))
+    assert list(offers["countries"].values()) == [6]
+
+
 async def test_keys_of_one_account_do_not_see_each_others_lists(served: Served) -> None:
     """Lists are kept and shared; two keys under different rules must not get each other's."""
     await served.sub_key("alice", "one", services=frozenset({"tg"}))
@@ -235,6 +244,11 @@ async def balance(client: httpx.AsyncClient, key: str, forwarded: str = "") -> s
         ("10.1.2.3", f"{SEES}, 198.51.100.1", False),
         ("10.1.2.3", f"{SEES}, 10.9.9.9", True),
         ("2001:db8:ffff::1", SEES, True),
+        ("10.1.2.3", f"{SEES}:5678", True),
+        ("10.1.2.3", "[2001:db8:1::5]:5678", True),
+        ("10.1.2.3", "[2001:db8:1::5]", True),
+        ("10.1.2.3", f"{SEES}, 10.9.9.9:443", True),
+        ("10.1.2.3", "[2001:db8:2::5]:5678", False),
         ("10.1.2.3", "", False),
         ("10.1.2.3", "nonsense", False),
         # Anybody can write such a header.

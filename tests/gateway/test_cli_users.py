@@ -63,9 +63,10 @@ class Shell:
     def json(self, *arguments: str) -> Any:
         return json.loads(self.ok("user", *arguments, "--json"))
 
-    def sign_in(self, password: str = PASSWORD, address: str = "192.0.2.1") -> Opened:
+    def sign_in(self, password: str = PASSWORD, address: str = "192.0.2.1", ahead_seconds: float = 0.0) -> Opened:
         async def attempt() -> Opened:
-            gateway = Gateway(self.directory, self.values, open_database(self.values))
+            database = open_database(self.values)
+            gateway = Gateway(self.directory, self.values, database, lambda: time.time() + ahead_seconds)
             try:
                 return await gateway.sessions.sign_in(ANN, password, address)
             finally:
@@ -121,7 +122,8 @@ def test_a_password_on_the_command_line_is_no_password(shell: Shell) -> None:
 
 def test_people_are_kept_out_and_let_in_again(shell: Shell) -> None:
     shell.ok("user", "add", ANN, "--role", "operator", "--password-stdin", typed=PASSWORD)
-    assert shell.ok("user", "disable", "ANN@example.com") == f"{ANN} can't sign in\n"
+    assert "the last operator" in shell.refused("user", "disable", ANN)
+    assert shell.ok("user", "disable", "ANN@example.com", "--force") == f"{ANN} can't sign in\n"
     assert shell.json("list")[0]["disabled"] is not None
     with pytest.raises(NotProven):
         shell.sign_in()
@@ -148,6 +150,19 @@ def test_an_operator_ends_a_pause_after_wrong_passwords(shell: Shell, command: t
     for place in range(FREE_PER_EMAIL + 3):
         with pytest.raises((NotProven, TooManyGuesses)):
             shell.sign_in(ANOTHER, f"192.0.2.{place}")
+    with pytest.raises(TooManyGuesses):
+        shell.sign_in()
+    shell.ok("user", command[0], ANN, *command[1:], typed=PASSWORD)
+    shell.sign_in()
+
+
+@pytest.mark.parametrize("command", [("enable",), ("password", "--password-stdin")])
+def test_a_pause_ends_where_the_person_has_signed_in_before_too(shell: Shell, command: tuple[str, ...]) -> None:
+    shell.ok("user", "add", ANN, "--role", "operator", "--password-stdin", typed=PASSWORD)
+    shell.sign_in()
+    for _ in range(FREE_PER_EMAIL + 1):
+        with pytest.raises(NotProven):
+            shell.sign_in(ANOTHER, ahead_seconds=600.0)  # the pause lasts as long as the test takes
     with pytest.raises(TooManyGuesses):
         shell.sign_in()
     shell.ok("user", command[0], ANN, *command[1:], typed=PASSWORD)

@@ -71,7 +71,7 @@ async def test_when_redis_goes_away_nobody_starts_afresh(redis_url: str, monkeyp
     limits, key = Limits(redis_url, Clock()), uuid.uuid4().int % 2**40
     assert [await limits.change(key, 3) for _ in range(2)] == [True, True]
 
-    async def gone(*_: object) -> bool:
+    async def gone(*_: object, **_more: object) -> bool:
         raise OSError
 
     monkeypatch.setattr(limits._shared, "hit", gone)

@@ -205,9 +205,10 @@ def _delivered(tx: Tx, vault: Vault, account: str, url: str, text: str, code: st
         at=at,
     )
     message_id = tx.insert(
-        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at, is_shown)"
-        " values (:activation, 'one', 1, :code, :text, :at, 1) returning id",
+        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, sender_sealed, received_at,"
+        " is_shown) values (:activation, 'one', 1, :code, :text, :sender, :at, 1) returning id",
         activation=activation_id,
+        sender=vault.seal("Google"),
         code=vault.seal(code),
         text=vault.seal(text),
         at=RECEIVED_AT,
@@ -292,6 +293,14 @@ DS_BODY = (
     '{"rental_id":"100000001","number":"+12025550123","service":"google",'
     '"text":"Your code is 12345","received_at":"2023-01-01 12:00:00"}'
 )
+HERO_BODY = (
+    b'{"activationId":"100000001","service":"go","phoneFrom":"Google","text":"Your code is 12345","code":"12345",'
+    b'"country":2,"receivedAt":"2023-01-01T12:00:00+00:00"}'
+)
+DAISY_BODY = (
+    b'{"activationId":100000001,"messageId":1,"service":"go","text":"Your code is 12345","code":"12345","country":2,'
+    b'"receivedAt":"2023-01-01 12:00:00"}'
+)
 SIGNED = (
     '{"event":"sms_received","verification_id":"ver_100000001","phone_number":"+12025550123",'
     '"message":"Your code is 12345","timestamp":"2023-01-01T12:00:00Z"'
@@ -306,7 +315,14 @@ def native_notice() -> bytes:
 
 @on_both_databases
 @pytest.mark.parametrize(
-    ("form", "body"), [("sms_activate", BODY.encode()), ("ds", DS_BODY.encode()), ("native", native_notice())]
+    ("form", "body"),
+    [
+        ("sms_activate", BODY.encode()),
+        ("ds", DS_BODY.encode()),
+        ("hero", HERO_BODY),
+        ("daisy", DAISY_BODY),
+        ("native", native_notice()),
+    ],
 )
 async def test_the_body_has_the_form_the_address_was_set_in(
     house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]], form: str, body: bytes
