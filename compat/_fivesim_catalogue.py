@@ -190,7 +190,8 @@ class Catalogue:
     async def _listed(self, call: Call, key: tuple[str, ...], make: Callable[[Buyer], Awaitable[str]]) -> Reply:
         buyer = await self._buyer(call)
         market = self._common.house.market
-        whole_key = (*key, market.list_key(buyer), market.generation)
+        # A guest is shown no rentals, though all else may be the same.
+        whole_key = (*key, isinstance(buyer, Caller), market.list_key(buyer), market.generation)
 
         async def body() -> bytes:
             return (await make(buyer)).encode()

@@ -28,16 +28,14 @@ from compat._rest_people_models import (
 )
 from compat._rest_problems import Refused
 from compat._rest_resellers import manager_of
-from gateway import manage, passwords, users
+from gateway import guesses, manage, passwords, users
 from gateway.accounts import ID_MAX, AccountError
 from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.guesses import TooManyGuesses
 from gateway.passwords import PasswordError
 from gateway.sessions import NotProven, NotSetUp
-from gateway.store import Row, Tx
 from gateway.users import EmailTaken, LastOperator, Role, UnknownUser
-from gateway.vault import Vault
 
 log = structlog.get_logger()
 
@@ -142,19 +140,11 @@ class People:
             raise Refused("unknown_user")
         with _refusals():
             row = await house.store.run(
-                _switch, house.vault, manager_of(call), int(word), house.clock(), is_disabled=is_disabled
+                guesses.switch_user, house.vault, manager_of(call), int(word), house.clock(), is_disabled=is_disabled
             )
         await self._front.sessions.refresh()
         log.info("user.disabled" if is_disabled else "user.enabled", user=row["id"], by=call.session.person.id)
         return show(user(row))
-
-
-def _switch(tx: Tx, vault: Vault, manager: manage.Manager, user_id: int, at: float, *, is_disabled: bool) -> Row:
-    """Who is let in again is so without the pauses of wrong passwords."""
-    row = manage.switch_user(tx, manager, user_id, at, is_disabled=is_disabled)
-    if not is_disabled:
-        guesses.forget(tx, vault, row["email"])
-    return row
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+from gateway import manage
+from gateway.manage import Manager
 from gateway.store import Row, Tx
-from gateway.users import find, switch
+from gateway.users import find
 from gateway.vault import Vault
 
 FREE_PER_EMAIL = 5
@@ -78,10 +80,13 @@ def succeeded(tx: Tx, attempt: Attempt, user_id: int) -> int | None:
     return int(row["session_epoch"]) if row is not None else None
 
 
-def let_in(tx: Tx, vault: Vault, user_id: int) -> Row:
-    """Lets a person in again, without the pauses; the row. Safe to repeat. Raises UnknownUser."""
-    row = switch(tx, user_id, None)
-    forget(tx, vault, row["email"])
+def switch_user(
+    tx: Tx, vault: Vault, manager: Manager, user_id: int, at: float, *, is_disabled: bool, is_forced: bool = False
+) -> Row:
+    """As `manage.switch_user`; who is let in again is so without the pauses of wrong passwords."""
+    row = manage.switch_user(tx, manager, user_id, at, is_disabled=is_disabled, is_forced=is_forced)
+    if not is_disabled:
+        forget(tx, vault, row["email"])
     return row
 
 

@@ -156,7 +156,8 @@ def with_number(tx: Tx, vault: Vault, account_id: int, service: str, number: str
     Numbers are sealed, so they are opened one after the other; only those of the service are.
     """
     rows = tx.all(
-        "select id, status, service, country, opened_at, price, currency, number_sealed, null as text_sealed"
+        "select id, status, service, country, opened_at, price, currency, number_sealed, null as text_sealed,"
+        " 0 as message_count"
         " from (select * from activations where account_id = :account and status not in ('opening', 'failed')"
         " and product not in ('rental', 'extension') order by id desc limit :most) as newest"
         " where service = :service and number_sealed is not null order by id desc",
