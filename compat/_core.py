@@ -174,13 +174,7 @@ class Core:
 
     async def find(self, call: Call, name: str = "id") -> Live:
         """The activation the call names. Raises BadActivationId, UnknownActivation, TooManyRequests, Unavailable."""
-        activation_id = named_id(call, name)
-        live = self.front.activations.peek(call.caller.account_id, activation_id)
-        if live is not None:
-            return live
-        # Over the limit a poll still gets what is known in memory, but costs no look-up.
-        self.count_look(call)
-        return await self.front.activations.get(call.caller, activation_id)
+        return await self.front.find(call.caller, named_id(call, name), may_look=call.is_within)
 
     # Limits
 

@@ -16,7 +16,8 @@ from compat._fivesim_http import Call, Common, Reply, Said, cap_micros, named_or
 from compat._fivesim_words import ANY, HOSTING
 from gateway import history, journal
 from gateway.accounts import Caller
-from gateway.errors import NoNumbers, NotAllowedNow, PriceTooLow, TooManyRequests, UnknownActivation
+from gateway.errors import NoNumbers, NotAllowedNow, PriceTooLow, UnknownActivation
+from gateway.front import RENTALS
 from gateway.live import Live
 from gateway.model import Order, Product, Status
 from gateway.money import MAX_MICROS, Money
@@ -105,13 +106,8 @@ class Hosting:
 
     async def find(self, call: Call, caller: Caller) -> Live:
         """The rental the path names. Raises BadAction, UnknownActivation, TooManyRequests, Unavailable."""
-        rental_id = named_order(call)
         front = self._common.front
-        live = front.activations.peek(caller.account_id, rental_id, is_rental=True)
-        if live is None:
-            if not call.is_within:
-                raise TooManyRequests
-            live = await front.rentals.get(caller, rental_id)
+        live = await front.find(caller, named_order(call), may_look=call.is_within, kinds=RENTALS)
         if live.status is Status.FAILED:
             raise UnknownActivation  # it never got a number, and its client was told so
         return live

@@ -15,7 +15,8 @@ from compat._fivesim_http import Call, Common, Reply, Said, named_order
 from compat._fivesim_lists import Rendered
 from compat._fivesim_words import Words
 from gateway.accounts import Caller
-from gateway.errors import CallerError, NotAllowedNow, TooManyRequests, Unavailable, UnknownActivation
+from gateway.errors import CallerError, NotAllowedNow, Unavailable, UnknownActivation
+from gateway.front import EITHER
 from gateway.live import Live
 from gateway.model import Status
 
@@ -127,25 +128,11 @@ class Orders:
 
     async def find(self, call: Call, caller: Caller) -> Live:
         """The order the path names. Raises BadAction, UnknownActivation, TooManyRequests, Unavailable."""
-        live = await self._either(call, caller, named_order(call))
+        front = self._common.front
+        live = await front.find(caller, named_order(call), may_look=call.is_within, kinds=EITHER)
         if live.status is Status.FAILED:
             raise UnknownActivation  # it never got a number, and its client was told so
         return live
-
-    async def _either(self, call: Call, caller: Caller, order_id: int) -> Live:
-        """An order of either kind. Raises UnknownActivation, TooManyRequests, Unavailable."""
-        front = self._common.front
-        for is_rental in (False, True):
-            live = front.activations.peek(caller.account_id, order_id, is_rental=is_rental)
-            if live is not None:
-                return live
-        # Over the limit a poll still gets what is known in memory, but costs no look-up.
-        if not call.is_within:
-            raise TooManyRequests
-        try:
-            return await front.activations.get(caller, order_id)
-        except UnknownActivation:
-            return await front.rentals.get(caller, order_id)
 
     def rendered(self, live: Live) -> Rendered:
         """The order as JSON, made anew only where it has changed since it was last shown."""

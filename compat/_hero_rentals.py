@@ -17,7 +17,8 @@ from compat._rentals import HOURS_MAX, HOURS_MIN, Rentals
 from compat._reply import Call, Refusal, Reply, amount, as_json, currency_number, dumps, whole, zoned
 from compat._wire import JSON
 from gateway.accounts import Caller
-from gateway.errors import NotAllowedNow, TooManyRequests, UnknownActivation
+from gateway.errors import NotAllowedNow, UnknownActivation
+from gateway.front import EITHER
 from gateway.live import Live
 from gateway.rentals import RentRow
 
@@ -183,18 +184,7 @@ class HeroRentals(Rentals, Extras):
 
     async def find_either(self, call: Call) -> Live:
         """The activation or rental named. Raises as `find`."""
-        front, caller, named = self.front, call.caller, named_id(call)
-        for is_rental in (False, True):
-            live = front.activations.peek(caller.account_id, named, is_rental=is_rental)
-            if live is not None:
-                return live
-        # Over the limit a poll still gets what is known in memory, but costs no look-up.
-        if not call.is_within:
-            raise TooManyRequests
-        try:
-            return await front.activations.get(caller, named)
-        except UnknownActivation:
-            return await front.rentals.get(caller, named)
+        return await self.front.find(call.caller, named_id(call), may_look=call.is_within, kinds=EITHER)
 
     async def move_rental(self, caller: Caller, live: Live, move: str) -> None:
         """Finishes or cancels a rental. Raises Refusal, NotAllowedNow, and as those."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from starlette.types import Scope
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from gateway.rules import is_within
 
 
 def peer(scope: Scope, trusted_proxies: Iterable[str]) -> str:
     """The last address in the chain that is no trusted proxy's. Empty where nobody can tell."""
-    networks = [ipaddress.ip_network(network) for network in trusted_proxies]
+    trusted = (tuple(trusted_proxies),)
     told = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
     chain = [part.strip() for value in told for part in value.split(",")]
     address = str(scope["client"][0]) if scope.get("client") else ""
-    while chain and _is_among(address, networks):
+    while chain and is_within(address, trusted):
         address = _without_port(chain.pop())
     return address
 
@@ -26,12 +25,3 @@ def _without_port(told: str) -> str:
     if told.startswith("["):
         return told[1:].partition("]")[0]
     return told.partition(":")[0] if told.count(":") == 1 else told
-
-
-def _is_among(address: str, networks: Sequence[Network]) -> bool:
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return any((mapped or found) in network for network in networks)

@@ -17,7 +17,8 @@ from compat._reply import Call, Refusal, Reply, amount, as_json, currency_number
 from compat._shelves import names_a_price
 from compat._wire import JSON, first
 from gateway.accounts import Caller
-from gateway.errors import CallerError, NoNumbers, NotAllowedNow, TooManyRequests, UnknownActivation
+from gateway.errors import CallerError, NoNumbers, NotAllowedNow, UnknownActivation
+from gateway.front import RENTALS
 from gateway.live import Live
 from gateway.model import Order, Product, Status
 from gateway.money import Money
@@ -195,14 +196,7 @@ class Rentals(Activations):
 
     async def find_rental(self, call: Call) -> Live:
         """The rental named. Raises BadActivationId, UnknownActivation, TooManyRequests, Unavailable."""
-        rental_id = named_id(call)
-        front, caller = self.front, call.caller
-        live = front.activations.peek(caller.account_id, rental_id, is_rental=True)
-        if live is None:
-            # Over the limit a poll still gets what is known in memory, but costs no look-up.
-            if not call.is_within:
-                raise TooManyRequests
-            live = await front.rentals.get(caller, rental_id)
+        live = await self.front.find(call.caller, named_id(call), may_look=call.is_within, kinds=RENTALS)
         if live.status is Status.FAILED:
             raise UnknownActivation  # it never got a number, and its client was told so
         return live

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +10,6 @@ from compat._lists import MadeOnce
 from compat._rest_http import PREFIX, Call, Operation, Reply, show
 from compat._rest_models import NoBody
 from compat._rest_once import Once
-from compat._rest_problems import Refused
 from compat._rest_rental_models import (
     RENTAL_ID,
     Extensions,
@@ -31,12 +29,12 @@ from compat._rest_rental_models import (
     rental_name,
     rental_offers,
 )
-from compat._rest_shared import BUYING, Shared, before, cap, cursor, no_such
+from compat._rest_shared import BUYING, Shared, before, cap, following, no_such
 from compat._rest_waiting import Waiting
 from gateway import journal
 from gateway.accounts import Caller
-from gateway.errors import BadCountry, BadService, TooManyRequests
-from gateway.front import Front
+from gateway.errors import BadCountry, BadService
+from gateway.front import RENTALS, Front
 from gateway.live import Live
 from gateway.model import Order, Product
 
@@ -100,12 +98,7 @@ class _Rentals(Shared):
     async def _find(self, call: Call) -> Live:
         """The rental of the path. Raises UnknownActivation, TooManyRequests, Unavailable."""
         rental_id = self.path_id(call, _ID, "rent_")
-        if call.is_within:
-            return await self.front.rentals.get(call.caller, rental_id)
-        live = self.front.activations.peek(call.caller.account_id, rental_id, is_rental=True)
-        if live is None:
-            raise TooManyRequests
-        return live
+        return await self.front.find(call.caller, rental_id, may_look=call.is_within, kinds=RENTALS)
 
     async def show(self, call: Call) -> Reply:
         return self._shown(call, await self._awaited(call))
@@ -116,23 +109,8 @@ class _Rentals(Shared):
 
     async def _awaited(self, call: Call) -> Live:
         """The rental, once it has more messages than the client has seen, or has ended, or the time given is up."""
-        live, seen = await self._find(call), call.query.seen
-        if not call.query.wait or call.is_head or not _is_awaited(live, seen):
-            return live
-        try:
-            place = self._waiting.enter(call.caller, live)
-        except Refused:
-            return live
-        call.has_waited = True
-        ends_at, hung_up = time.monotonic() + call.query.wait, call.hung_up()
-        try:
-            while _is_awaited(place.live, seen) and not hung_up.done():
-                left = ends_at - time.monotonic()
-                if left <= 0 or not await place.change(left, hung_up):
-                    break
-            return place.live
-        finally:
-            place.leave()
+        is_awaited = partial(_is_awaited, seen=call.query.seen)
+        return await self.awaited(call, self._waiting, await self._find(call), is_awaited)
 
     async def rentals(self, call: Call) -> Reply:
         self.count_read(call)
@@ -146,10 +124,9 @@ class _Rentals(Shared):
                 before=below, limit=limit, only_ended=query.state == "past", of_rentals=True,
             )  # fmt: skip
         shown = found[: query.limit]
-        following = cursor(shown[-1].id) if len(found) > len(shown) else None
         self.front.readers.saw_each(call.caller, shown)
         rentals = [rental(live, journal.MESSAGES_MAX) for live in shown]
-        return show(RentalList(rentals=rentals, next_cursor=following))
+        return show(RentalList(rentals=rentals, next_cursor=following(shown, found)))
 
     # Ending
 

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import base64
 import re
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from decimal import ROUND_FLOOR
 
 from pydantic import BaseModel
 
-from compat._rest_http import Call, Reply, show
+from compat._rest_cursor import cursor, id_of
+from compat._rest_http import Call, Reply, idempotency_key, show
 from compat._rest_models import Wrong
 from compat._rest_once import Bought, Get, Once, Open
 from compat._rest_problems import Refused
+from compat._rest_waiting import Waiting
+from gateway.accounts import ID_MAX
 from gateway.errors import BadCountry, TooManyRequests, UnknownActivation
 from gateway.front import Front
+from gateway.live import Live
 from gateway.model import Order
 from gateway.money import Money, round_down_to_step, to_micros
-
-ID_MAX = 2**63 - 1
 
 BUYING = (
     "price_too_low", "no_numbers", "no_balance", "barred", "suspended", "too_many_open", "bad_idempotency_key",
     "idempotency_key_reused", "in_progress",
 )  # fmt: skip
 """What any purchase may be answered with, beyond what is wrong with its body."""
-
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 
 
 class Shared:
@@ -74,6 +75,28 @@ class Shared:
             raise UnknownActivation
         return found
 
+    async def awaited(self, call: Call, waiting: Waiting, live: Live, is_awaited: Callable[[Live], bool]) -> Live:
+        """What a client waits for, once nothing is awaited of it any more or the time given is up.
+
+        Where too many wait already, it is told as it stands, at once.
+        """
+        if not call.query.wait or call.is_head or not is_awaited(live):
+            return live
+        try:
+            place = waiting.enter(call.caller, live)
+        except Refused:
+            return live
+        call.has_waited = True
+        ends_at, hung_up = time.monotonic() + call.query.wait, call.hung_up()
+        try:
+            while is_awaited(place.live) and not hung_up.done():
+                left = ends_at - time.monotonic()
+                if left <= 0 or not await place.change(left, hung_up):
+                    break
+            return place.live
+        finally:
+            place.leave()
+
     async def buy(self, call: Call, order: Order, opened: Open, known: Get) -> tuple[Bought, bool]:
         """What was bought, and whether the client has hung up meanwhile. Raises as `opened`, and as `Once.buy`."""
         hung_up = call.hung_up()
@@ -103,18 +126,6 @@ class Shared:
         return replace(reply, headers=(*reply.headers, (b"location", place.encode())), on_sent=on_sent)
 
 
-def idempotency_key(call: Call) -> str:
-    """Empty where there is none. A string of structured fields (RFC 9651) is in quotes; most clients leave them out."""
-    if not any(name == b"idempotency-key" for name, _ in call.scope["headers"]):
-        return ""
-    key = call.header(b"idempotency-key")
-    if len(key) > 1 and key[0] == key[-1] == '"':
-        key = key[1:-1]
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Refused("bad_idempotency_key")
-    return key
-
-
 def cap(given: str | None, currency: str) -> Money | None:
     """The highest price in whole price steps."""
     return None if given is None else Money(round_down_to_step(to_micros(given, rounding=ROUND_FLOOR)), currency)
@@ -125,18 +136,11 @@ def no_such(code: str, parameter: str) -> Refused:
     return Refused(code, errors=[Wrong(parameter=parameter, detail="not in the catalogue")])
 
 
-def cursor(activation_id: int) -> str:
-    return base64.urlsafe_b64encode(f"before:{activation_id}".encode()).decode().rstrip("=")
+def following(shown: Sequence[Live], found: Sequence[Live]) -> str | None:
+    """The cursor of the next page, where more was found than is shown."""
+    return cursor("before", shown[-1].id) if len(found) > len(shown) else None
 
 
 def before(given: str | None) -> int:
-    """The id a cursor stands for. Raises Refused."""
-    if given is None:
-        return ID_MAX
-    try:
-        word, _, number = base64.urlsafe_b64decode(given + "=" * (-len(given) % 4)).decode("ascii").partition(":")
-        if word == "before" and number.isdigit() and 0 < int(number) <= ID_MAX:
-            return int(number)
-    except ValueError:
-        pass
-    raise Refused("invalid", errors=[Wrong(parameter="cursor", detail="not one that was given out")])
+    """The id that a page ends before. Raises Refused."""
+    return id_of("before", given, ID_MAX)

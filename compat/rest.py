@@ -61,7 +61,7 @@ from compat._rest_once import Once, Open
 from compat._rest_page import page
 from compat._rest_problems import DOCS_PATH, Refused
 from compat._rest_rentals import rental_operations
-from compat._rest_shared import BUYING, Shared, before, cap, cursor, no_such
+from compat._rest_shared import BUYING, Shared, before, cap, following, no_such
 from compat._rest_waiting import Place, Waiting, is_awaited
 from gateway import accounts, journal, ledger
 from gateway.errors import BadCountry, BadService
@@ -220,30 +220,11 @@ class _Rest(Shared):
 
     async def _find(self, call: Call) -> Live:
         """The activation of the path. Raises UnknownActivation, TooManyRequests, Unavailable."""
-        activation_id = self.path_id(call, _ID, "ver_")
-        live = self.front.activations.peek(call.caller.account_id, activation_id)
-        if live is not None:
-            return live
-        self.count_read(call)
-        return await self.front.activations.get(call.caller, activation_id)
+        return await self.front.find(call.caller, self.path_id(call, _ID, "ver_"), may_look=call.is_within)
 
     async def _awaited(self, call: Call) -> Live:
-        """The activation, once there is something to tell or the time given is up.
-
-        Where too many wait already, it is told as it stands, at once.
-        """
-        live = await self._find(call)
-        if not call.query.wait or call.is_head or not is_awaited(live):
-            return live
-        try:
-            place = self.waiting.enter(call.caller, live)
-        except Refused:
-            return live
-        call.has_waited = True
-        try:
-            return await _told(place, call)
-        finally:
-            place.leave()
+        """The activation, once there is something to tell or the time given is up."""
+        return await self.awaited(call, self.waiting, await self._find(call), is_awaited)
 
     async def show(self, call: Call) -> Reply:
         return self._shown(call, await self._awaited(call))
@@ -274,9 +255,9 @@ class _Rest(Shared):
                 only_ended=query.state == "past",
             )
         shown = found[: query.limit]
-        following = cursor(shown[-1].id) if len(found) > len(shown) else None
         self.front.readers.saw_each(call.caller, shown)
-        return show(ActivationList(activations=[activation(live) for live in shown], next_cursor=following))
+        told = [activation(live) for live in shown]
+        return show(ActivationList(activations=told, next_cursor=following(shown, found)))
 
     async def events(self, call: Call) -> Reply | Stream:
         if call.scope.get("http_version") == "1.0":
@@ -416,16 +397,6 @@ def _pages(described: Json) -> Sequence[Operation]:
 
 def _both(path: str) -> tuple[str, str]:
     return PREFIX + path, path
-
-
-async def _told(place: Place, call: Call) -> Live:
-    ends_at = time.monotonic() + call.query.wait
-    hung_up = call.hung_up()
-    while is_awaited(place.live) and not hung_up.done():
-        left = ends_at - time.monotonic()
-        if left <= 0 or not await place.change(left, hung_up):
-            break
-    return place.live
 
 
 def _sheet(call: Call, sheet: Sheet) -> Reply:

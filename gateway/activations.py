@@ -631,7 +631,7 @@ def _finish_rental(
 
     Raises _Prolonging: more time that is being bought, or perhaps was, is not to be lost with it.
     """
-    if attempts.lock_open_rental(tx, activation_id) and attempts.is_prolonging(tx, activation_id):
+    if attempts.lock_open_rental(tx, activation_id) is not None and attempts.is_prolonging(tx, activation_id):
         raise _Prolonging
     return _finish_rental_over_upstream(tx, activation_id, status, outcome, close_at, at)
 

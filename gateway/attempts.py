@@ -222,14 +222,14 @@ def is_prolonging(tx: Tx, rental_id: int) -> bool:
     return busy is not None
 
 
-def lock_open_rental(tx: Tx, rental_id: int) -> bool:
-    """Takes the lock of a rental that is not over; whether there is one. An update that changes nothing does it."""
-    return bool(
-        tx.execute(
-            "update activations set round = round where id = :id and product = 'rental' and ended_at is null",
-            id=rental_id,
-        )
+def lock_open_rental(tx: Tx, rental_id: int) -> int | None:
+    """Takes the lock of a rental that is not over; whose it is. An update that changes nothing does it."""
+    row = tx.one(
+        "update activations set round = round where id = :id and product = 'rental' and ended_at is null"
+        " returning account_id",
+        id=rental_id,
     )
+    return None if row is None else int(row["account_id"])
 
 
 def prolong(
@@ -241,7 +241,8 @@ def prolong(
     then nobody pays for the extension, and its cost is the operator's loss.
     """
     # Both activations before anybody's money, as everywhere: two that take them in turn would wait for each other.
-    if not lock_open_rental(tx, rental_id):
+    account_id = lock_open_rental(tx, rental_id)
+    if account_id is None:
         fail_order(tx, intent.activation_id, at)
         _lose_extension(tx, intent.attempt_id, quote.offer.cost, quote.offer.upstream, "made, its rental is over", at)
         return False
@@ -252,7 +253,8 @@ def prolong(
         upstream=upstream, price=quote.price.micros, cost=cost.micros, currency=cost.currency,
         hours=quote.offer.hours, at=at, id=intent.activation_id,
     )  # fmt: skip
-    _lock_line(tx, rental_id)
+    # Root to leaf, before two captures pay them.
+    tree.lock(tx, tree.line(tx, account_id))
     move_end(tx, rental_id, ends_at)
     keep(tx, rental_id, at, actor=actor)
     ledger.shrink(tx, intent.activation_id, quote.price, at, actor=actor, shares=quote.shares)
@@ -274,13 +276,6 @@ def _lose_extension(tx: Tx, attempt_id: int, cost: Money, upstream: str, reason:
         note = f"attempt {attempt_id}"
         ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=note)
     return bool(ended)
-
-
-def _lock_line(tx: Tx, rental_id: int) -> None:
-    """The rental, then the balances of its account and all above, root to leaf, before two captures pay them."""
-    row = tx.one("update activations set round = round where id = :id returning account_id", id=rental_id)
-    if row is not None:
-        tree.lock(tx, tree.line(tx, row["account_id"]))
 
 
 def move_end(tx: Tx, rental_id: int, ends_at: float) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gateway import accounts, audit, drift, ledger, seals, statements, usage
+from gateway import accounts, audit, caps, drift, ledger, seals, statements, usage
 from gateway.accounts import AccountError
 from gateway.database import Database
 from gateway.money import parse, plain
@@ -94,7 +94,7 @@ def show_head(context: Context) -> None:
 @click.pass_obj
 def show_statement(context: Context, name: str, start: str, end: str, is_csv: bool) -> None:
     """What moved in an account, with the balance after each movement."""
-    begins = _day(start) if start else _this_month(time.time())
+    begins = _day(start) if start else caps.starts_at("month", time.time())
     ends = _day(end) if end else time.time() + 1
 
     def read(tx: Tx) -> list[Movement]:
@@ -119,10 +119,6 @@ def _day(text: str) -> float:
         return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()
     except ValueError:
         raise AccountError(f"{text[:40]!r} is not a day: YYYY-MM-DD") from None
-
-
-def _this_month(now: float) -> float:
-    return datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
 
 
 @click.group("audit")

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.accounts import Caller, Callers
 from gateway.activations import Activations
-from gateway.errors import TooManyRequests
+from gateway.errors import TooManyRequests, UnknownActivation
 from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.limits import Limits
+from gateway.live import Live
 from gateway.purchases import Purchases
 from gateway.readers import Readers
 from gateway.rentals import Rentals
 from gateway.sessions import Session, Sessions
+
+ACTIVATIONS = (False,)
+RENTALS = (True,)
+EITHER = (False, True)
+"""What an id may be of, in the order in which it is looked for: whether it is a rental."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,25 @@ class Front:
     inbox: Inbox
     sessions: Sessions
     readers: Readers
+
+    async def find(self, caller: Caller, wanted: int, *, may_look: bool, kinds: Sequence[bool] = ACTIVATIONS) -> Live:
+        """The caller's activation or rental of that id; from memory, where it is there.
+
+        Over the limit (not `may_look`) a poll still gets what is known in memory, but costs no look-up. Raises
+        UnknownActivation, TooManyRequests, Unavailable.
+        """
+        for is_rental in kinds:
+            live = self.activations.peek(caller.account_id, wanted, is_rental=is_rental)
+            if live is not None:
+                return live
+        if not may_look:
+            raise TooManyRequests
+        for is_rental in kinds[:-1]:
+            try:
+                return await self.activations.get(caller, wanted, is_rental=is_rental)
+            except UnknownActivation:
+                pass  # it may be of the next kind
+        return await self.activations.get(caller, wanted, is_rental=kinds[-1])
 
     def late_seconds(self, caller: Caller) -> float:
         """Counts a request of the key, whatever it asks for; how far it is ahead of its turn, 0 within the limit.

@@ -150,7 +150,13 @@ def is_within(address: str, ranges: tuple[tuple[str, ...], ...]) -> bool:
     except ValueError:
         return False
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return all(any((mapped or found) in ipaddress.ip_network(one) for one in some) for some in ranges)
+    return all(any((mapped or found) in _parsed(one) for one in some) for some in ranges)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Parsed once: a key that is kept to addresses is asked for them at every request."""
+    return ipaddress.ip_network(text)
 
 
 # Rows
