@@ -38,6 +38,9 @@ Row = Mapping[str, Any]
 BUSY_SECONDS = 1.5
 """How long a unit waits for another process's lock, or for a connection, before it gives up."""
 
+LOCKED_SECONDS = 0.1
+"""How long the writer tries for another process's lock before it looks which of its units have waited enough."""
+
 GROUP_MAX = 64
 """Units committed together at most: bounds how long the first one waits for the last."""
 
@@ -140,10 +143,11 @@ def sqlite_path(url: str) -> Path:
 
 
 class _Job:
-    __slots__ = ("args", "error", "future", "kwargs", "result", "unit")
+    __slots__ = ("args", "deadline", "error", "future", "kwargs", "result", "unit")
 
     def __init__(self, unit: Callable[..., Any], args: Any, kwargs: Any, future: asyncio.Future[Any]) -> None:
         self.unit = unit
+        self.deadline = time.monotonic() + BUSY_SECONDS
         self.args = args
         self.kwargs = kwargs
         self.future = future
@@ -203,7 +207,7 @@ class SqliteStore:
         try:
             inode = os.stat(self.path).st_ino
             if self._reader is None or inode != self._reader_inode:
-                self._reader, self._reader_inode = self._open(), inode
+                self._reader, self._reader_inode = self._open(BUSY_SECONDS), inode
             # A transaction although nothing is written: all a unit reads is of one moment.
             self._reader.execute("begin")
             try:
@@ -226,10 +230,10 @@ class SqliteStore:
         _close(self._reader)
         self._reader = None
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, busy_seconds: float) -> sqlite3.Connection:
         # `mode=rw`: a file that has gone away must be noticed, not quietly replaced by an empty one.
         connection = sqlite3.connect(
-            f"file:{self.path}?mode=rw", uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            f"file:{self.path}?mode=rw", uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
         )
         connection.row_factory = sqlite3.Row
         connection.execute("pragma journal_mode = wal")
@@ -241,31 +245,56 @@ class SqliteStore:
         inode = os.stat(self.path).st_ino
         if self._writer is None or inode != self._inode:
             _close(self._writer)
-            self._writer, self._inode = self._open(), inode
+            self._writer, self._inode = self._open(LOCKED_SECONDS), inode
         return self._writer
 
     def _write(self) -> None:
-        while (first := self._jobs.get()) is not None:
-            jobs = [first]
-            last: _Job | None = first
-            while len(jobs) < GROUP_MAX and not self._jobs.empty():
-                last = self._jobs.get()
-                if last is None:
-                    break
-                jobs.append(last)
-            self._commit_together(jobs)
-            self._answer(jobs)
-            if last is None:
-                break
+        jobs: list[_Job] = []
+        is_ending = False
+        while not is_ending or jobs:
+            is_ending = self._gather(jobs) or is_ending
+            if jobs and not self._is_locked(jobs):
+                self._answer(jobs)
+                jobs = []
         _close(self._writer)
         self._writer = None
+
+    def _gather(self, jobs: list[_Job]) -> bool:
+        """Adds the units that have arrived, waiting for one where there is none; whether the store is being closed."""
+        while len(jobs) < GROUP_MAX and (not jobs or not self._jobs.empty()):
+            job = self._jobs.get()
+            if job is None:
+                return True
+            jobs.append(job)
+        return False
+
+    def _is_locked(self, jobs: list[_Job]) -> bool:
+        """Commits the units, or fails them; True while another process writes and some of them can still wait.
+
+        Each waits for itself: one that has been in vain for long must not make the next one wait as long again.
+        """
+        error = self._commit_together(jobs)
+        if error is None:
+            return False
+        if not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
+            _close(self._writer)
+            self._writer = None
+            _fail(jobs, error)
+            return False
+        now = time.monotonic()
+        late = [job for job in jobs if job.deadline <= now]
+        _fail(late, error)
+        self._answer(late)
+        jobs[:] = [job for job in jobs if job.deadline > now]
+        return bool(jobs)
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(_settle, jobs)
 
-    def _commit_together(self, jobs: Sequence[_Job]) -> None:
+    def _commit_together(self, jobs: Sequence[_Job]) -> Exception | None:
+        """Runs and commits the units in one transaction; what the database had against it."""
         try:
             connection = self._connection()
             connection.execute("begin immediate")
@@ -278,19 +307,19 @@ class SqliteStore:
                     connection.execute("rollback")
                 raise
         except (sqlite3.Error, OSError) as error:
-            self._give_up(jobs, error)
+            return error
+        return None
 
-    def _give_up(self, jobs: Sequence[_Job], error: Exception) -> None:
-        if not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
-            _close(self._writer)
-            self._writer = None
-        for job in jobs:
-            job.error = Unavailable()
-            job.error.__cause__ = error
+
+def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    for job in jobs:
+        job.error = Unavailable()
+        job.error.__cause__ = error
 
 
 def _run_in_savepoint(connection: sqlite3.Connection, job: _Job) -> None:
     connection.execute("savepoint unit")
+    job.error = None
     try:
         job.result = job.unit(Tx(connection), *job.args, **job.kwargs)
     except sqlite3.OperationalError:

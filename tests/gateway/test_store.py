@@ -161,8 +161,8 @@ class Traced(SqliteStore):
         super().__init__(path)
         self.statements: list[str] = []
 
-    def _open(self) -> sqlite3.Connection:
-        connection = super()._open()
+    def _open(self, busy_seconds: float) -> sqlite3.Connection:
+        connection = super()._open(busy_seconds)
         connection.set_trace_callback(lambda sql: self.statements.append(sql.lower()))
         return connection
 
@@ -184,6 +184,35 @@ async def test_units_that_wait_for_the_disk_are_committed_together(tmp_path: Pat
     assert store.statements.count("commit") == 2  # the unit that kept the others waiting, then all of those
     assert len(await store.read(names)) == 9
     await store.close()
+
+
+async def test_each_unit_waits_for_a_lock_by_itself(sqlite: SqliteStore) -> None:
+    other = sqlite3.connect(sqlite.path, isolation_level=None)
+    other.execute("begin immediate")
+
+    async def waited(after_seconds: float) -> float:
+        await asyncio.sleep(after_seconds)
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            await sqlite.run(add, "too late")
+        return time.monotonic() - started
+
+    seconds = await asyncio.gather(*(waited(number * 0.3) for number in range(4)))
+    assert all(BUSY_SECONDS - 0.2 < one < BUSY_SECONDS + 1 for one in seconds), seconds
+    other.close()
+    assert await sqlite.read(names) == []
+
+
+async def test_a_unit_gets_through_as_soon_as_the_lock_is_gone(sqlite: SqliteStore) -> None:
+    other = sqlite3.connect(sqlite.path, isolation_level=None)
+    other.execute("begin immediate")
+    waiting = asyncio.create_task(sqlite.run(add, "patient"))
+    await asyncio.sleep(BUSY_SECONDS / 2)
+    assert not waiting.done()
+    other.execute("rollback")
+    other.close()
+    await waiting
+    assert await sqlite.read(names) == ["patient"]
 
 
 async def test_a_lock_held_too_long_is_unavailable_and_heals(sqlite: SqliteStore) -> None:

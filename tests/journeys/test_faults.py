@@ -403,7 +403,7 @@ async def test_an_exception_says_no_key_and_no_number(
     async with house(config_directory(tmp_path), environment(sqlite_url)) as running:
         key, number = running.keys["alice"], "6281234567890"
 
-        def broken(self: Activations, account_id: int, activation_id: int) -> None:
+        def broken(self: Activations, account_id: int, activation_id: int, *, is_rental: bool) -> None:
             raise RuntimeError(f"key {key} of {number}, +{number}; api_key={key}&x=1")
 
         monkeypatch.setattr(Activations, "peek", broken)
