@@ -69,6 +69,10 @@ class _New:
     sender: str
 
 
+class _OtherRound(Unavailable):
+    """Another process has asked for another message meanwhile, and this one has not heard of it yet."""
+
+
 class _Prolonging(Unavailable):
     """A rental can't end while an extension of it is under way or in doubt: whoever wants that asks again."""
 
@@ -82,7 +86,7 @@ class Activations:
     async def restore(self) -> None:
         """Fills the map at start. Raises Unavailable."""
         for live in await load_open(self._house.store, self._house.vault):
-            self._house.live.put(live)
+            self._house.live.place(live)
 
     # Reading
 
@@ -110,7 +114,7 @@ class Activations:
         live = self._house.live.get(activation_id)
         if live is None:
             live = found
-            self._house.live.put(live)
+            self._house.live.place(live)
         live.polled_at = self._house.clock()
         return live
 
@@ -124,7 +128,11 @@ class Activations:
     async def take(self, live: Live, round_asked: int, progress: Progress) -> bool:
         """Brings in what an upstream showed when asked in a given round; whether a message came. Raises Unavailable."""
         live.unknown_times = live.unknown_times + 1 if progress.state is LeaseState.UNKNOWN else 0
-        is_new = await self.deliver(live, round_asked, progress.messages)
+        try:
+            is_new = await self._deliver(live, round_asked, progress.messages)
+        except _OtherRound:
+            await self._refresh(live)
+            return False  # what was read may belong to either round: the next reading tells
         if live.is_rental:
             await self._take_end(live, progress.expires_at)
         unknown_max = RENTAL_UNKNOWN_TIMES_MAX if live.is_rental else UNKNOWN_TIMES_MAX
@@ -150,10 +158,19 @@ class Activations:
         Repeats are harmless. A message for an activation that is over is kept, not shown, and is the operator's loss
         where nobody paid. Raises Unavailable.
         """
+        try:
+            return await self._deliver(live, round_asked, messages)
+        except _OtherRound:
+            await self._refresh(live)
+            return await self._deliver(live, live.round, messages)
+
+    async def _deliver(self, live: Live, round_asked: int, messages: Sequence[Sms]) -> bool:
+        """As `deliver`. Raises _OtherRound where the activation is in another round than this process knows."""
         fresh = self._fresh(live, round_asked, messages)
         if not fresh:
             return False
-        shown = await self._house.store.run(_deliver, self._house.vault, live.id, fresh, self._house.clock())
+        now = self._house.clock()
+        shown = await self._house.store.run(_deliver, self._house.vault, live.id, live.round, fresh, now)
         if not shown:
             await self._refresh(live)
         if shown is None:
@@ -192,6 +209,7 @@ class Activations:
         self._house.live.put(live)
         if is_first and not live.is_rental:
             self._house.health.delivered(live.upstream, live.country, live.service)
+            self._house.bus.delivered((live.upstream, live.country, live.service), True)
         if is_first:
             self._house.metrics.count(live.product, live.upstream, "received")
         log.info("message.delivered", activation=live.id, upstream=live.upstream, is_first=is_first)
@@ -452,6 +470,7 @@ class Activations:
         is_judged = status is not Status.FINISHED and at - live.opened_at >= JUDGED_AFTER_SECONDS
         if is_judged and not live.is_rental:
             self._house.health.undelivered(live.upstream, live.country, live.service)
+            self._house.bus.delivered((live.upstream, live.country, live.service), False)
         live.status, live.ended_at = status, at
         self._house.live.put(live)
         self._house.metrics.count(live.product, live.upstream, status.value)
@@ -523,17 +542,24 @@ def _is_refundable(live: Live, now: float) -> bool:
 # Units of work
 
 
-def _deliver(tx: Tx, vault: Vault, activation_id: int, fresh: Sequence[_New], at: float) -> set[str] | None:
-    """The identities that were new and are shown to the caller; None where the activation was over."""
+def _deliver(
+    tx: Tx, vault: Vault, activation_id: int, known_round: int, fresh: Sequence[_New], at: float
+) -> set[str] | None:
+    """The identities that were new and are shown to the caller; None where the activation was over.
+
+    Raises _OtherRound where an open one is in another round than is known.
+    """
     # An update that changes nothing takes the row's lock: a cancel waits until this message is in, or is over already.
     row = tx.one(
         "update activations set round = round where id = :id"
-        " returning account_id, status, upstream, cost, cost_currency",
+        " returning account_id, status, round, upstream, cost, cost_currency",
         id=activation_id,
     )
     if row is None:
         return set()
     is_open = Status(row["status"]).is_open
+    if is_open and row["round"] != known_round:
+        raise _OtherRound
     written = {new.identity: _insert(tx, vault, activation_id, new, is_shown=is_open) for new in fresh}
     new_ids = {identity: message_id for identity, message_id in written.items() if message_id is not None}
     if not is_open:

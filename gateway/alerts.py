@@ -41,7 +41,11 @@ class Alerts:
 
     async def restore(self) -> None:
         """Recalls what was told before the start, so that it is not told again. Raises Unavailable."""
-        for row in await self._store.read(standing):
+        rows = await self._store.read(standing)
+        for name, subject in self._on:
+            self._metrics.alerts.labels(name, subject).set(0)
+        self._on, self._unwritten = {}, set()
+        for row in rows:
             alert = Alert(row["name"], row["subject"], row["sentence"], row["since"])
             self._on[alert.name, alert.subject] = alert
             self._metrics.alerts.labels(alert.name, alert.subject).set(1)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
+from enum import Enum
 from multiprocessing import get_context
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import structlog
@@ -24,14 +28,17 @@ from compat import desk, fivesim, payments, pushes, rest
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.alerts import Alerts
+from gateway.bus import Bus
 from gateway.catalog import Catalog
 from gateway.database import Database
 from gateway.desk import Desk
 from gateway.errors import Unavailable
+from gateway.feed import Feed, take_asked
 from gateway.front import Front
 from gateway.health import Health
 from gateway.house import House
 from gateway.inbox import Inbox
+from gateway.leases import AllMine, Leases
 from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.model import Clock
@@ -70,6 +77,19 @@ def read_settings(directory: Path, environment: Mapping[str, str]) -> Settings:
     )
 
 
+class Duty(Enum):
+    """What a process is for. One that only serves leaves the upstreams and the clock to others."""
+
+    BOTH = "serve and work"
+    SERVE = "serve"
+    WORK = "work"
+
+
+def is_shareable(database: Database, redis_url: str | None) -> bool:
+    """Whether several processes can serve from this database: from PostgreSQL, with Redis between them."""
+    return database.directory is None and bool(redis_url)
+
+
 class Offloader:
     """Runs big parsing jobs in one helper process, started when first needed."""
 
@@ -96,9 +116,17 @@ class Gateway:
     """One running gateway: built, started, stopped. `app` is what a server runs."""
 
     def __init__(
-        self, directory: Path, environment: Mapping[str, str], database: Database, clock: Clock = time.time
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        database: Database,
+        clock: Clock = time.time,
+        duty: Duty = Duty.BOTH,
     ) -> None:
         """Raises SettingsError."""
+        self._duty = duty
+        self.name = f"{socket.gethostname()}/{os.getpid()}/{token_hex(3)}"
+        """This gateway among all that share a database, for people, too."""
         self._directory = directory
         self._environment = environment
         self._database = database
@@ -113,6 +141,8 @@ class Gateway:
         upstreams = {stanza.name: self._build(stanza, settings.catalog) for stanza in enabled}
         market = Market(clock, health, view_of(settings, upstreams))
         self.house = House(database.store, database.vault, clock, settings, upstreams, market, health, metrics)
+        redis_url = settings.environment.redis_url
+        self._bus = self._join(redis_url) if redis_url and is_shareable(database, redis_url) else None
         self.callers = Callers(
             database.store, database.vault, clock, lambda: self.house.settings.gateway.lawful.denied_services
         )
@@ -125,8 +155,14 @@ class Gateway:
         self._overseer = Overseer(self.house, alerts)
         self._recharger = Recharger(self.house, alerts)
         self.sessions = Sessions(self.house, self.callers)
+        self.leases = AllMine() if self._bus is None else Leases(
+            database.store, self.name, is_eager=duty is Duty.WORK
+        )  # fmt: skip
+        self._feed = Feed(self.house, self._bus, self.purchases.offer) if self._bus is not None else None
         self.worker = Worker(
             self.house,
+            self.leases,
+            self._feed,
             self.callers,
             self.sessions,
             self.activations,
@@ -151,12 +187,17 @@ class Gateway:
         )
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether the server is about to stop: whoever waits for a code is then answered at once."""
+        status = [
+            Route("/health", self._health),
+            Route("/health/live", _alive),
+            Route("/health/ready", self._health),
+            Route("/metrics", self._show_metrics),
+        ]
+        self.status_app = Starlette(routes=status, lifespan=self._lifespan)
+        """What a process that serves no clients answers."""
         pages = Starlette(
             routes=[
-                Route("/health", self._health),
-                Route("/health/live", _alive),
-                Route("/health/ready", self._health),
-                Route("/metrics", self._show_metrics),
+                *status,
                 *pushes.routes(self.front),
                 *payments.routes(Payments(self.house)),
                 *desk.routes(lambda: self.house.upstreams, self._typed),
@@ -175,6 +216,18 @@ class Gateway:
         self._checked_at = 0.0
         self._is_well = True
         self._check: asyncio.Task[None] | None = None
+
+    def _join(self, redis_url: str) -> Bus:
+        """Among the processes that share the database."""
+        house = self.house
+        channel = "simroute:" + house.vault.index_digest("bus", "channel").rpartition(":")[2][:16]
+
+        def on_delivered(place: tuple[str, int, str], is_delivered: bool) -> None:
+            (house.health.delivered if is_delivered else house.health.undelivered)(*place)
+
+        bus = Bus(redis_url, channel, self.name, lambda ids: take_asked(house, ids), on_delivered)
+        house.bus, house.is_shared, house.live.on_put = bus, True, bus.changed
+        return bus
 
     def _build(self, stanza: Stanza, catalog: Catalog) -> Upstream:
         name = stanza.name
@@ -201,11 +254,15 @@ class Gateway:
 
     async def start(self) -> None:
         """Restores what was open, settles what a crash left behind, and starts the loops. Raises Unavailable."""
+        if self._feed is not None:
+            await self._feed.begin()
         await self.activations.restore()
         await self.purchases.recover()
         await self._overseer.restore()
         self._notifier.start()
-        self.worker.start()
+        if self._bus is not None:
+            self._bus.start()
+        self.worker.start(works=self._duty is not Duty.SERVE)
         self._watcher = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -216,6 +273,8 @@ class Gateway:
         await self.inbox.drain()
         await self.five.drain()
         await self.worker.stop()
+        if self._bus is not None:
+            await self._bus.aclose()
         await self._courier.aclose()
         await self._recharger.aclose()
         for upstream in self.house.upstreams.values():
@@ -303,9 +362,12 @@ class Gateway:
                 self._check = asyncio.create_task(self._check_database())
             await asyncio.shield(self._check)
         word = "ok" if self._is_well else "unavailable"
-        facts = {"status": word, "database": word}
+        facts: dict[str, object] = {"status": word, "database": word}
         if self.house.settings.environment.redis_url:
-            facts["redis"] = "unavailable" if self.limits.is_redis_away else "ok"
+            is_away = self.limits.is_redis_away or (self._bus is not None and self._bus.is_away)
+            facts["redis"] = "unavailable" if is_away else "ok"
+        if isinstance(self.leases, Leases):
+            facts |= {"process": self.leases.holder, "work": self.leases.held()}
         return JSONResponse(facts, 200 if self._is_well else 503)
 
     async def _check_database(self) -> None:

@@ -9,7 +9,7 @@ attempt:  pending ─► leased                              the activation's ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -438,7 +438,28 @@ def lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> None
 
 def mark_answered(tx: Tx, ids: Sequence[int]) -> None:
     for activation_id in ids:
-        tx.execute("update activations set answered = 1 where id = :id", id=activation_id)
+        tx.execute("update activations set answered = 1, claim_until = null where id = :id", id=activation_id)
+
+
+def put_up(tx: Tx, until: Mapping[int, float]) -> None:
+    """Nobody was told of these: whoever repeats the request may have them until then, from any process."""
+    for activation_id in sorted(until):
+        tx.execute(
+            "update activations set answered = 0, claim_until = :until where id = :id and status = 'waiting'",
+            until=until[activation_id],
+            id=activation_id,
+        )
+
+
+def claim(tx: Tx, activation_id: int) -> bool:
+    """Takes what was put up, to hand it over or to give it back: whether this call did, and no other one."""
+    return bool(
+        tx.execute(
+            "update activations set answered = 1, claim_until = null"
+            " where id = :id and claim_until is not null and ended_at is null",
+            id=activation_id,
+        )
+    )
 
 
 def _known(tx: Tx, upstream: str, reference: str) -> bool:
@@ -489,7 +510,7 @@ def unsettled(tx: Tx) -> Sequence[Row]:
     """Attempts in doubt. For those to prolong a rental: which one, by how many hours, and when it ended before."""
     return tx.all(
         "select t.id, t.activation_id, t.upstream, t.service, t.country, t.cost_max, t.currency, t.state,"
-        " t.started_at, t.product, a.parent_id, a.hours, a.expires_at as had_until"
+        " t.started_at, t.product, a.parent_id, a.hours, a.expires_at as had_until, a.status, a.opened_at"
         " from attempts t join activations a on a.id = t.activation_id where t.state = 'in_doubt' order by t.id"
     )
 
@@ -521,9 +542,12 @@ def left_behind(tx: Tx, before: float) -> Sequence[Row]:
     )
 
 
-def unanswered(tx: Tx) -> Sequence[Row]:
+def unanswered(tx: Tx, before: float) -> Sequence[Row]:
+    """Open ones ordered before then that nobody was told of, as far as is written down."""
     return tx.all(
         "select id, fingerprint from activations where ended_at is null and status = 'waiting' and answered = 0"
+        " and claim_until is null and opened_at <= :before",
+        before=before,
     )
 
 

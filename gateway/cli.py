@@ -11,7 +11,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import uvicorn
 
 from gateway import accounts, forward, ledger, logs
 from gateway.accounts import Caller
-from gateway.app import Gateway
+from gateway.app import Duty, Gateway, is_shareable
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
 from gateway.cli_desk import desk_group
 from gateway.cli_fuse import key_fuse
@@ -38,6 +39,7 @@ from gateway.money import parse, plain
 from gateway.rules import EVERYTHING, without
 from gateway.settings import Settings
 from gateway.store import Tx
+from gateway.supervisor import Supervisor
 from gateway.terminal import Context, Group, common, show, tell, with_database, with_gateway
 from gateway.vault import write_private
 
@@ -49,6 +51,7 @@ KEEP_ALIVE_SECONDS = 75
 
 STOP_SECONDS = 15
 GUARD_SECONDS = 5.0
+PARENT_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """How long a client waits for a database that answers nothing before it is told to come again."""
 
@@ -71,19 +74,88 @@ def main(ctx: click.Context, directory: Path, is_json: bool) -> None:
 @main.command()
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), default=1, help="Processes. More than one need PostgreSQL and Redis."
+)
+@click.option("--no-work", is_flag=True, help="Leave upstreams, expiry and webhooks to `simroute worker`.")
+@click.option(
+    "--status-port",
+    type=click.IntRange(1, 65535),
+    help="/health and /metrics of this process alone; of the next worker one higher.",
+)
+@click.option("--listener", "descriptor", type=int, hidden=True)
+@click.option("--ready", type=int, hidden=True)
 @common
 @click.pass_obj
-def serve(context: Context, host: str | None, port: int | None) -> None:
+def serve(
+    context: Context,
+    host: str | None,
+    port: int | None,
+    workers: int,
+    no_work: bool,
+    status_port: int | None,
+    descriptor: int | None,
+    ready: int | None,
+) -> None:
     """Serve clients, and do the work behind it."""
-    settings = context.settings()
-    server = settings.gateway.server
+    server = context.settings().gateway.server
     logs.configure(server.log_level, server.log_format)
+    if descriptor is not None:
+        listener = socket.socket(fileno=descriptor)
+    else:
+        listener = _listen(host or server.host, server.port if port is None else port)
+    if workers > 1:
+        _require_shareable(context, "--workers above 1 needs")
+        arguments = ("--no-work",) if no_work else ()
+        sys.exit(asyncio.run(_supervise(context, listener, workers, arguments, status_port)))
+    _run(context, listener, Duty.SERVE if no_work else Duty.BOTH, ready, status_port)
+
+
+@main.command()
+@click.option("--host", help="Address to answer /health and /metrics on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port of /health and /metrics; a free one by default."
+)
+@common
+@click.pass_obj
+def worker(context: Context, host: str | None, port: int) -> None:
+    """Only work: read upstreams, expire, settle, send webhooks. Shares it with all others on the database."""
+    _require_shareable(context, "a worker beside others needs")
+    server = context.settings().gateway.server
+    logs.configure(server.log_level, server.log_format)
+    _run(context, _listen(host or server.host, port), Duty.WORK, None, None)
+
+
+def _require_shareable(context: Context, what: str) -> None:
+    url = context.environment.get("DATABASE_URL", "")
+    if url.partition(":")[0] not in ("postgresql", "postgres") or not context.environment.get("REDIS_URL"):
+        raise click.ClickException(
+            f"{what} PostgreSQL and Redis: set DATABASE_URL=postgresql://… and REDIS_URL=redis://…"
+            " (one `simroute serve` without either does all the work itself)"
+        )
+
+
+async def _supervise(
+    context: Context, listener: socket.socket, workers: int, arguments: Sequence[str], status_port: int | None
+) -> int:
+    listener.set_inheritable(True)
+
+    def command(number: int, ready: int) -> Sequence[str]:
+        status = () if status_port is None else ("--status-port", str(status_port + number))
+        options = ("--listener", str(listener.fileno()), "--ready", str(ready), *status, *arguments)
+        return (sys.executable, "-m", "gateway.cli", "--config", str(context.directory), "serve", *options)
+
+    return await Supervisor(command, workers, listener.fileno()).run(lambda: _announce(listener, ""))
+
+
+def _run(context: Context, listener: socket.socket, duty: Duty, ready: int | None, status_port: int | None) -> None:
+    """Serves until a signal ends it. `ready` is written to once it serves: what started it waits for that."""
     database = open_database(context.environment, answer_seconds=ANSWER_SECONDS)
-    lock = lock_for_serving(database)
-    listener = _listen(host or server.host, server.port if port is None else port)
+    lock = lock_for_serving(database, is_shared=is_shareable(database, context.environment.get("REDIS_URL")))
+    status = None if status_port is None else _listen("127.0.0.1", status_port)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(context, database, listener, lock))
+            runner.run(_serve(context, database, listener, lock, duty, ready, status))
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
     finally:
@@ -114,11 +186,19 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _serve(context: Context, database: Database, listener: socket.socket, lock: Lock) -> None:
-    gateway = Gateway(context.directory, context.environment, database)
+async def _serve(
+    context: Context,
+    database: Database,
+    listener: socket.socket,
+    lock: Lock,
+    duty: Duty,
+    ready: int | None,
+    status: socket.socket | None,
+) -> None:
+    gateway = Gateway(context.directory, context.environment, database, duty=duty)
     key = await _demo_key(gateway.house.settings, database)
     config = uvicorn.Config(
-        gateway.app,
+        gateway.app if duty is not Duty.WORK else gateway.status_app,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -127,13 +207,29 @@ async def _serve(context: Context, database: Database, listener: socket.socket, 
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
-    server = _Server(config, lambda: _announce(listener, key))
+
+    def on_ready() -> None:
+        if ready is not None:
+            os.write(ready, b"1")
+        elif duty is Duty.WORK:
+            _announce_worker(listener)
+        else:
+            _announce(listener, key)
+
+    server = _Server(config, on_ready)
     gateway.is_stopping = lambda: server.should_exit
-    guard = asyncio.create_task(_guard(server, lock))
+    guards = [asyncio.create_task(_guard(server, lock))]
+    if ready is not None:
+        guards.append(asyncio.create_task(_guard_parent(server)))
+    if status is not None:
+        beside = _Beside(uvicorn.Config(gateway.status_app, log_config=None, access_log=False, lifespan="off"))
+        guards.append(asyncio.create_task(beside.serve([status])))
     try:
         await server.serve([listener])
     finally:
-        guard.cancel()
+        for guard in guards:
+            guard.cancel()
+        await asyncio.gather(*guards, return_exceptions=True)
 
 
 async def _guard(server: uvicorn.Server, lock: Lock) -> None:
@@ -144,6 +240,22 @@ async def _guard(server: uvicorn.Server, lock: Lock) -> None:
         await asyncio.sleep(GUARD_SECONDS)
     click.echo("another simroute has taken over this database: stopping", err=True)
     server.should_exit = True
+
+
+async def _guard_parent(server: uvicorn.Server) -> None:
+    """Stops serving when whoever started this process is gone: nobody would stop it."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 — nothing tells of it but looking
+        await asyncio.sleep(PARENT_SECONDS)
+    server.should_exit = True
+
+
+class _Beside(uvicorn.Server):
+    """A second server of a process: the signals are the first one's."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _Server(uvicorn.Server):
@@ -163,6 +275,11 @@ def _announce(listener: socket.socket, key: str) -> None:
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     click.echo(banner(f"http://{shown}:{port}/stubs/handler_api.php", key))
+
+
+def _announce_worker(listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    click.echo(f"\n  simroute works. Its state: http://{host}:{port}/health\n")
 
 
 def banner(base: str, key: str) -> str:

@@ -76,7 +76,7 @@ def _embedded(url: str, environment: Mapping[str, str]) -> Database:
         if not path.exists():
             migrations.create_sqlite(path)
     secrets = _secrets(secrets_path, environment)
-    if migrations.sqlite_version(path) != migrations.LATEST:
+    if migrations.is_older(migrations.sqlite_version(path)):
         migrations.upgrade(f"sqlite:///{path}")
     return Database(url, connect(url), Vault(secrets), path.parent)
 
@@ -102,7 +102,7 @@ def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
             current = _server_version(connection)
     except psycopg.OperationalError as error:
         raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
-    if current != migrations.LATEST:
+    if migrations.is_older(current):
         migrations.upgrade(url)
     return Database(url, store, Vault(secrets), None)
 
@@ -123,7 +123,8 @@ class _FileLock:
         except OSError:
             os.close(self._descriptor)
             raise DatabaseError(
-                "another simroute serves from this SQLite file: stop it first, or set DATABASE_URL to another database"
+                "another simroute serves from this SQLite file, and only one can. Stop it first, or let several serve"
+                " from PostgreSQL: set DATABASE_URL=postgresql://… and REDIS_URL=redis://… for each of them"
             ) from None
 
     def renew(self) -> bool:
@@ -136,12 +137,14 @@ class _FileLock:
 class _ServerLock:
     """An advisory lock, which lives as long as its connection: a restarted PostgreSQL has forgotten it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, is_shared: bool) -> None:
         self._url = url
+        self._function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"
         self._connection: psycopg.Connection[Any] | None = None
         if not self.renew():
             raise DatabaseError(
-                "another simroute serves from this database, and this version serves from one process: stop it first"
+                "another simroute serves from this database. Several can, if each has the same REDIS_URL (and"
+                " DATABASE_URL and secrets): set it for all of them, or stop the other one first"
             )
 
     def renew(self) -> bool:
@@ -155,7 +158,7 @@ class _ServerLock:
             connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
         except psycopg.OperationalError:
             return True
-        row = connection.execute("select pg_try_advisory_lock(%s)", (SERVE_LOCK,)).fetchone()
+        row = connection.execute(f"select {self._function}(%s)", (SERVE_LOCK,)).fetchone()
         if row != (True,):
             connection.close()
             return False
@@ -167,8 +170,11 @@ class _ServerLock:
             self._connection.close()
 
 
-def lock_for_serving(database: Database) -> Lock:
-    """Makes this process the one that serves from the database. Raises DatabaseError where another one does."""
+def lock_for_serving(database: Database, *, is_shared: bool = False) -> Lock:
+    """Makes this process the one that serves from the database, or one of those that share it.
+
+    Raises DatabaseError where another one serves alone, or, unless this one shares, at all.
+    """
     if database.directory is not None:
         return _FileLock(sqlite_path(database.url).with_suffix(".lock"))
-    return _ServerLock(database.url)
+    return _ServerLock(database.url, is_shared=is_shared)

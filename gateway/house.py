@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.bus import Silence, Tells
 from gateway.health import Health
 from gateway.live import LiveMap
 from gateway.metrics import Metrics
@@ -30,6 +31,10 @@ class House:
     health: Health
     metrics: Metrics
     live: LiveMap = field(default_factory=LiveMap)
+    bus: Tells = field(default_factory=Silence)
+    is_shared: bool = False
+    """Whether other processes may work on the same database."""
+
     status_calls: Counter[str] = field(default_factory=Counter)
     """Calls other than purchases, by upstream: what a poller paces itself by."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -52,6 +52,8 @@ class Live:
     messages: tuple[Shown, ...] = ()
     identities: set[str] = field(default_factory=set, repr=False)
     polled_at: float = 0.0
+    asked_elsewhere_at: float = 0.0
+    """When a client of another process asked for it, as far as that is known here."""
     read_at: float = 0.0
     unknown_times: int = 0
     is_over_upstream: bool = False
@@ -82,6 +84,8 @@ class LiveMap:
     """Live activations by id, by account and by upstream; the most recently used ended ones too."""
 
     def __init__(self) -> None:
+        self.on_put: Callable[[], None] = lambda: None
+        """Called for every change that this process made."""
         self._open: dict[int, Live] = {}
         self._ended: LRUCache[int, Live] = LRUCache(ENDED_KEPT)
         self._by_account: dict[int, dict[int, Live]] = {}
@@ -92,6 +96,11 @@ class LiveMap:
 
     def put(self, live: Live) -> None:
         """Adds an activation, or files it anew after its status changed."""
+        self.place(live)
+        self.on_put()
+
+    def place(self, live: Live) -> None:
+        """As `put`, for what is in the database already and known to everybody who follows it."""
         if live.status.is_open:
             self._open[live.id] = live
             self._by_account.setdefault(live.account_id, {})[live.id] = live

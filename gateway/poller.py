@@ -137,8 +137,9 @@ def _overdue(live: Live, now: float) -> float:
 
 def _pause(live: Live, now: float) -> float:
     if live.is_rental:
-        is_young = now - live.opened_at < RENTAL_YOUNG_SECONDS or now - live.polled_at <= ABANDONED_SECONDS
+        asked_at = max(live.polled_at, live.asked_elsewhere_at)
+        is_young = now - live.opened_at < RENTAL_YOUNG_SECONDS or now - asked_at <= ABANDONED_SECONDS
         return RENTAL_YOUNG_PAUSE_SECONDS if is_young else RENTAL_OLD_PAUSE_SECONDS
     pause = YOUNG_PAUSE_SECONDS if now - live.opened_at < YOUNG_SECONDS else OLD_PAUSE_SECONDS
-    last_asked = max(live.polled_at, live.opened_at)
+    last_asked = max(live.polled_at, live.asked_elsewhere_at, live.opened_at)
     return pause * ABANDONED_FACTOR if now - last_asked > ABANDONED_SECONDS else pause

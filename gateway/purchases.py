@@ -67,6 +67,9 @@ STRANGER_SECONDS_MIN = 150.0
 LEFT_BEHIND_SECONDS = 30.0
 """An order still `opening` after this long was left behind by a process that died."""
 
+ANSWER_NOTED_SECONDS = 2.0
+"""Beyond an order's deadline, how long it takes at most to write down that its client has the answer."""
+
 EXCEPTIONS_MAX = 20
 EXTENSIONS_REMEMBERED = 10_000
 KEYS_REMEMBERED = 10_000
@@ -123,6 +126,8 @@ class Purchases:
         self._house = house
         self._pending: dict[str, list[_Pending]] = {}
         self._unclaimed: dict[int, tuple[str, Live, float]] = {}
+        self._put_up: dict[int, float] = {}
+        self._putting_up = asyncio.Lock()
         self._answered: set[int] = set()
         self._own: set[int] = set()
         self._tasks: set[asyncio.Task[Live]] = set()
@@ -209,15 +214,33 @@ class Purchases:
 
     async def _claim(self, fingerprint: str, is_gone: Callable[[], bool]) -> Live | None:
         for activation_id, (known, live, until) in self._unclaimed.items():
-            is_unknown = not live.polled_at or activation_id != live.id
+            is_unknown = not _is_known(live) or activation_id != live.id
             if known == fingerprint and is_unknown and until > self._house.clock() and live.status.is_open:
                 del self._unclaimed[activation_id]
-                return live
+                if await self._is_ours_to_hand_over(activation_id, live):
+                    return live
+                return await self._claim(fingerprint, is_gone)
         for pending in self._pending.get(fingerprint, ()):
             if pending.is_gone():
                 pending.is_gone = is_gone
                 return await asyncio.shield(pending.done)
         return None
+
+    async def _is_ours_to_hand_over(self, activation_id: int, live: Live) -> bool:
+        """Of several processes that know of an unclaimed activation one hands it over. Raises Unavailable."""
+        if not self._house.is_shared or activation_id != live.id:
+            return True
+        async with self._putting_up:
+            if self._put_up.pop(activation_id, None) is not None:
+                return True  # nobody else has heard of it
+            return await self._house.store.run(attempts.claim, activation_id)
+
+    def offer(self, live: Live, fingerprint: str, until: float | None) -> None:
+        """What another process has put up for claim, or, with None, what is not any more."""
+        if until is not None and live.status is Status.WAITING:
+            self._unclaimed.setdefault(live.id, (fingerprint, live, until))
+        elif live.id not in self._put_up:
+            self._unclaimed.pop(live.id, None)
 
     def abandon(self, live: Live, fingerprint: str) -> None:
         """Nobody was told of this activation: the identical request gets it for a while, then it is given back."""
@@ -229,23 +252,37 @@ class Purchases:
             return
         self._answered.discard(live.id)
         self._unclaimed[live.id] = (fingerprint, live, until)
+        if self._house.is_shared:
+            self._put_up[live.id] = until
 
     def answered(self, live: Live) -> None:
         """The client has its answer; written down with the next batch."""
         self._answered.add(live.id)
 
-    def overdue(self) -> list[Live]:
-        """Activations that nobody asked for again in time; each is named once. Who polls it knows of it after all."""
+    async def overdue(self) -> list[Live]:
+        """Activations that nobody asked for again in time; each is named once. Who polls it knows of it after all.
+
+        Raises Unavailable.
+        """
+        ripe = self._ripe()
+        if not self._house.is_shared:
+            return ripe
+        return [live for live in ripe if await self._house.store.run(attempts.claim, live.id)]
+
+    def _ripe(self) -> list[Live]:
         now = self._house.clock()
         due = {key: live for key, (_, live, until) in self._unclaimed.items() if until <= now}
         for key in due:
             del self._unclaimed[key]
         ripe = [live for key, live in due.items() if key == live.id]
-        self._answered.update(live.id for live in ripe if live.polled_at)
-        return [live for live in ripe if not live.polled_at]
+        self._answered.update(live.id for live in ripe if _is_known(live))
+        return [live for live in ripe if not _is_known(live)]
 
     async def note_answered(self) -> None:
-        """Writes down which activations their clients know of, all in one transaction. Raises Unavailable."""
+        """Writes down which activations their clients know of, and which they do not. Raises Unavailable."""
+        if self._house.is_shared:
+            self._answered.update(key for key, (_, live, _) in self._unclaimed.items() if live.polled_at)
+            await self._tell_put_up()
         batch, self._answered = self._answered, set()
         if not batch:
             return
@@ -254,6 +291,17 @@ class Purchases:
         except CallerError:
             self._answered |= batch
             raise
+
+    async def _tell_put_up(self) -> None:
+        """Lets the other processes hand over what nobody was told of here."""
+        if not self._put_up:
+            return
+        async with self._putting_up:
+            batch = dict(self._put_up)
+            await self._house.store.run(attempts.put_up, batch)
+            for activation_id in batch:
+                self._put_up.pop(activation_id, None)
+        self._house.bus.changed()
 
     # One order
 
@@ -592,13 +640,25 @@ class Purchases:
     async def recover(self) -> None:
         """At start: puts up for claim what nobody was told of, and settles the rest. Raises Unavailable."""
         house = self._house
-        for row in await house.store.read(attempts.unanswered):
-            live = house.live.get(row["id"])
-            if live is not None and live.status is Status.WAITING:
-                self.abandon(live, row["fingerprint"])
-        # The upstreams are asked by the first round of `settle`, beside the first clients.
-        await self._give_up_left_behind(house.clock())
-        await self._block_doubtful()
+        if not house.is_shared:
+            for row in await house.store.read(attempts.unanswered, house.clock()):
+                live = house.live.get(row["id"])
+                if live is not None and live.status is Status.WAITING:
+                    self.abandon(live, row["fingerprint"])
+            # The upstreams are asked by the first round of `settle`, beside the first clients.
+            await self._give_up_left_behind(house.clock())
+        await self.block_doubtful()
+
+    async def _put_up_left_behind(self) -> None:
+        """What a process that died had bought and told nobody of is put up for claim, and later given back."""
+        house = self._house
+        before = house.clock() - house.settings.gateway.activations.order_deadline_seconds - ANSWER_NOTED_SECONDS
+        until = house.clock() + house.settings.gateway.activations.claim_seconds
+        rows = await house.store.read(attempts.unanswered, before)
+        if rows:
+            await house.store.run(attempts.put_up, {row["id"]: until for row in rows})
+            log.warning("order.unanswered", activations=[row["id"] for row in rows])
+            house.bus.changed()
 
     async def settle(self, *, at_start: bool = False) -> None:
         """One round over what is unsettled: orders left behind, purchases in doubt, orphans. Raises Unavailable."""
@@ -608,13 +668,16 @@ class Purchases:
     async def _settle_all(self, *, at_start: bool) -> None:
         now = self._house.clock()
         await self._write_down(now)
-        await self._give_up_left_behind(now if at_start else now - LEFT_BEHIND_SECONDS)
-        rows = await self._block_doubtful()
+        is_alone = at_start and not self._house.is_shared
+        await self._give_up_left_behind(now if is_alone else now - LEFT_BEHIND_SECONDS)
+        if self._house.is_shared:
+            await self._put_up_left_behind()
+        rows = await self.block_doubtful()
         for upstream in {row["upstream"] for row in rows}:
             mine = [row for row in rows if row["upstream"] == upstream]
             await self._settle_upstream(upstream, mine)
         if rows:
-            await self._block_doubtful()
+            await self.block_doubtful()
         await self._give_back_orphans()
         await self._show_exposure()
 
@@ -625,8 +688,15 @@ class Purchases:
             if row["id"] not in self._own and await house.store.run(attempts.give_up_order, row["id"], house.clock()):
                 log.warning("order.left_behind", activation=row["id"])
 
-    async def _block_doubtful(self) -> Sequence[Row]:
-        """Takes what is in doubt out of routing, and only that; the attempts."""
+    async def watch(self) -> None:
+        """What every process has to know of what is unsettled, whoever settles it. Raises Unavailable."""
+        async with self._settling:
+            await self._write_down(self._house.clock())
+        await self.block_doubtful()
+        await self._show_exposure()
+
+    async def block_doubtful(self) -> Sequence[Row]:
+        """Takes what is in doubt out of routing, and only that; the attempts. Raises Unavailable."""
         rows = await self._house.store.read(attempts.unsettled)
         self._house.health.set_blocks(
             (row["upstream"], row["service"], row["country"], row["product"] == Product.RENTAL)
@@ -661,12 +731,17 @@ class Purchases:
                 log.info("settle.unwell", upstream=name, error=type(error).__name__)
         for row in rows:
             # An order that is still under way asks for its own lost number, and may be about to adopt it.
-            if row["activation_id"] in self._own:
+            if row["activation_id"] in self._own or self._is_under_way_elsewhere(row):
                 continue
             if row["product"] == Product.EXTENSION:
                 await self._settle_extension(upstream, row)
             else:
                 await self._settle_attempt(row, found)
+
+    def _is_under_way_elsewhere(self, row: Row) -> bool:
+        """Whether another process may be at work on the order that an attempt in doubt is of."""
+        age_seconds = self._house.clock() - row["opened_at"]
+        return self._house.is_shared and row["status"] == Status.OPENING and age_seconds < LEFT_BEHIND_SECONDS
 
     async def _settle_extension(self, upstream: Upstream | None, row: Row) -> None:
         """By the end its rental has upstream now: a later one says that the extension was made."""
@@ -771,6 +846,11 @@ class Purchases:
             log.warning("upstream.exposure", upstream=upstream, is_over=upstream in over)
         if over != self._house.market.overexposed:
             self._house.market.rest(over)
+
+
+def _is_known(live: Live) -> bool:
+    """Whether its client has asked for it, here or elsewhere."""
+    return bool(live.polled_at or live.asked_elsewhere_at)
 
 
 async def _ask(upstream: Upstream, product: Product, wanted: BuyOrder) -> Lease:

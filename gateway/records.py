@@ -21,9 +21,19 @@ async def load(store: Store, vault: Vault, activation_id: int) -> Live | None:
     return _live(vault, row, messages) if row is not None and row["status"] != Status.OPENING else None
 
 
+async def load_many(store: Store, vault: Vault, ids: Sequence[int]) -> list[Live]:
+    """Those of the activations that have a number. Raises Unavailable."""
+    rows, messages = await store.read(_many, ids)
+    return _lives(vault, rows, messages)
+
+
 async def load_open(store: Store, vault: Vault) -> list[Live]:
     """Every activation that is open and has a number. Raises Unavailable."""
     rows, messages = await store.read(_all_open)
+    return _lives(vault, rows, messages)
+
+
+def _lives(vault: Vault, rows: Sequence[Row], messages: Sequence[Row]) -> list[Live]:
     by_activation: dict[int, list[Row]] = {}
     for message in messages:
         by_activation.setdefault(message["activation_id"], []).append(message)
@@ -47,6 +57,15 @@ def _all_open(tx: Tx) -> tuple[Sequence[Row], Sequence[Row]]:
         "select m.activation_id, m.identity, m.round, m.code_sealed, m.text_sealed, m.sender_sealed, m.received_at"
         " from messages m"
         " join activations a on a.id = m.activation_id and a.ended_at is null where m.is_shown = 1 order by m.id"
+    )
+
+
+def _many(tx: Tx, ids: Sequence[int]) -> tuple[Sequence[Row], Sequence[Row]]:
+    listed = ", ".join(str(int(one)) for one in ids)
+    rows = tx.all(f"select {_COLUMNS} from activations where id in ({listed}) and status <> 'opening' order by id")  # noqa: S608 — whole numbers
+    return rows, tx.all(
+        "select activation_id, identity, round, code_sealed, text_sealed, sender_sealed, received_at from messages"  # noqa: S608 — whole numbers
+        f" where activation_id in ({listed}) and is_shown = 1 order by id"
     )
 
 

@@ -12,8 +12,10 @@ from gateway import caps, handed, usage
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
+from gateway.feed import Feed
 from gateway.house import House
 from gateway.inbox import drop_pushes
+from gateway.leases import AllMine, Leases
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
@@ -37,9 +39,16 @@ USAGE_PAUSE_SECONDS = 0.05
 
 DAY_SECONDS = 86_400.0
 PUSHES_KEPT_SECONDS = 30 * 86_400.0
+LEASED_PAUSE_SECONDS = 0.25
+"""How often a loop looks whether its work has become this process's."""
+
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
 FAILED_ROUND_SECONDS = 1.0
+ENDS = "ends"
+"""What time does to activations, as work that is leased."""
+
+REPORT = "report"
 UPSTREAM_LOOPS = ("poll", "offers", "balance")
 
 Round = Callable[[], Awaitable[float]]
@@ -49,11 +58,16 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """Runs the loops of one gateway until it is stopped."""
+    """Runs the loops of one gateway until it is stopped.
+
+    Some belong to every process. The others do work for all of them, and run where the lease of that work is held.
+    """
 
     def __init__(
         self,
         house: House,
+        leases: Leases | AllMine,
+        feed: Feed | None,
         callers: Callers,
         sessions: Sessions,
         activations: Activations,
@@ -64,6 +78,8 @@ class Worker:
         recharger: Recharger,
     ) -> None:
         self._house = house
+        self._leases = leases
+        self._feed = feed
         self._callers = callers
         self._sessions = sessions
         self._activations = activations
@@ -74,23 +90,40 @@ class Worker:
         self._recharger = recharger
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._leased: set[str] = set()
+        self._works = True
         self.is_database_well = True
 
-    def start(self) -> None:
-        """Starts every loop, and those of each upstream."""
+    def start(self, *, works: bool = True) -> None:
+        """Starts every loop, and those of each upstream; without work only those that serving needs."""
+        self._works = works
         self._begin("answered", self._note_answered)
         self._begin("tick", self._tick)
-        self._begin("settle", self._settle)
-        self._begin("strangers", self._sweep_strangers)
-        self._begin("notices", self._courier.round)
-        self._begin("report", self._overseer.report)
-        self._begin("tidy", self._tidy)
-        self._begin("seal", self._seal)
         self._begin("readers", self._note_readers)
-        self._begin("recharge", self._recharger.round)
-        self._begin("payment hook", self._recharger.call)
-        self._begin("usage", self._roll_up)
+        if self._feed is not None:
+            self._begin("feed", self._feed.round)
+            self._begin("asked", self._feed.tell_asked)
+            self._begin("watch", self._watch)
+        if works:
+            self._begin("notices", self._courier.round)
+            for name, one_round in self._shared_work().items():
+                self._begin(name, one_round, is_leased=True)
+        if works and isinstance(self._leases, Leases):
+            self._leased.add(ENDS)
+            self._begin("leases", self._renew)
         self.follow_upstreams()
+
+    def _shared_work(self) -> dict[str, Round]:
+        return {
+            "settle": self._settle,
+            "strangers": self._sweep_strangers,
+            REPORT: self._overseer.report,
+            "tidy": self._tidy,
+            "seal": self._seal,
+            "recharge": self._recharger.round,
+            "payment hook": self._recharger.call,
+            "usage": self._roll_up,
+        }
 
     def follow_upstreams(self) -> None:
         """Starts the loops of upstreams that are new, ends those of upstreams that are gone. Called after a reload."""
@@ -98,11 +131,14 @@ class Worker:
         running = {key for key in self._tasks if ":" in key}
         for key in running - wanted:
             self._tasks.pop(key).cancel()
+            self._leased.discard(key)
         for name in self._house.upstreams:
-            if f"poll:{name}" not in running:
-                self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep)
-                self._begin(f"offers:{name}", partial(self._refresh_offers, name))
-                self._begin(f"balance:{name}", partial(self._overseer.look_at_balance, name))
+            if f"offers:{name}" in running:
+                continue
+            self._begin(f"offers:{name}", partial(self._refresh_offers, name))
+            if self._works:
+                self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep, is_leased=True)
+                self._begin(f"balance:{name}", partial(self._overseer.look_at_balance, name), is_leased=True)
 
     async def stop(self) -> None:
         """Ends the loops, then settles what is in flight."""
@@ -116,17 +152,30 @@ class Worker:
             return  # never started: a command line that looks on must not act upstream
         try:
             await self._purchases.note_answered()
-            await self._activations.close_upstream()
+            if self._works and self._leases.holds(ENDS):
+                await self._activations.close_upstream()
             await self._readers.write()
+            if isinstance(self._leases, Leases):
+                await self._leases.give_back()
         except Unavailable:
             log.warning("stop.database_away")
 
-    def _begin(self, name: str, one_round: Round) -> None:
-        self._tasks[name] = asyncio.create_task(self._loop(name, one_round), name=name)
+    def _begin(self, name: str, one_round: Round, *, is_leased: bool = False) -> None:
+        if is_leased:
+            self._leased.add(name)
+        self._tasks[name] = asyncio.create_task(self._loop(name, one_round, is_leased=is_leased), name=name)
 
-    async def _loop(self, name: str, one_round: Round) -> None:
+    async def _loop(self, name: str, one_round: Round, *, is_leased: bool) -> None:
+        is_ours = not is_leased or isinstance(self._leases, AllMine)
         while True:
+            if is_leased and not self._leases.holds(name):
+                is_ours = False
+                await asyncio.sleep(LEASED_PAUSE_SECONDS)
+                continue
             try:
+                if not is_ours and name == REPORT:
+                    await self._overseer.restore()  # another process has told of what was wrong until now
+                is_ours = True
                 seconds = await one_round()
             except Unavailable:
                 self._database(is_well=False)
@@ -149,19 +198,30 @@ class Worker:
         await self._callers.refresh()
         await self._sessions.refresh()
         await self._overseer.follow_switches()
-        await self._activations.keep_rentals()
-        await self._activations.expire()
-        for live in self._purchases.overdue():
+        does_ends = self._works and self._leases.holds(ENDS)
+        if does_ends:
+            await self._activations.keep_rentals()
+            await self._activations.expire()
+        for live in await self._purchases.overdue():
             try:
                 await self._activations.give_back(live)
             except NotAllowedNow:
                 pass  # its code came after all, and was paid for
             except CallerError:
                 self._purchases.abandon(live, "")
-        await self._activations.close_upstream()
+        if does_ends:
+            await self._activations.close_upstream()
         await self._measure()
         self._database(is_well=True)
         return TICK_SECONDS
+
+    async def _watch(self) -> float:
+        await self._purchases.watch()
+        return SETTLE_SECONDS
+
+    async def _renew(self) -> float:
+        leases = self._leases
+        return await leases.round(self._leased) if isinstance(leases, Leases) else TICK_SECONDS
 
     async def _measure(self) -> None:
         house = self._house

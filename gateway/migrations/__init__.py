@@ -7,7 +7,14 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0015"
+LATEST = "fleet"
+
+
+def is_older(revision: str) -> bool:
+    """Whether a schema is to be brought up to date: one that this program does not know was made by a newer program,
+    beside which it goes on while processes are replaced one after the other."""
+    known = {path.name.partition("_")[0] for path in (HERE / "versions").glob("[0-9]*.py")}
+    return not revision or (revision in known and revision != LATEST)
 
 
 def sqlalchemy_url(url: str) -> str:

@@ -142,7 +142,7 @@ async def test_a_client_that_hung_up_gets_its_number_and_keeps_it(api: RestHouse
     assert (await purchase(api)).json()["id"] == f"ver_{lost.id}"
     await api.house.gateway.purchases.note_answered()
     api.house.clock.now += 61
-    assert api.house.gateway.purchases.overdue() == []
+    assert await api.house.gateway.purchases.overdue() == []
     assert await orders(api) == 1
 
 
@@ -151,7 +151,7 @@ async def test_one_client_hanging_up_does_not_take_the_number_from_the_other(api
     lost = api.hang_up("POST", "/purchase", BODY, headers=KEY)
     await asyncio.gather(*((lost, purchase(api)) if is_first else (purchase(api), lost)))
     api.house.clock.now += 61
-    assert api.house.gateway.purchases.overdue() == []
+    assert await api.house.gateway.purchases.overdue() == []
     assert await orders(api) == 1
 
 

@@ -26,11 +26,12 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words", "ds_words",
+    "money", "codes", "vault", "notify", "logs", "limits", "bus", "supervisor", "migrations", "catalog",
+    "fivesim_words", "ds_words",
     # The words everybody uses
     "errors", "model", "metrics", "settings", "rules",
     # The seam, the database, and what is kept in memory
-    "inhouse", "upstream", "store", "live", "health", "passwords",
+    "inhouse", "upstream", "store", "leases", "live", "health", "passwords",
     # Decisions: pure, from facts to a short-list
     "pricing", "ladders", "routing", "offers",
     # Units of work on the store
@@ -38,7 +39,7 @@ LAYERS = (
     "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
-    "house", "sessions", "attempts", "payments",
+    "house", "feed", "sessions", "attempts", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer", "recharger",
     "worker",
     # A program of its own, for the machine beside the modem

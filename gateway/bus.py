@@ -1,0 +1,187 @@
+"""Hints between the processes of one deployment, through Redis: what changed, what is asked for, what was delivered.
+
+Everything said here may be lost, and nothing secret is said: ids and names, never a number, a code or a key. What has
+changed is always read from the database (`feed`), which is looked at anyway; a hint only makes that happen at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+GATHER_SECONDS = 0.005
+"""What is said within this time is said together."""
+
+ANSWER_SECONDS = 1.0
+REST_SECONDS = 1.0
+"""How long Redis is left alone after it failed."""
+
+SILENCE_SECONDS = 5.0
+"""How often the other end is tried while nothing is heard."""
+
+UNSAID_MAX = 10_000
+
+Place = tuple[str, int, str]
+"""Upstream, country, service."""
+
+log = structlog.get_logger()
+
+
+class Tells(Protocol):
+    """What the use-cases say to the other processes. Never waits, never raises."""
+
+    def changed(self) -> None:
+        """Something that clients see is different in the database from now on."""
+        ...
+
+    def asked(self, ids: Sequence[int]) -> None:
+        """Activations whose clients have asked for them just now."""
+        ...
+
+    def delivered(self, place: Place, is_delivered: bool) -> None:
+        """An activation from there got its first message, or ended without any."""
+        ...
+
+
+class Silence:
+    """For a process that is alone."""
+
+    def changed(self) -> None:
+        pass
+
+    def asked(self, ids: Sequence[int]) -> None:
+        pass
+
+    def delivered(self, place: Place, is_delivered: bool) -> None:
+        pass
+
+
+class Bus:
+    """Says and hears. `on_asked` and `on_delivered` are called with what other processes said."""
+
+    def __init__(
+        self,
+        url: str,
+        channel: str,
+        me: str,
+        on_asked: Callable[[Sequence[int]], None],
+        on_delivered: Callable[[Place, bool], None],
+    ) -> None:
+        """`channel` tells this deployment from others on the same Redis, `me` this process from the others."""
+        self._redis = Redis.from_url(
+            url,
+            socket_timeout=ANSWER_SECONDS,
+            socket_connect_timeout=ANSWER_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=True,
+        )
+        self._channel = channel
+        self._me = me
+        self._on_asked = on_asked
+        self._on_delivered = on_delivered
+        self._is_changed = False
+        self._asked: list[int] = []
+        self._delivered: list[tuple[Place, bool]] = []
+        self._unsaid = asyncio.Event()
+        self.heard = asyncio.Event()
+        """Set when another process has changed something, or when something may have been missed."""
+        self.is_away = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # Saying
+
+    def changed(self) -> None:
+        self._is_changed = True
+        self._unsaid.set()
+
+    def asked(self, ids: Sequence[int]) -> None:
+        self._asked = [*self._asked, *ids][-UNSAID_MAX:]
+        self._unsaid.set()
+
+    def delivered(self, place: Place, is_delivered: bool) -> None:
+        self._delivered = [*self._delivered, (place, is_delivered)][-UNSAID_MAX:]
+        self._unsaid.set()
+
+    # Running
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._say(), name="say"), asyncio.create_task(self._hear(), name="hear")]
+
+    async def aclose(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(RedisError, OSError):
+            await self._redis.aclose()
+
+    async def _say(self) -> None:
+        while True:
+            await self._unsaid.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            self._unsaid.clear()
+            words = self._words()
+            try:
+                await self._redis.publish(self._channel, words)
+            except (RedisError, OSError) as error:
+                self._gone(error)
+                await asyncio.sleep(REST_SECONDS)
+
+    def _words(self) -> str:
+        said = {"from": self._me, "changed": self._is_changed, "asked": self._asked, "delivered": self._delivered}
+        self._is_changed, self._asked, self._delivered = False, [], []
+        return json.dumps(said)
+
+    async def _hear(self) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await pubsub.subscribe(self._channel)
+                    self._back()
+                    await self._listen(pubsub)
+            except (RedisError, OSError) as error:
+                self._gone(error)
+                await asyncio.sleep(REST_SECONDS)
+
+    async def _listen(self, pubsub: Any) -> None:
+        tried_at = time.monotonic()
+        while True:
+            message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+            if message is not None:
+                self._take(message["data"])
+            elif time.monotonic() - tried_at >= SILENCE_SECONDS:
+                tried_at = time.monotonic()
+                await self._redis.ping()  # a connection that is gone without a word looks like silence
+
+    def _take(self, words: str) -> None:
+        try:
+            said = json.loads(words)
+            if said["from"] == self._me:
+                return
+            if said["changed"]:
+                self.heard.set()
+            self._on_asked([int(one) for one in said["asked"]])
+            for (upstream, country, service), is_delivered in said["delivered"]:
+                self._on_delivered((str(upstream), int(country), str(service)), bool(is_delivered))
+        except (ValueError, KeyError, TypeError):
+            log.warning("bus.unreadable")  # another version's, or a stranger's: hints may be lost
+
+    def _gone(self, error: Exception) -> None:
+        if not self.is_away:
+            self.is_away = True
+            log.warning("bus.away", error=type(error).__name__)
+
+    def _back(self) -> None:
+        self.heard.set()  # whatever was said meanwhile was missed
+        if self.is_away:
+            self.is_away = False
+            log.info("bus.back")

@@ -1,0 +1,143 @@
+"""What other processes changed, brought into this one's map of live activations, so that a poll needs no look-up.
+
+The database stamps every change of an activation with its transaction (`activations.changed`). Whoever remembers below
+which number every transaction was over has to read only what is stamped with that number or a later one: nothing is
+missed, however long a commit takes. Hints of other processes (`bus`) make that happen at once; without them it happens
+twice a second, for all activations in one query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from gateway.bus import Bus
+from gateway.house import House
+from gateway.live import Live
+from gateway.records import load_many
+from gateway.store import Row, Tx
+
+LOOK_SECONDS = 0.5
+PAUSE_SECONDS = 0.02
+"""Between two looks: what changes meanwhile is read together."""
+
+ASKED_SECONDS = 1.0
+LOADED_TOGETHER = 200
+
+log = structlog.get_logger()
+
+Offer = Callable[[Live, str, float | None], None]
+"""Told of an open activation that waits for whoever repeats its request, with the request's fingerprint and until when;
+of one that does no longer with None."""
+
+
+class Feed:
+    """Keeps one process's map up to date."""
+
+    def __init__(self, house: House, bus: Bus, offer: Offer) -> None:
+        self._house = house
+        self._bus = bus
+        self._offer = offer
+        self._since = ""
+        self._told_at = house.clock()
+
+    async def begin(self) -> None:
+        """Before the map is filled: what changes from now on is followed. Raises Unavailable."""
+        self._since = await self._house.store.read(_horizon)
+
+    async def round(self) -> float:
+        """Waits for a hint, or a moment, and brings in what changed. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                await self._bus.heard.wait()
+        except TimeoutError:
+            pass
+        self._bus.heard.clear()
+        await self.look()
+        return PAUSE_SECONDS
+
+    async def look(self) -> None:
+        """Brings in what changed since the last look. Raises Unavailable."""
+        house = self._house
+        horizon, rows = await house.store.read(_changed, self._since)
+        news = [row["id"] for row in rows if self._is_news(row)]
+        for start in range(0, len(news), LOADED_TOGETHER):
+            for known in await load_many(house.store, house.vault, news[start : start + LOADED_TOGETHER]):
+                self._bring_in(known)
+        for row in rows:
+            live = house.live.get(row["id"])
+            if live is not None:
+                self._offer(live, row["fingerprint"], row["claim_until"])
+        self._since = horizon
+
+    def _is_news(self, row: Row) -> bool:
+        live = self._house.live.get(row["id"])
+        if live is None:
+            return row["ended_at"] is None
+        if (row["ended_at"] is not None, row["round"], row["messages"]) > _progress(live):
+            return True
+        is_kept = row["refundable_until"] == 0 and live.refundable_until != 0
+        return is_kept or (row["expires_at"] or 0.0) > live.expires_at
+
+    def _bring_in(self, known: Live) -> None:
+        """What the database had may be older than what this process has done since: it only ever moves on."""
+        lives = self._house.live
+        live = lives.get(known.id)
+        if live is None:
+            if known.status.is_open:
+                lives.place(known)
+            return
+        live.expires_at = max(live.expires_at, known.expires_at)
+        if known.refundable_until == 0:
+            live.refundable_until = known.refundable_until
+        if _progress(known) <= _progress(live):
+            return
+        live.identities |= known.identities
+        live.messages, live.round = known.messages, known.round
+        live.status, live.ended_at = known.status, known.ended_at
+        lives.place(live)
+
+    # What this process's clients ask for
+
+    async def tell_asked(self) -> float:
+        """Tells whoever reads the upstreams which activations clients wait for here: those are read first."""
+        since, self._told_at = self._told_at, self._house.clock()
+        asked = [live.id for live in self._house.live.all_open() if live.polled_at >= since]
+        if asked:
+            self._bus.asked(asked)
+        return ASKED_SECONDS
+
+
+def take_asked(house: House, ids: Iterable[int]) -> None:
+    """Clients of another process have asked for these."""
+    now = house.clock()
+    for activation_id in ids:
+        live = house.live.get(activation_id)
+        if live is not None:
+            live.asked_elsewhere_at = now
+
+
+def _progress(live: Live) -> tuple[bool, int, int]:
+    """Grows with everything that happens to an activation: it ends once, its rounds and its messages add up."""
+    return not live.status.is_open, live.round, len(live.messages)
+
+
+# Units of work, on PostgreSQL
+
+
+def _horizon(tx: Tx) -> str:
+    """The first transaction that may not be over yet."""
+    row = tx.one("select pg_snapshot_xmin(pg_current_snapshot())::text as horizon")
+    return str(row["horizon"]) if row is not None else "0"
+
+
+def _changed(tx: Tx, since: str) -> tuple[str, Sequence[Row]]:
+    """Activations changed by transactions from `since` on, and where to begin the next time."""
+    return _horizon(tx), tx.all(
+        "select a.id, a.round, a.ended_at, a.expires_at, a.refundable_until, a.claim_until, a.fingerprint,"
+        " (select count(*) from messages m where m.activation_id = a.id and m.is_shown = 1) as messages"
+        " from activations a where a.changed >= :since::xid8 and a.status <> 'opening' and a.product <> 'extension'",
+        since=since,
+    )
