@@ -201,9 +201,11 @@ def _environment(values: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def server(directory: Path, values: Mapping[str, str], log: Path) -> Iterator[Server]:
-    """A gateway process on a free port, stopped at the end however the test ends."""
-    command = [sys.executable, "-m", "gateway.cli", "serve", "--config", str(directory), "--port", "0"]
+def server(
+    directory: Path, values: Mapping[str, str], log: Path, *arguments: str, verb: str = "serve"
+) -> Iterator[Server]:
+    """A gateway process (or, by its `verb`, a worker) on a free port, stopped at the end however the test ends."""
+    command = [sys.executable, "-m", "gateway.cli", verb, "--config", str(directory), "--port", "0", *arguments]
     with log.open("a") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=_environment(values), stdout=subprocess.PIPE, stderr=output, text=True
@@ -212,16 +214,18 @@ def server(directory: Path, values: Mapping[str, str], log: Path) -> Iterator[Se
         assert process.stdout is not None
         yield Server(process, _base(process, process.stdout, log), log, values, directory)
     finally:
-        if process.poll() is None:
+        if process.poll() is None and arguments:
+            process.terminate()  # those that have children see to their end, too
+        elif process.poll() is None:
             process.kill()
-        process.wait(10)
+        process.wait(20)
         if process.stdout is not None:
             process.stdout.close()
 
 
 def _base(process: subprocess.Popen[str], output: IO[str], log: Path) -> str:
     for line in output:
-        found = re.search(r"http://\S+:\d+", line)
+        found = re.search(r"http://[^\s/]+:\d+", line)
         if found:
             return found.group(0).removesuffix(PATH)
     raise AssertionError(f"the gateway did not start: {log.read_text()} (status {process.poll()})")

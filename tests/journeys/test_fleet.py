@@ -1,0 +1,292 @@
+"""Several `simroute serve` and `simroute worker` processes on one PostgreSQL and one Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from gateway.migrations import upgrade
+from tests.harness import PATH, Server, config_directory, environment, run_cli, server
+from tests.simulators import handler_api
+from tests.simulators._common import Simulator
+from tests.simulators._serve import serve
+
+pytestmark = pytest.mark.xdist_group("fleet")
+
+UPSTREAMS = """
+[one]
+adapter = "herosms"
+base_url = "{base}/stubs/handler_api.php"
+poll_seconds = 0.2
+status_calls_per_second = 50.0
+"""
+PATIENCE_SECONDS = 25.0
+
+
+@dataclass
+class Fleet:
+    """One deployment. `members` are its processes, by the names that the test gave them."""
+
+    values: dict[str, str]
+    directory: Path
+    key: str
+    upstream: Simulator
+    log: Path
+    stack: ExitStack
+    members: dict[str, Server] = field(default_factory=dict)
+
+    def start(self, name: str, *arguments: str, verb: str = "serve") -> Server:
+        log = self.log.with_name(f"log-{name}")
+        self.members[name] = self.stack.enter_context(server(self.directory, self.values, log, *arguments, verb=verb))
+        return self.members[name]
+
+    def serve(self, *names: str) -> None:
+        """Starts processes that serve and work, and waits until each has the price list."""
+        for name in names:
+            self.start(name)
+        for name in names:
+            until(lambda name=name: '"tg"' in self.call(name, "getPrices", country=6))  # type: ignore[misc]
+
+    def call(self, name: str, action: str, **more: object) -> str:
+        query = {"api_key": self.key, "action": action, **{key: str(value) for key, value in more.items()}}
+        return httpx.get(self.members[name].base + PATH, params=query, timeout=20, trust_env=False).text
+
+    def buy(self, name: str) -> str:
+        answer = self.call(name, "getNumber", service="tg", country=6)
+        assert answer.startswith("ACCESS_NUMBER:"), answer
+        return answer.split(":")[1]
+
+    def status(self, name: str, activation_id: str) -> str:
+        return self.call(name, "getStatus", id=activation_id)
+
+    def work(self, name: str) -> set[str]:
+        """The leases that a process holds."""
+        facts = httpx.get(self.members[name].base + "/health", timeout=10, trust_env=False).json()
+        return set(facts["work"])
+
+    def order_of(self, activation_id: str) -> str:
+        """The reference of the upstream's order behind an activation."""
+        with psycopg.connect(self.values["DATABASE_URL"]) as connection:
+            row = connection.execute("select reference from activations where id = %s", (activation_id,)).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def text(self, activation_id: str, text: str) -> None:
+        self.upstream.deliver(self.order_of(activation_id), text)
+
+    def verified(self) -> None:
+        outcome = run_cli(self.values, self.directory, "ledger", "verify")
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def until(is_so: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.05)
+
+
+@contextmanager
+def deployment(directory: Path, url: str, redis_url: str, gateway: str = "") -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        app = handler_api.build(brand="herosms", sms_delay_seconds=3600, early_cancel_seconds=0)
+        base = stack.enter_context(serve(app))
+        settings = config_directory(directory, UPSTREAMS.format(base=base), gateway)
+        values = environment(url, REDIS_URL=redis_url, ONE_API_KEY=handler_api.DEFAULT_KEY)
+        upgrade(url)
+        run_cli(values, settings, "account", "create", "alice", "--balance", "100.00")
+        key = run_cli(values, settings, "key", "issue", "alice").stdout.strip()
+        yield Fleet(values, settings, key, app.state.sim, directory / "log", stack)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Fleet]:
+    with deployment(tmp_path, postgres_url, redis_url, "[activations]\nclaim_seconds = 3\n") as found:
+        yield found
+
+
+def test_a_client_may_ask_any_process_about_what_another_one_did(fleet: Fleet) -> None:
+    fleet.serve("a", "b")
+    bought = fleet.buy("a")
+    assert fleet.status("b", bought) == "STATUS_WAIT_CODE"
+    fleet.text(bought, "Your code is 13579")
+    for name in ("a", "b"):
+        until(lambda name=name: fleet.status(name, bought) == "STATUS_OK:13579")  # type: ignore[misc]
+    assert fleet.call("b", "setStatus", id=bought, status=3) == "ACCESS_RETRY_GET"
+    until(lambda: fleet.status("a", bought) == "STATUS_WAIT_RETRY:13579")
+    fleet.text(bought, "Your code is 24680")
+    for name in ("a", "b"):
+        until(lambda name=name: fleet.status(name, bought) == "STATUS_OK:24680")  # type: ignore[misc]
+    assert fleet.call("a", "setStatus", id=bought, status=6) == "ACCESS_ACTIVATION"
+    until(lambda: fleet.call("b", "getActiveActivations").find(bought) == -1)
+    other = fleet.buy("b")
+    assert fleet.call("a", "setStatus", id=other, status=8) == "ACCESS_CANCEL"
+    until(lambda: fleet.status("b", other) == "STATUS_CANCEL")
+    fleet.verified()
+
+
+def test_each_piece_of_work_has_one_holder_and_is_taken_over_when_that_dies(fleet: Fleet) -> None:
+    fleet.serve("a")
+    fleet.start("b")
+    until(lambda: "poll:one" in fleet.work("a") | fleet.work("b") and fleet.work("a") | fleet.work("b") > {"ends"})
+    assert not fleet.work("a") & fleet.work("b")
+    holder, other = ("a", "b") if "poll:one" in fleet.work("a") else ("b", "a")
+    bought = fleet.buy(other)
+    fleet.members[holder].kill()
+    fleet.text(bought, "Your code is 11223")
+    until(lambda: fleet.status(other, bought) == "STATUS_OK:11223")
+    until(lambda: {"poll:one", "ends", "settle"} <= fleet.work(other))
+    fleet.verified()
+
+
+def test_a_process_that_stops_gives_its_work_back_at_once(fleet: Fleet) -> None:
+    fleet.serve("a")
+    until(lambda: "poll:one" in fleet.work("a"))
+    assert fleet.members["a"].stop() == 0
+    with psycopg.connect(fleet.values["DATABASE_URL"]) as connection:
+        assert connection.execute("select count(*) from leases").fetchone() == (0,)
+
+
+def test_serving_without_work_leaves_it_to_a_worker(fleet: Fleet) -> None:
+    fleet.start("a", "--no-work")
+    fleet.start("w", verb="worker")
+    until(lambda: '"tg"' in fleet.call("a", "getPrices", country=6))
+    bought = fleet.buy("a")
+    fleet.text(bought, "Your code is 99887")
+    until(lambda: fleet.status("a", bought) == "STATUS_OK:99887")
+    assert fleet.work("a") == set()
+    assert httpx.get(fleet.members["w"].base + PATH, trust_env=False).status_code == 404
+    assert "simroute_open_activations" in httpx.get(fleet.members["w"].base + "/metrics", trust_env=False).text
+
+
+def test_what_a_killed_process_bought_and_told_nobody_of_goes_back(fleet: Fleet) -> None:
+    """Or to whoever repeats the request, at whichever process."""
+    fleet.serve("a", "b")
+    before = fleet.call("b", "getBalance")
+    bought = fleet.buy("a")
+    with psycopg.connect(fleet.values["DATABASE_URL"], autocommit=True) as connection:
+        # As if it had been killed after the purchase and before its answer left.
+        fleet.members["a"].kill()
+        connection.execute("update activations set answered = 0, opened_at = opened_at - 15 where id = %s", (bought,))
+        until(
+            lambda: (
+                connection.execute("select claim_until from activations where id = %s", (bought,)).fetchone() != (None,)
+            )
+        )
+    until(lambda: fleet.call("b", "getBalance") == before)
+    assert fleet.upstream.order_views()[-1]["state"] in ("cancelled", "canceled")
+    fleet.verified()
+
+
+def test_a_repeated_request_gets_at_another_process_what_nobody_was_told_of(fleet: Fleet) -> None:
+    fleet.serve("a", "b")
+    bought = fleet.buy("a")
+    fleet.members["a"].kill()
+    with psycopg.connect(fleet.values["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(
+            "update activations set answered = 0, claim_until = %s where id = %s", (time.time() + 20, bought)
+        )
+    time.sleep(1.0)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: fleet.buy("b"), range(4)))
+    assert answers.count(bought) == 1
+    assert len(set(answers)) == 4
+
+
+def test_many_clients_at_many_processes_lose_nothing(fleet: Fleet) -> None:
+    fleet.serve("a", "b", "c")
+    names = ["a", "b", "c"]
+
+    def live(number: int) -> str:
+        bought = fleet.buy(names[number % 3])
+        fleet.text(bought, f"Your code is {10000 + number}")
+        until(lambda: fleet.status(names[(number + 1) % 3], bought) == f"STATUS_OK:{10000 + number}")
+        assert fleet.call(names[(number + 2) % 3], "setStatus", id=bought, status=6) == "ACCESS_ACTIVATION"
+        return bought
+
+    with ThreadPoolExecutor(12) as threads:
+        bought = list(threads.map(live, range(36)))
+    assert len(set(bought)) == 36
+    assert fleet.upstream.purchases == 36
+    with psycopg.connect(fleet.values["DATABASE_URL"]) as connection:
+        assert connection.execute("select count(*) from messages").fetchone() == (36,)
+        assert connection.execute("select count(*) from holds where state = 'open'").fetchone() == (0,)
+    fleet.verified()
+
+
+def test_without_redis_every_process_hears_a_little_later(tmp_path: Path, postgres_url: str) -> None:
+    with deployment(tmp_path, postgres_url, "redis://127.0.0.1:9/0") as fleet:
+        fleet.serve("a", "b")
+        bought = fleet.buy("a")
+        fleet.text(bought, "Your code is 55443")
+        for name in ("a", "b"):
+            until(lambda name=name: fleet.status(name, bought) == "STATUS_OK:55443")  # type: ignore[misc]
+        facts = httpx.get(fleet.members["a"].base + "/health", trust_env=False).json()
+        assert (facts["status"], facts["redis"]) == ("ok", "unavailable")
+
+
+def test_several_workers_behind_one_port_survive_a_death_and_are_replaced_one_by_one(fleet: Fleet) -> None:
+    one = fleet.start("all", "--workers", "2")
+    until(lambda: '"tg"' in fleet.call("all", "getPrices", country=6))
+
+    def processes() -> set[str]:
+        found = set()
+        for _ in range(20):
+            with httpx.Client(trust_env=False) as client:
+                found.add(client.get(one.base + "/health").json()["process"])
+        return found
+
+    until(lambda: len(processes()) == 2)
+    before = processes()
+    os.kill(int(min(before).split("/")[1]), signal.SIGKILL)
+    until(lambda: len(processes()) == 2 and processes() != before)
+    before = processes()
+    one.process.send_signal(signal.SIGHUP)
+    bought = fleet.buy("all")
+    until(lambda: fleet.status("all", bought) == "STATUS_WAIT_CODE" and not processes() & before)
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(30) == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(one.base + "/health", trust_env=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        (["serve", "--workers", "2"], {"DATABASE_URL": "sqlite:///x.db", "REDIS_URL": "redis://127.0.0.1:9/0"}),
+        (["serve", "--workers", "2"], {"DATABASE_URL": "postgresql://u@127.0.0.1:9/x"}),
+        (["worker"], {"DATABASE_URL": "sqlite:///x.db"}),
+    ],
+)
+def test_more_than_one_process_without_postgresql_and_redis_is_refused(
+    arguments: list[str], values: dict[str, str], tmp_path: Path
+) -> None:
+    outcome = run_cli(environment("", **values), config_directory(tmp_path), *arguments, "--port", "0")
+    assert outcome.returncode == 1
+    assert "PostgreSQL and Redis: set DATABASE_URL=postgresql://" in outcome.stderr
+
+
+def test_one_that_serves_alone_and_one_that_shares_refuse_each_other(fleet: Fleet) -> None:
+    fleet.start("a")
+    alone = {name: value for name, value in fleet.values.items() if name != "REDIS_URL"}
+    outcome = run_cli(alone, fleet.directory, "serve", "--port", "0")
+    assert outcome.returncode == 1
+    assert "REDIS_URL" in outcome.stderr
+
+
+def test_a_program_of_before_goes_on_beside_a_schema_of_a_later_one(fleet: Fleet) -> None:
+    with psycopg.connect(fleet.values["DATABASE_URL"]) as connection:
+        connection.execute("update alembic_version set version_num = '9999'")
+        connection.execute("alter table activations add column of_tomorrow text")
+    fleet.serve("a")
+    assert fleet.buy("a")
