@@ -193,8 +193,9 @@ class Gateway:
             Route("/health/ready", self._health),
             Route("/metrics", self._show_metrics),
         ]
-        self.status_app = Starlette(routes=status, lifespan=self._lifespan)
-        """What a process that serves no clients answers."""
+        inside = Route("/process", self._show_process)
+        self.status_app = Starlette(routes=[*status, inside], lifespan=self._lifespan)
+        """What a process answers those who run it, where it serves no clients."""
         pages = Starlette(
             routes=[
                 *status,
@@ -366,9 +367,12 @@ class Gateway:
         if self.house.settings.environment.redis_url:
             is_away = self.limits.is_redis_away or (self._bus is not None and self._bus.is_away)
             facts["redis"] = "unavailable" if is_away else "ok"
-        if isinstance(self.leases, Leases):
-            facts |= {"process": self.leases.holder, "work": self.leases.held()}
         return JSONResponse(facts, 200 if self._is_well else 503)
+
+    async def _show_process(self, _request: Request) -> Response:
+        """Which process this is, and what it does for all of them."""
+        held = self.leases.held() if isinstance(self.leases, Leases) else ["everything"]
+        return JSONResponse({"process": self.name, "work": held})
 
     async def _check_database(self) -> None:
         try:

@@ -542,12 +542,16 @@ def left_behind(tx: Tx, before: float) -> Sequence[Row]:
     )
 
 
-def unanswered(tx: Tx, before: float) -> Sequence[Row]:
-    """Open ones ordered before then that nobody was told of, as far as is written down."""
+def unanswered(tx: Tx, before: float, unclaimed_since: float) -> Sequence[Row]:
+    """Open ones ordered before then that nobody was told of, as far as is written down.
+
+    Neither are they up for claim, unless that has been over since `unclaimed_since` and nobody has given them back.
+    """
     return tx.all(
         "select id, fingerprint from activations where ended_at is null and status = 'waiting' and answered = 0"
-        " and claim_until is null and opened_at <= :before",
+        " and (claim_until is null or claim_until <= :since) and opened_at <= :before",
         before=before,
+        since=unclaimed_since,
     )
 
 

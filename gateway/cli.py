@@ -19,7 +19,7 @@ from typing import Any
 import click
 import uvicorn
 
-from gateway import accounts, forward, ledger, logs
+from gateway import accounts, forward, leases, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Duty, Gateway, is_shareable
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
@@ -81,7 +81,7 @@ def main(ctx: click.Context, directory: Path, is_json: bool) -> None:
 @click.option(
     "--status-port",
     type=click.IntRange(1, 65535),
-    help="/health and /metrics of this process alone; of the next worker one higher.",
+    help="/health, /metrics and /process of this one, on 127.0.0.1; of the next worker one higher.",
 )
 @click.option("--listener", "descriptor", type=int, hidden=True)
 @click.option("--ready", type=int, hidden=True)
@@ -126,6 +126,17 @@ def worker(context: Context, host: str | None, port: int) -> None:
     _run(context, _listen(host or server.host, port), Duty.WORK, None, None)
 
 
+@main.command()
+@common
+@click.pass_obj
+def processes(context: Context) -> None:
+    """Which process does which work, and for how long yet unless it says so again."""
+    _require_shareable(context, "several processes need")
+    rows = with_database(context, lambda database: database.store.read(leases.overview))
+    facts = [{**row, "seconds": round(row["seconds"], 1)} for row in rows]
+    show(context, facts, ("name", "holder", "seconds"))
+
+
 def _require_shareable(context: Context, what: str) -> None:
     url = context.environment.get("DATABASE_URL", "")
     if url.partition(":")[0] not in ("postgresql", "postgres") or not context.environment.get("REDIS_URL"):
@@ -152,7 +163,8 @@ def _run(context: Context, listener: socket.socket, duty: Duty, ready: int | Non
     """Serves until a signal ends it. `ready` is written to once it serves: what started it waits for that."""
     database = open_database(context.environment, answer_seconds=ANSWER_SECONDS)
     lock = lock_for_serving(database, is_shared=is_shareable(database, context.environment.get("REDIS_URL")))
-    status = None if status_port is None else _listen("127.0.0.1", status_port)
+    # Shared for a moment with the process that this one replaces.
+    status = None if status_port is None else _listen("127.0.0.1", status_port, is_shared=True)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(context, database, listener, lock, duty, ready, status))
@@ -171,12 +183,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # Inherited by every connection: an answer leaves in two writes, and the second must not wait for a receipt.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -279,7 +293,7 @@ def _announce(listener: socket.socket, key: str) -> None:
 
 def _announce_worker(listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    click.echo(f"\n  simroute works. Its state: http://{host}:{port}/health\n")
+    click.echo(f"\n  simroute works. Its state: http://{host}:{port}/process\n")
 
 
 def banner(base: str, key: str) -> str:

@@ -281,7 +281,9 @@ class Purchases:
     async def note_answered(self) -> None:
         """Writes down which activations their clients know of, and which they do not. Raises Unavailable."""
         if self._house.is_shared:
-            self._answered.update(key for key, (_, live, _) in self._unclaimed.items() if live.polled_at)
+            for activation_id in [key for key, (_, live, _) in self._unclaimed.items() if live.polled_at]:
+                del self._unclaimed[activation_id]
+                self._answered.add(activation_id)
             await self._tell_put_up()
         batch, self._answered = self._answered, set()
         if not batch:
@@ -641,7 +643,7 @@ class Purchases:
         """At start: puts up for claim what nobody was told of, and settles the rest. Raises Unavailable."""
         house = self._house
         if not house.is_shared:
-            for row in await house.store.read(attempts.unanswered, house.clock()):
+            for row in await house.store.read(attempts.unanswered, house.clock(), house.clock()):
                 live = house.live.get(row["id"])
                 if live is not None and live.status is Status.WAITING:
                     self.abandon(live, row["fingerprint"])
@@ -652,10 +654,11 @@ class Purchases:
     async def _put_up_left_behind(self) -> None:
         """What a process that died had bought and told nobody of is put up for claim, and later given back."""
         house = self._house
-        before = house.clock() - house.settings.gateway.activations.order_deadline_seconds - ANSWER_NOTED_SECONDS
-        until = house.clock() + house.settings.gateway.activations.claim_seconds
-        rows = await house.store.read(attempts.unanswered, before)
+        now = house.clock()
+        before = now - house.settings.gateway.activations.order_deadline_seconds - ANSWER_NOTED_SECONDS
+        rows = await house.store.read(attempts.unanswered, before, now - LEFT_BEHIND_SECONDS)
         if rows:
+            until = now + house.settings.gateway.activations.claim_seconds
             await house.store.run(attempts.put_up, {row["id"]: until for row in rows})
             log.warning("order.unanswered", activations=[row["id"] for row in rows])
             house.bus.changed()
