@@ -15,6 +15,7 @@ from typing import Any
 from gateway import (
     accounts,
     audit,
+    deposits,
     ledger,
     levels,
     markups,
@@ -422,6 +423,57 @@ def transfers(tx: Tx, within: int | None, *, account_id: int | None, before: int
         before=before,
         limit=limit,
     )
+
+
+# Deposits
+
+
+def pay_in(
+    tx: Tx,
+    manager: Manager,
+    name: str,
+    amount: str,
+    currency: str | None,
+    reference: str,
+    at: float,
+    *,
+    note: str = "",
+) -> Row:
+    """As `deposits.pay_in`, by name, for operators; the payment as it was booked first.
+
+    Without a `currency` it is the account's. Raises NotYours, UnknownAccount, DepositError, MoneyError.
+    """
+    _require_operator(manager)
+    row = accounts.find(tx, name)
+    money = parse(amount, currency or row["currency"])
+    deposits.pay_in(tx, row["id"], money, reference, deposits.OPERATOR, at, manager.actor, note)
+    return deposits.shown_by_reference(tx, deposits.OPERATOR, reference)
+
+
+def assign_payment(tx: Tx, manager: Manager, payment_id: int, name: str, at: float) -> Row:
+    """As `deposits.assign`, by name, for operators; the payment. Raises NotYours, UnknownAccount, DepositError."""
+    _require_operator(manager)
+    deposits.shown(tx, payment_id)
+    deposits.assign(tx, payment_id, accounts.find(tx, name)["id"], at, manager.actor)
+    return deposits.shown(tx, payment_id)
+
+
+def dismiss_payment(tx: Tx, manager: Manager, payment_id: int, at: float, *, note: str = "") -> Row:
+    """As `deposits.dismiss`, for operators; the payment. Raises NotYours, DepositError."""
+    _require_operator(manager)
+    deposits.dismiss(tx, payment_id, at, manager.actor, note)
+    return deposits.shown(tx, payment_id)
+
+
+def payments_page(tx: Tx, name: str | None, *, is_open: bool, after: int, limit: int) -> Sequence[Row]:
+    """As `deposits.payments`, by name. Raises UnknownAccount."""
+    account_id = None if name is None else accounts.find(tx, name)["id"]
+    return deposits.payments(tx, account_id=account_id, is_open=is_open, after=after, limit=limit)
+
+
+def _require_operator(manager: Manager) -> None:
+    if manager.account_id is not None:
+        raise NotYours("money from outside is booked by operators")
 
 
 # Vouchers and recharges

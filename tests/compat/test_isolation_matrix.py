@@ -23,7 +23,7 @@ from compat import rest
 from compat._rest_access import Access
 from compat._rest_http import Operation, Resource
 from compat._rest_models import NoBody
-from gateway import accounts, ledger, users, vouchers
+from gateway import accounts, deposits, ledger, users, vouchers
 from gateway.money import Money
 from gateway.passwords import Passwords
 from gateway.store import Tx
@@ -37,7 +37,7 @@ ME, PARENT, SIBLING, CHILD, TWIN, STRANGER = "Qme", "Qabove", "Qbeside", "Qme.ki
 TREE = {PARENT: None, ME: PARENT, SIBLING: PARENT, CHILD: ME, TWIN: ME, STRANGER: None}
 NOBODY = {
     "account": "Qnone", "key": "999999", "activation": "100999999", "rental": "100999999", "user": "999999",
-    "batch": "999999",
+    "batch": "999999", "payment": "999999",
 }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Entry:
-    """What an endpoint names: an `account`, `key`, `activation`, `rental`, `user` or `batch`, or nobody's thing ("").
+    """What an endpoint names: an `account`, `key`, `activation`, `rental`, `user`, `batch`, `payment`, or nothing ("").
 
     Without `tries` the object is in the path, and the body is empty.
     """
@@ -103,6 +103,10 @@ ENDPOINTS: dict[str, Entry] = {
     "vouchers": ACCOUNT, "issue_vouchers": Entry("account", [Try(body={"amount": "0.01"})]),
     "redeem_voucher": Entry("account", [Try(body={"code": VOUCHER})]),
     "batch": Entry("batch"), "revoke_vouchers": Entry("batch"),
+    "deposit": Entry("account", [Try(body={"account": "{it}", "amount": "0.01", "reference": "ref-{n}"})]),
+    "deposits": Entry("account", [Try("/api/v1/deposits?account={it}")]),
+    "assign_payment": Entry("payment", [Try(body={"account": "{me}"})]),
+    "dismiss_payment": Entry("payment", [Try(body={})]),
     "recharge": ACCOUNT, "set_recharge": Entry("account", [Try(body=RECHARGE)]), "end_recharge": ACCOUNT,
     "statement": ACCOUNT, "statement_csv": ACCOUNT, "audit": NOTHING,
     "usage": ACCOUNT, "usage_csv": Entry("account", [Try("/api/v1/accounts/{it}/usage.csv?by=account,key")]),
@@ -191,7 +195,7 @@ class World:
     async def ask(self, role: Role, operation: Operation, path: str, entry: Entry, one: Try, it: str) -> httpx.Response:
         words = {"{it}": it, "{me}": role.own or ME, "{n}": str(next(self._numbers))}
         target = one.path or path
-        for place in ("{id}", "{account}", "{key_id}", "{user_id}", "{batch_id}"):
+        for place in ("{id}", "{account}", "{key_id}", "{user_id}", "{batch_id}", "{payment_id}"):
             target = target.replace(place, "{it}")
         body = filled(one.body, words)
         if body is None and operation.body is not None and operation.body is not NoBody:
@@ -230,6 +234,7 @@ class World:
                 "api_keys",
                 "users",
                 "transfers",
+                "payments",
                 "markups",
                 "audit",
             )
@@ -278,6 +283,9 @@ def _people(tx: Tx, world: World) -> None:
             has[f"{which} key in plain"], has["key"] = made.key, str(made.id)
         user_id = users.add(tx, f"{name}@example.com", QUICK.hash(PASSWORD), users.Role.RESELLER, name, NOON)
         has["user"] = str(user_id)
+        told = deposits.Told("generic", f"paid by {name}", f"{name}!", Money(10_000, "USD"))
+        deposits.receive(tx, told, NOON)
+        has["payment"] = str(deposits.payments(tx, is_open=True)[-1]["id"])
         has["batch"] = str(vouchers.issue(tx, vault, account_id, 1, Money(10_000, "USD"), NOON, "test").id)
     users.add(tx, "op@example.com", QUICK.hash(PASSWORD), users.Role.OPERATOR, None, NOON)
 
