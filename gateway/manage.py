@@ -16,6 +16,7 @@ from gateway import (
     accounts,
     audit,
     deposits,
+    fuse,
     ledger,
     levels,
     markups,
@@ -35,6 +36,7 @@ from gateway.markups import MarkupError, Rule
 from gateway.money import Money, parse, plain
 from gateway.recharges import Recharge
 from gateway.rules import Rules
+from gateway.settings import FuseSettings
 from gateway.statements import Statement
 from gateway.store import Row, Tx
 from gateway.users import Role
@@ -328,6 +330,55 @@ def set_key(
         accounts.set_may_manage(tx, key_id, changes["may_manage"])
     _note(tx, manager, at, "key.set", f"key:{key_id}", row["account_id"], **changes)
     return accounts.shown_key(tx, key_id)
+
+
+# Fuses
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A key's fuse, and when it was stopped, the newest first."""
+
+    key_id: int
+    account: str
+    name: str
+    state: fuse.State
+    stops: Sequence[Row]
+
+
+def fuse_of(tx: Tx, within: int | None, key_id: int, settings: FuseSettings, at: float) -> Fused:
+    """A key's fuse. Raises UnknownKey."""
+    row = accounts.find_key(tx, key_id, within)
+    state = fuse.state(tx, key_id, settings, at)
+    return Fused(row["id"], row["account"], row["name"], state, fuse.stops(tx, row["account_id"], row["origin_id"]))
+
+
+def set_fuse(
+    tx: Tx,
+    manager: Manager,
+    key_id: int,
+    settings: FuseSettings,
+    at: float,
+    *,
+    changes: Mapping[str, float | None] | None = None,
+    is_reset: bool = False,
+) -> Fused:
+    """Gives a key some settings of its own, as `fuse.set_own`, or ends its stop and counts anew; its fuse.
+
+    Safe to repeat. Raises UnknownKey.
+    """
+    require(tx, manager, at)
+    row = accounts.find_key(tx, key_id, manager.account_id)
+    fuse.set_own(tx, key_id, changes or {})
+    if is_reset:
+        fuse.reset(tx, key_id)
+    _note(tx, manager, at, "key.fuse", f"key:{key_id}", row["account_id"], reset=is_reset, **(changes or {}))
+    return fuse_of(tx, manager.account_id, key_id, settings, at)
+
+
+def blown(tx: Tx, within: int | None, settings: FuseSettings, at: float) -> tuple[list[fuse.Hurt], Sequence[Row]]:
+    """Which keys are slowed or stopped now, and the latest stops."""
+    return fuse.hurt(tx, within, settings, at), fuse.stops(tx, within)
 
 
 # Money

@@ -93,7 +93,8 @@ ENDPOINTS: dict[str, Entry] = {
     "keys": ACCOUNT, "issue_key": Entry("account", [Try(body={})]),
     "key": KEY, "set_key": Entry("key", [Try(body={})]), "key_rules": KEY,
     "set_key_rules": Entry("key", [Try(body={})]),
-    "suspend_key": KEY, "resume_key": KEY, "rotate_key": Entry("key", [Try(body={})]), "revoke_key": KEY,
+    "suspend_key": KEY, "resume_key": KEY, "fuse": KEY, "reset_fuse": KEY, "alerts": NOTHING,
+    "rotate_key": Entry("key", [Try(body={})]), "revoke_key": KEY,
     "transfer": Entry("account", [
         Try(body={"from": "{me}", "to": "{it}", "amount": "0.01"}, headers=ONCE),
         Try(body={"from": "{it}", "to": "{me}", "amount": "0.01"}, headers=ONCE),
