@@ -475,10 +475,7 @@ def key_limits(context: Context, key_id: int, changes: int | None, polls: int | 
 def key_counts(context: Context, key_id: int, form: str) -> None:
     """How getNumbersStatus looks for a key: `old`, as before 2022 (`"tg_0":498`), or `new` (`"tg":"498"`)."""
 
-    async def change(database: Database) -> None:
-        await database.store.run(accounts.set_old_counts, key_id, has_old_counts=form == "old")
-
-    with_database(context, change)
+    _set_key(context, key_id, {"has_old_counts": form == "old"})
     tell(context, {"id": key_id, "counts": form}, f"key {key_id} gets the {form} form of getNumbersStatus")
 
 

@@ -314,7 +314,10 @@ def set_key(
     *,
     known_tags: Collection[str] | None = None,
 ) -> Row:
-    """Sets some of a key's `name`, `dialect`, limits and `may_manage`; the key. Raises AccountError."""
+    """Sets some of a key's `name`, `dialect`, limits, `may_manage` and `has_old_counts`; the key.
+
+    Raises AccountError.
+    """
     require(tx, manager, at)
     row = accounts.find_key(tx, key_id, manager.account_id)
     tree.lock(tx, [row["account_id"]])
@@ -328,6 +331,8 @@ def set_key(
         accounts.set_limits(tx, key_id, limits)
     if "may_manage" in changes:
         accounts.set_may_manage(tx, key_id, changes["may_manage"])
+    if "has_old_counts" in changes:
+        accounts.set_old_counts(tx, key_id, has_old_counts=changes["has_old_counts"])
     _note(tx, manager, at, "key.set", f"key:{key_id}", row["account_id"], **changes)
     return accounts.shown_key(tx, key_id)
 
@@ -737,6 +742,22 @@ def set_password(tx: Tx, manager: Manager, row: Row, password_hash: str, at: flo
     """As `users.set_password`, for operators."""
     users.set_password(tx, row["id"], password_hash)
     _note_user(tx, manager, at, "user.password", row)
+
+
+def change_own_password(tx: Tx, user_id: int, password_hash: str, known: str, at: float) -> int | None:
+    """As `users.set_password`, by the person, who has proved the one known; the new epoch, None where it was changed
+    or the person disabled meanwhile."""
+    epoch = users.set_password(tx, user_id, password_hash, instead_of=known)
+    if epoch is not None:
+        note_person(tx, at, f"user:{user_id}", "user.password", user_id)
+    return epoch
+
+
+def note_person(tx: Tx, at: float, actor: str, action: str, user_id: int | None) -> None:
+    """In the audit log: something befell a person, or (None) whoever was taken for one. It takes the same work."""
+    row = tx.one("select account_id from users where id = :id", id=user_id or 0)
+    subject = "user:unknown" if user_id is None else f"user:{user_id}"
+    audit.note(tx, at, actor, action, subject, account_id=row["account_id"] if row is not None else None)
 
 
 def _note_user(tx: Tx, manager: Manager, at: float, action: str, row: Row, **detail: Any) -> None:

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 import compat
-from compat import rest
+from compat import fivesim, rest
 from compat._rest_access import Access
 from compat._rest_http import Operation, Resource
 from compat._rest_models import NoBody
@@ -146,6 +146,17 @@ ACTIONS: dict[str, Sequence[Mapping[str, str]]] = {
     ), ()),
 }  # fmt: skip
 """What each action of a dialect names as `{it}`, an activation or a rental; nothing where it names nobody's."""
+
+
+FIVESIM: dict[str, Sequence[str]] = {
+    "check": ["check/{it}"], "finish": ["finish/{it}"], "cancel": ["cancel/{it}"], "ban": ["ban/{it}"],
+    "inbox": ["sms/inbox/{it}", "sms/inbox/{it}?limit=1&reverse=true"],
+    "reuse": ["reuse/telegram/{number}"],
+    "profile": (), "orders": (), "payments": (), "max-prices": (), "buy": (), "hosting": (),
+}  # fmt: skip
+"""What each verb of 5sim's protocol names as `{it}`, or by its `{number}`, under `/v1/user/`; nothing as above."""
+
+FIVESIM_LISTS = ("profile", "orders?category=activation", "orders?category=hosting", "payments", "max-prices")
 
 
 @dataclass(frozen=True)
@@ -465,6 +476,71 @@ async def test_actions_on_what_is_not_ones_own(world: World, dialect: str) -> No
                         assert world.objects[account][mark].encode() not in body, (action, account)
     own = await said(ROLES[0], "getStatus", ID, world.it("activation", ME))
     assert own != await said(ROLES[0], "getStatus", ID, NOBODY["activation"])
+
+
+def fivesim_verbs(world: World) -> set[str]:
+    """Those that need a key."""
+    routes = fivesim.FiveSim(world.house.gateway.front)._routes.values()
+    return {route.verb for route in routes if route.for_caller is not None}
+
+
+async def fivesim_said(world: World, role: Role, path: str, it: str, number: str) -> tuple[int, dict[str, str], bytes]:
+    headers = {"authorization": f"Bearer {world.tokens[role.name]}"}
+    target = filled(path, {"{it}": it, "{number}": number})
+    return seen(await world.client.get(f"/v1/user/{target}", headers=headers))
+
+
+async def test_every_verb_of_5sims_has_an_entry(world: World) -> None:
+    assert fivesim_verbs(world) == set(FIVESIM), "add to FIVESIM what it names, or () for nothing"
+
+
+async def test_verbs_of_5sims_on_what_is_not_ones_own(world: World) -> None:
+    before, tried = await world.rows(), 0
+    await known(world)
+    with world.counted():
+        for role in (role for role in ROLES if not role.is_session):
+            for path, account in itertools.product(itertools.chain(*FIVESIM.values()), set(TREE) - {role.own}):
+                world.calls = 0
+                wanted = await fivesim_said(world, role, path, NOBODY["activation"], "62899999999999")
+                wanted_calls = world.calls
+                assert wanted[0] in (400, 404), path
+                for kind, which in (("activation", "number of tg"), ("rental", "number of a rental")):
+                    world.calls = 0
+                    number = world.objects[account][which]
+                    found = await fivesim_said(world, role, path, world.it(kind, account), number)
+                    assert found == wanted, (role.name, path, account, kind)
+                    assert world.calls == wanted_calls, (role.name, path, account, kind)
+                    tried += 1
+    assert await world.rows() == before
+    assert tried == 3 * 7 * 5 * 2
+
+
+async def test_lists_of_5sims_show_nothing_of_others(world: World) -> None:
+    shown = 0
+    for role, path in itertools.product([role for role in ROLES if not role.is_session], FIVESIM_LISTS):
+        status, _, body = await fivesim_said(world, role, path, "", "")
+        assert status == 200, (path, body)
+        for account in set(TREE) - {role.own}:
+            ids = [f'"id":{world.it(kind, account)},' for kind in ("activation", "rental")]
+            numbers = [world.objects[account][f"number of {which}"] for which in ("tg", "xmute", "a rental")]
+            for mark in (*ids, *numbers):
+                assert mark.encode() not in body, (role.name, path, account)
+        shown += sum(world.objects[role.own][f"number of {which}"].encode() in body for which in ("tg", "a rental"))
+    assert shown == 6
+
+
+async def test_what_is_ones_own_is_found_by_5sims_verbs(world: World) -> None:
+    nobody = NOBODY["activation"]
+    for role in (ROLES[0], ROLES[3]):
+        number = world.objects[role.own]["number of tg"]
+        for verb, kind in (("check", "activation"), ("check", "rental"), ("inbox", "rental"), ("ban", "activation"),
+                           ("cancel", "activation"), ("finish", "activation"), ("finish", "rental"),
+                           ("reuse", "activation")):  # fmt: skip
+            path = FIVESIM[verb][0]
+            wanted = await fivesim_said(world, role, path, nobody, "62899999999999")
+            found = await fivesim_said(world, role, path, world.it(kind, role.own), number)
+            assert found != wanted, (role.name, verb, kind)
+            assert found[0] < 500, (role.name, verb, kind)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/me", "/stubs/handler_api.php?action=getBalance"])
