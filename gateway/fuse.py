@@ -10,7 +10,7 @@ A rental that is kept without a message has missed, too; more time for a rental 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -233,6 +233,50 @@ def _missed(row: Row, settings: FuseSettings, at: float) -> int:
 def _waiting(tx: Tx, origin_id: int) -> int:
     row = tx.one("select count(*) as n" + _WAITING, origin=origin_id)
     return 0 if row is None else int(row["n"])
+
+
+# Proof
+
+CLOCKS_APART_SECONDS = 60.0
+"""How far the clocks of processes may differ that write one key's rows."""
+
+_MISSES = (
+    "select coalesce(k.origin_id, k.id) as origin, v.id, v.ended_at from activations v"
+    " join api_keys k on k.id = v.key_id where v.product <> 'extension' and (v.status in ('cancelled', 'expired')"
+    " or (v.product = 'rental' and v.refundable_until = 0))"
+)
+_CODES = (
+    "select coalesce(k.origin_id, k.id) as origin, max(l.at) as at from ledger l"
+    " join activations v on v.id = l.activation_id join api_keys k on k.id = v.key_id"
+    " where l.kind = 'capture' and l.actor = 'delivery' group by coalesce(k.origin_id, k.id)"
+)
+_COUNTED = (
+    f"select f.key_id, f.missed, count(m.id) as possible,"  # noqa: S608 — constant text
+    " sum(case when f.missed_at > 0 and m.ended_at > f.missed_at + :apart then 1 else 0 end) as late"
+    f" from fuses f left join ({_CODES}) c on c.origin = f.key_id left join ({_MISSES}) m"
+    " on m.origin = f.key_id and m.id > f.after_id and (m.ended_at is null or m.ended_at >= coalesce(c.at, 0) - :apart)"
+    " group by f.key_id, f.missed order by f.key_id"
+)
+_STOPPED_BY_NOBODY = (
+    "select f.key_id from fuses f where f.stopped_until is not null and not exists"
+    " (select 1 from fuse_stops s where s.key_id = f.key_id and s.until = f.stopped_until) order by f.key_id"
+)
+
+
+def verify(tx: Tx) -> Iterable[str]:
+    """A sentence for each key that is said to have missed more, or less, than its purchases since its last code can
+    have, and for each stop that nobody wrote.
+
+    When a key was last counted anew for want of misses is not kept, so these are bounds and no recount.
+    """
+    for row in tx.all(_COUNTED, apart=CLOCKS_APART_SECONDS):
+        shown = f"fuses: key {row['key_id']} shows {row['missed']} missed, its purchases say"
+        if row["missed"] > row["possible"]:
+            yield f"{shown} {row['possible']} at most"
+        if int(row["late"] or 0) > row["missed"]:
+            yield f"{shown} {row['late']} at least"
+    for row in tx.all(_STOPPED_BY_NOBODY):
+        yield f"fuses: key {row['key_id']} is stopped, and there is no such stop"
 
 
 # What people see and set

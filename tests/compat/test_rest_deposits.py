@@ -46,7 +46,8 @@ class Till:
 
     async def audited(self) -> list[tuple[str, str]]:
         rows = await self.api.house.database.store.read(audit.page)
-        return [(row["actor"], row["action"]) for row in rows]
+        entries = [(row["actor"], row["action"]) for row in rows]
+        return [entry for entry in entries if entry[1] != "session.open"]
 
     async def told(self, reference: str = "pi_1", account: str = "nobody", currency: str = "USD") -> str:
         """A payment that somebody signed for and nobody could book; its id."""
