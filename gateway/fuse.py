@@ -292,7 +292,7 @@ def state(tx: Tx, key_id: int, settings: FuseSettings, at: float) -> State:
 
 def _state(row: Row, waiting: int, settings: FuseSettings, at: float) -> State:
     own = _effective(settings, row)
-    is_stopped = _is_stopped(row, at)
+    is_stopped = bool(own.stop_after) and _is_stopped(row, at)
     missed = _missed(row, own, at)
     is_slowed = bool(pause_seconds(own, missed + waiting))
     slowed_since = (row["slowed_at"] or row["missed_at"] or None) if is_slowed else None
@@ -352,14 +352,15 @@ def reset(tx: Tx, key_id: int) -> None:
 
 def stops(tx: Tx, account_id: int | None, key_id: int | None = None) -> Sequence[Row]:
     """When keys of an account and of those below it, or any, were stopped, the newest first: as owners are told."""
+    below = "true" if account_id is None else _BELOW.format("s")
+    given = {} if account_id is None else {"within": account_id}
     return tx.all(
-        "select s.id, s.key_id, a.name as account, s.misses, s.at, s.until from fuse_stops s"
-        " join accounts a on a.id = s.account_id where (:account = 0 or s.account_id in"
-        " (select account_id from account_tree where ancestor_id = :account))"
-        " and (s.key_id = :key or :key = 0) order by s.id desc limit :most",
-        account=account_id or 0,
+        "select s.id, s.key_id, a.name as account, s.misses, s.at, s.until from fuse_stops s"  # noqa: S608 — constant text
+        " join accounts a on a.id = s.account_id"
+        f" where {below} and (s.key_id = :key or :key = 0) order by s.id desc limit :most",
         key=key_id or 0,
         most=STOPS_SHOWN,
+        **given,
     )
 
 
