@@ -40,6 +40,7 @@ _PLACES: Json = {
     "account": {"type": "string", "pattern": ACCOUNT_NAME, "examples": ["acme"]},
     "key_id": {"type": "string", "pattern": USER_ID, "examples": ["17"]},
     "batch_id": {"type": "string", "pattern": USER_ID, "examples": ["3"]},
+    "payment_id": {"type": "string", "pattern": USER_ID, "examples": ["9"]},
     "user_id": {"type": "string", "pattern": USER_ID, "examples": ["7"]},
 }
 """What stands in paths, by name."""

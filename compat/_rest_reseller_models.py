@@ -22,6 +22,7 @@ from gateway.rules import (
     IP_RANGES_MAX,
     NAME_LENGTH_MAX,
     OPEN_MAX,
+    PER_MINUTE_MAX,
     SPEND_CAPS,
     WAYS_IN,
     Rules,
@@ -37,7 +38,6 @@ from gateway.vouchers import Batch
 
 GRACE_SECONDS = 86_400
 NOTE_LENGTH_MAX = 200
-PER_MINUTE_MAX = 1_000_000_000
 STATEMENT_PAGE_MAX = 1_000
 SERVICES_MAX = 1_000
 VOUCHERS_MAX = 1_000
@@ -186,6 +186,10 @@ class NewRules(Model):
     spend_month: Price | None = Field(default=None, description="In a month.")
     spend_total: Price | None = Field(default=None, description="In all.")
     expires_at: Moment | None = Field(default=None, description="When it ends.")
+    polls_per_minute: PerMinute | None = Field(
+        default=None, description="Requests of an account and all below it together. A key has limits of its own."
+    )
+    changes_per_minute: PerMinute | None = Field(default=None, description="Likewise, purchases and changes.")
 
 
 class NewKey(Model):
@@ -394,6 +398,8 @@ class RulesShown(Model):
     spend_total: str | None
     expires_at: datetime | None
     suspended_at: datetime | None
+    polls_per_minute: int | None
+    changes_per_minute: int | None
     currency: str
     used: list[Cap]
 
@@ -551,6 +557,8 @@ def changes_of(given: NewRules, catalog: Catalog) -> dict[str, Any]:
         "ip_ranges": ip_ranges_of(given.ip_ranges) if given.ip_ranges else None,
         "dialects": dialects_of(given.dialects) if given.dialects else None,
         "open_max": given.open_max,
+        "polls_per_minute": given.polls_per_minute,
+        "changes_per_minute": given.changes_per_minute,
         "expires_at": given.expires_at.timestamp() if given.expires_at is not None else None,
     }
     for name in AMOUNTS:
@@ -615,6 +623,8 @@ def rules_shown(ruled: Ruled) -> RulesShown:
         open_max=rules.open_max,
         expires_at=_time(rules.expires_at),
         suspended_at=_time(rules.suspended_at),
+        polls_per_minute=rules.polls_per_minute,
+        changes_per_minute=rules.changes_per_minute,
         currency=ruled.currency,
         used=[
             Cap(

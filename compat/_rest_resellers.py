@@ -6,7 +6,7 @@ has. All of it is `gateway.manage`; each change is in the audit log.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 
@@ -68,8 +68,9 @@ from compat._rest_reseller_models import (
     voucher,
     voucher_batch,
 )
-from gateway import accounts, audit, ledger, manage, statements, terms, usage, vouchers
+from gateway import accounts, audit, deposits, ledger, manage, statements, terms, usage, vouchers
 from gateway.accounts import ID_MAX, AccountError, Ruled
+from gateway.deposits import DepositError
 from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.ledger import TransferError
@@ -445,7 +446,7 @@ class Resellers:
         after = id_of("voucher", query.cursor, 0)
         with refusals():
             found = await self._front.house.store.read(
-                manage.vouchers_page, manager_of(call).account_id, _id(call, "batch_id"), after=after,
+                manage.vouchers_page, manager_of(call).account_id, path_number(call, "batch_id"), after=after,
                 limit=query.limit + 1,
             )  # fmt: skip
         shown = found[: query.limit]
@@ -455,7 +456,7 @@ class Resellers:
     async def revoke_vouchers(self, call: Call) -> Reply:
         manager, at = await self._change(call)
         with refusals():
-            row = await self._front.house.store.run(manage.revoke_vouchers, manager, _id(call, "batch_id"), at)
+            row = await self._front.house.store.run(manage.revoke_vouchers, manager, path_number(call, "batch_id"), at)
         return show(voucher_batch(row))
 
     async def redeem(self, call: Call) -> Reply:
@@ -549,10 +550,10 @@ def _account(call: Call) -> str:
 
 
 def _key_id(call: Call) -> int:
-    return _id(call, "key_id")
+    return path_number(call, "key_id")
 
 
-def _id(call: Call, name: str) -> int:
+def path_number(call: Call, name: str) -> int:
     """An id of the path; 0, which is nobody's, for what is none."""
     word = str(call.scope["path_params"][name])
     return int(word) if word.isascii() and word.isdigit() and len(word) < 20 else 0
@@ -604,6 +605,9 @@ CODES: dict[type[Exception], str] = {
     terms.NotInForce: "terms_not_in_force",
     ledger.ReferenceUsed: "idempotency_key_reused",
     manage.UnknownBatch: "unknown_batch",
+    deposits.UnknownPayment: "unknown_payment",
+    deposits.ReferenceUsed: "reference_used",
+    deposits.NotOpen: "not_allowed_now",
     vouchers.UnknownVoucher: "voucher_unknown",
     vouchers.SpentVoucher: "voucher_spent",
     vouchers.EndedVoucher: "voucher_ended",
@@ -613,16 +617,25 @@ CODES: dict[type[Exception], str] = {
 }
 
 
+REFUSALS = (
+    AccountError, RuleError, TransferError, MoneyError, VoucherError, RechargeError, MarkupError, DepositError,
+)  # fmt: skip
+
+
 @contextmanager
-def refusals(pointer: str = "") -> Iterator[None]:
-    """What managing is refused for, as problems. `pointer` is the member that words and amounts stand in."""
+def refusals(pointer: str = "", pointers: Mapping[type[Exception], str] = {}) -> Iterator[None]:
+    """What managing is refused for, as problems.
+
+    `pointer` is the member that words and amounts stand in, `pointers` has those of errors that are about another.
+    """
     try:
         yield
-    except (AccountError, RuleError, TransferError, MoneyError, VoucherError, RechargeError, MarkupError) as error:
+    except REFUSALS as error:
         code = CODES.get(type(error))
         if code is not None:
             raise Refused(code) from None
-        raise Refused("invalid", errors=[Wrong(pointer=pointer, detail=str(error))]) from None
+        place = pointers.get(type(error), pointer)
+        raise Refused("invalid", errors=[Wrong(pointer=place, detail=str(error))]) from None
 
 
 def operations(front: Front) -> Sequence[Operation]:

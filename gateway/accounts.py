@@ -15,7 +15,7 @@ from gateway.caps import Counter
 from gateway.errors import BadKey, BadWebhookUrl, Unavailable
 from gateway.ladders import FLAT, Ladder
 from gateway.model import Clock
-from gateway.rules import EVERYTHING, Allowed, Rules
+from gateway.rules import EVERYTHING, Allowed, Pace, RuleError, Rules
 from gateway.settings import DIALECTS
 from gateway.store import Conflict, Row, Store, Tx
 from gateway.vault import KEY_LENGTH, Vault, new_api_key
@@ -95,6 +95,9 @@ class Caller:
 
     ladder: Ladder = FLAT
     """What the accounts above add to the operator's price."""
+
+    paces: tuple[Pace, ...] = ()
+    """What the account and those above it keep to, together with all below them; the account's first."""
 
     suspended_at: float | None = None
     """From when on the account may read and give back, but not buy."""
@@ -481,6 +484,8 @@ def set_key_rules(
 ) -> Ruled:
     """As `set_rules`, of a key and those that replaced it or were replaced by it."""
     row = find_key(tx, key_id, within)
+    if any(changes.get(name) is not None for name in rules.PER_MINUTE):
+        raise RuleError("requests a minute are a rule for accounts: a key has limits of its own")
     subject = levels.key_subject(row["origin_id"])
     return _change(tx, subject, row["account_id"], row["currency"], changes, at, force=force)
 
@@ -586,6 +591,7 @@ def _bound(caller: Caller, found: Sequence[levels.Level]) -> Caller:
         allowed=rules.allowed(every),
         ip_ranges=rules.ip_ranges(every),
         dialects=rules.dialects(every),
+        paces=rules.paces((level.subject, level.rules) for level in found if not level.is_key),
         suspended_at=levels.stopped_at(found),
         ends_at=levels.key_ends_at(found),
     )

@@ -66,6 +66,18 @@ _RULE_OPTIONS = (
 )
 
 
+_ACCOUNT_RULE_OPTIONS = (
+    click.option("--polls-per-minute", type=_Limit(), help="Requests of all its keys together, and of all below it."),
+    click.option("--changes-per-minute", type=_Limit(), help="Likewise, purchases and changes."),
+)
+
+
+def _with_account_rules(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_ACCOUNT_RULE_OPTIONS):
+        function = option(function)
+    return _with_rules(function)
+
+
 def _with_rules(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_RULE_OPTIONS):
         function = option(function)
@@ -81,6 +93,8 @@ def _changes(given: Mapping[str, Any], settings: Callable[[], Settings], currenc
         "ip_ranges": lambda text: rules.ip_ranges_of(_words(text)),
         "dialects": lambda text: rules.dialects_of(_words(text)),
         "open_max": int,
+        "polls_per_minute": int,
+        "changes_per_minute": int,
         "expires_at": lambda text: _moment_of(text, now),
     }
     amounts = ("price_max", *SPEND_CAPS.values())
@@ -293,7 +307,7 @@ def account_resume(context: Context, name: str) -> None:
 
 @account_group.command("rules")
 @click.argument("name")
-@_with_rules
+@_with_account_rules
 @click.option("--force", is_flag=True, help="Set a cap below what is spent already: nothing can be bought for now.")
 @common
 @click.pass_obj
@@ -461,10 +475,7 @@ def key_limits(context: Context, key_id: int, changes: int | None, polls: int | 
 def key_counts(context: Context, key_id: int, form: str) -> None:
     """How getNumbersStatus looks for a key: `old`, as before 2022 (`"tg_0":498`), or `new` (`"tg":"498"`)."""
 
-    async def change(database: Database) -> None:
-        await database.store.run(accounts.set_old_counts, key_id, has_old_counts=form == "old")
-
-    with_database(context, change)
+    _set_key(context, key_id, {"has_old_counts": form == "old"})
     tell(context, {"id": key_id, "counts": form}, f"key {key_id} gets the {form} form of getNumbersStatus")
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from gateway import accounts, audit, fuse
+from gateway import fuse, manage
+from gateway.manage import COMMAND_LINE, Fused
 from gateway.settings import FuseSettings
 from gateway.store import Row, Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database
 
 DEFAULT = "default"
-ACTOR = "cli"
 STOP_COLUMNS = ("at", "until", "misses")
 
 
@@ -50,22 +50,17 @@ def key_fuse(context: Context, /, key_id: int, is_reset: bool, **given: Any) -> 
     changes = {name: None if value == DEFAULT else value for name, value in given.items() if value is not None}
     settings, now = context.settings().gateway.fuse, time.time()
 
-    def change(tx: Tx) -> tuple[fuse.State, Sequence[Row]]:
-        fuse.set_own(tx, accounts.find_key(tx, key_id)["id"], changes)
-        if is_reset:
-            fuse.reset(tx, key_id)
-        audit.note(tx, now, ACTOR, "key.fuse", f"key:{key_id}", reset=is_reset, **changes)
-        return read(tx)
+    def change(tx: Tx) -> Fused:
+        return manage.set_fuse(tx, COMMAND_LINE, key_id, settings, now, changes=changes, is_reset=is_reset)
 
-    def read(tx: Tx) -> tuple[fuse.State, Sequence[Row]]:
-        row = accounts.find_key(tx, key_id)
-        return fuse.state(tx, key_id, settings, now), fuse.stops(tx, row["account_id"], row["origin_id"])
+    def read(tx: Tx) -> Fused:
+        return manage.fuse_of(tx, None, key_id, settings, now)
 
     is_change = bool(changes) or is_reset
-    state, stops = with_database(
+    found = with_database(
         context, lambda database: database.store.run(change) if is_change else database.store.read(read)
     )
-    _tell(context, key_id, state, stops)
+    _tell(context, key_id, found.state, found.stops)
 
 
 def _tell(context: Context, key_id: int, state: fuse.State, stops: Sequence[Row]) -> None:

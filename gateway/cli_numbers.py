@@ -11,21 +11,23 @@ import difflib
 import re
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gateway import roster
+from gateway import audit, roster
 from gateway.catalog import Catalog
 from gateway.database import Database
 from gateway.roster import NumbersError, NumberSpec, services_column, specify
 from gateway.settings import Settings
-from gateway.store import Row
+from gateway.store import Row, Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database
 from gateway.vault import Vault
 
+ACTOR = "cli"
 ADAPTER = "receive_sms"
 COLUMNS = ("number", "country", "carrier", "source", "services", "device", "daily_cap", "enabled")
 PROBLEMS_MAX = 50
@@ -83,8 +85,14 @@ def _put(context: Context, name: str | None, entries: Sequence[tuple[str, Mappin
     upstream = _pool_name(settings, name)
 
     async def write(database: Database) -> roster.Put:
-        specs = _specs(database.vault, settings.catalog, entries)
-        return await database.store.run(roster.put, upstream, specs, time.time())
+        specs, now = _specs(database.vault, settings.catalog, entries), time.time()
+
+        def unit(tx: Tx) -> roster.Put:
+            done = roster.put(tx, upstream, specs, now)
+            audit.note(tx, now, ACTOR, "numbers.put", f"upstream:{upstream}", **asdict(done))
+            return done
+
+        return await database.store.run(unit)
 
     try:
         done = with_database(context, write)
@@ -411,10 +419,11 @@ def disable(context: Context, numbers: tuple[str, ...]) -> None:
 
 
 def _switch_all(context: Context, numbers: tuple[str, ...], *, is_enabled: bool) -> None:
-    async def turn(database: Database) -> int:
-        return await database.store.run(roster.set_enabled, database.vault, numbers, is_enabled=is_enabled)
-
-    _tell_count(context, "enabled" if is_enabled else "disabled", with_database(context, turn))
+    word = "enable" if is_enabled else "disable"
+    count = _change(
+        context, numbers, word, lambda tx, vault: roster.set_enabled(tx, vault, numbers, is_enabled=is_enabled)
+    )
+    _tell_count(context, f"{word}d", count)
 
 
 @numbers_group.command("quarantine")
@@ -425,11 +434,10 @@ def _switch_all(context: Context, numbers: tuple[str, ...], *, is_enabled: bool)
 def quarantine(context: Context, numbers: tuple[str, ...], hours: float) -> None:
     """Keep numbers from new leases for a while. Leases that are open go on."""
     until = time.time() + hours * 3600
-
-    async def turn(database: Database) -> int:
-        return await database.store.run(roster.quarantine, database.vault, numbers, until)
-
-    _tell_count(context, f"quarantined until {moment(until)} UTC", with_database(context, turn))
+    count = _change(
+        context, numbers, "quarantine", lambda tx, vault: roster.quarantine(tx, vault, numbers, until), until=until
+    )
+    _tell_count(context, f"quarantined until {moment(until)} UTC", count)
 
 
 @numbers_group.command("release")
@@ -440,12 +448,12 @@ def quarantine(context: Context, numbers: tuple[str, ...], hours: float) -> None
 def release(context: Context, numbers: tuple[str, ...], cooldowns: bool) -> None:
     """End the quarantine of numbers."""
 
-    async def turn(database: Database) -> int:
+    def end(tx: Tx, vault: Vault) -> int:
         if cooldowns:
-            await database.store.run(roster.end_cooldowns, database.vault, numbers, time.time())
-        return await database.store.run(roster.quarantine, database.vault, numbers, 0.0)
+            roster.end_cooldowns(tx, vault, numbers, time.time())
+        return roster.quarantine(tx, vault, numbers, 0.0)
 
-    _tell_count(context, "released", with_database(context, turn))
+    _tell_count(context, "released", _change(context, numbers, "release", end, cooldowns=cooldowns))
 
 
 @numbers_group.command("remove")
@@ -454,11 +462,25 @@ def release(context: Context, numbers: tuple[str, ...], cooldowns: bool) -> None
 @click.pass_obj
 def remove(context: Context, numbers: tuple[str, ...]) -> None:
     """Take numbers out of the pool. One that is put back keeps its cool-downs."""
+    count = _change(context, numbers, "remove", lambda tx, vault: roster.remove(tx, vault, numbers, time.time()))
+    _tell_count(context, "removed", count)
 
-    async def turn(database: Database) -> int:
-        return await database.store.run(roster.remove, database.vault, numbers, time.time())
 
-    _tell_count(context, "removed", with_database(context, turn))
+def _change(
+    context: Context, numbers: Sequence[str], word: str, change: Callable[[Tx, Vault], int], **detail: Any
+) -> int:
+    """Changes numbers, each with its entry in the audit log; how many. Raises NumbersError."""
+
+    async def work(database: Database) -> int:
+        def unit(tx: Tx) -> int:
+            for row in roster.pick(tx, database.vault, numbers):
+                subject = f"number:{row['id']}"
+                audit.note(tx, time.time(), ACTOR, f"number.{word}", subject, upstream=row["upstream"], **detail)
+            return change(tx, database.vault)
+
+        return await database.store.run(unit)
+
+    return with_database(context, work)
 
 
 def _tell_count(context: Context, word: str, count: int) -> None:

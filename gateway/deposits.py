@@ -35,6 +35,25 @@ class ReferenceUsed(DepositError):
         super().__init__("this reference was used for another deposit before: nothing was booked")
 
 
+class UnknownPayment(DepositError):
+    """There is no such payment."""
+
+    def __init__(self, payment_id: int) -> None:
+        super().__init__(f"there is no payment {payment_id}")
+
+
+class NotOpen(DepositError):
+    """The payment is over, or can't be closed this way."""
+
+
+class WrongCurrency(DepositError):
+    """The account is kept in another currency."""
+
+
+class BadReference(DepositError):
+    """What is no reference."""
+
+
 class Outcome(StrEnum):
     """What came of a payment that was told of."""
 
@@ -124,7 +143,7 @@ def assign(tx: Tx, payment_id: int, account_id: int, at: float, actor: str) -> M
     """Books an unbooked payment to an account; how much. Raises DepositError, KeyError."""
     row = _open_row(tx, payment_id)
     if row["state"] != "unbooked":
-        raise DepositError(f"payment {payment_id} is a {row['reason']}: it can only be dismissed")
+        raise NotOpen(f"payment {payment_id} is a {row['reason']}: it can only be dismissed")
     money = _money(row)
     _require(tx, account_id, money, row["reference"])
     _book(tx, row["id"], account_id, money, row["reference"], row["source"], at, actor, row["note"], "")
@@ -141,14 +160,34 @@ def dismiss(tx: Tx, payment_id: int, at: float, actor: str, note: str = "") -> N
     audit.note(tx, at, actor, "deposit.dismiss", f"payment:{payment_id}", amount=str(_money(row)), note=note)
 
 
+_SHOWN = (
+    "select p.id, p.at, p.source, p.reference, p.state, p.amount, p.currency, p.told_account, p.reason, p.note,"
+    " a.name as account from payments p left join accounts a on a.id = p.account_id"
+)
+
+
+def shown(tx: Tx, payment_id: int) -> Row:
+    """One payment as `payments` has it. Raises UnknownPayment."""
+    row = tx.one(f"{_SHOWN} where p.id = :id", id=min(payment_id, 2**63 - 1))
+    if row is None:
+        raise UnknownPayment(payment_id)
+    return row
+
+
+def shown_by_reference(tx: Tx, source: str, reference: str) -> Row:
+    """As `shown`, by what its source calls it. Raises KeyError."""
+    row = tx.one(f"{_SHOWN} where p.source = :source and p.reference = :reference", source=source, reference=reference)
+    if row is None:
+        raise KeyError(reference)
+    return row
+
+
 def payments(
     tx: Tx, *, account_id: int | None = None, is_open: bool = False, after: int = 0, limit: int = PAGE_ROWS
 ) -> Sequence[Row]:
     """Payments with ids above `after`, oldest first: all, one account's, or those that wait for a person."""
     return tx.all(
-        "select p.id, p.at, p.source, p.reference, p.state, p.amount, p.currency, p.told_account, p.reason, p.note,"
-        " a.name as account from payments p left join accounts a on a.id = p.account_id"
-        " where p.id > :after and (p.account_id = :account or :account = 0)"
+        f"{_SHOWN} where p.id > :after and (p.account_id = :account or :account = 0)"
         " and (p.state in ('unbooked', 'reversal') or :is_open = 0) order by p.id limit :limit",
         after=after, account=account_id or 0, is_open=int(is_open), limit=limit,
     )  # fmt: skip
@@ -176,7 +215,7 @@ def _require(tx: Tx, account_id: int, money: Money, reference: str) -> None:
     _require_form(money, reference)
     currency = ledger.balance(tx, account_id).available.currency
     if money.currency != currency:
-        raise DepositError(f"the account is kept in {currency}")
+        raise WrongCurrency(f"the account is kept in {currency}")
 
 
 def _require_form(money: Money, reference: str) -> None:
@@ -185,7 +224,7 @@ def _require_form(money: Money, reference: str) -> None:
     if money.micros > MAX_MICROS:
         raise DepositError("the amount is too large")
     if not 0 < len(reference) <= REFERENCE_LENGTH_MAX or not reference.isprintable():
-        raise DepositError(f"a reference has 1 to {REFERENCE_LENGTH_MAX} printable characters")
+        raise BadReference(f"a reference has 1 to {REFERENCE_LENGTH_MAX} printable characters")
 
 
 def _problem(account: Row | None, told: Told) -> str:
@@ -266,9 +305,9 @@ def _open_row(tx: Tx, payment_id: int) -> Row:
     """As `_lock`, for one that waits for a person. Raises DepositError."""
     row = tx.one("update payments set state = state where id = :id returning *", id=min(payment_id, 2**63 - 1))
     if row is None:
-        raise DepositError(f"there is no payment {payment_id}")
+        raise UnknownPayment(payment_id)
     if row["state"] not in ("unbooked", "reversal"):
-        raise DepositError(f"payment {payment_id} is {row['state']} already")
+        raise NotOpen(f"payment {payment_id} is {row['state']} already")
     return row
 
 

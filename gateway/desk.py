@@ -12,7 +12,9 @@ that it is leased once, whoever looks at the same time. Numbers, codes and texts
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from gateway import audit
 from gateway.errors import HasSms, NotAllowed, UnknownLease
 from gateway.inhouse import DeskOrder, DeskState, DeskTask, Shelves
 from gateway.model import Clock, Sms
@@ -362,6 +364,7 @@ def _type_number(
         )
     except Conflict:
         raise NotAllowed("this number is on the desk already") from None
+    _note(tx, upstream, "desk.number", task, at)
     return _task(tx, vault, upstream, task)
 
 
@@ -390,7 +393,13 @@ def _offer(
         )  # fmt: skip
     except Conflict:
         raise NotAllowed("this number is on the desk already") from None
+    _note(tx, upstream, "desk.offer", task, at, service=service, country=country)
     return _task(tx, vault, upstream, task)
+
+
+def _note(tx: Tx, upstream: str, action: str, task: int, at: float, **detail: Any) -> None:
+    """In the audit log: the person at the desk did something. What was typed is not in it."""
+    audit.note(tx, at, f"desk:{upstream}", action, f"task:{task}", **detail)
 
 
 def _digest(vault: Vault, number: str) -> str:
@@ -427,6 +436,7 @@ def _type_message(tx: Tx, vault: Vault, upstream: str, task: int, code: str, tex
         " values (:task, :round, :code, :text, :at) returning id",
         task=task, round=known.round, code=vault.seal(code), text=vault.seal(text), at=at,
     )  # fmt: skip
+    _note(tx, upstream, "desk.message", task, at)
     return _task(tx, vault, upstream, task)
 
 
@@ -476,6 +486,7 @@ def _fail(tx: Tx, vault: Vault, upstream: str, task: int, at: float) -> DeskTask
     if not known.is_open or known.until <= at:
         raise NotAllowed(_OVER)
     _end(tx, task, DeskState.FAILED, at)
+    _note(tx, upstream, "desk.fail", task, at)
     return _task(tx, vault, upstream, task)
 
 

@@ -10,7 +10,7 @@ from gateway.activations import Activations
 from gateway.errors import TooManyRequests, UnknownActivation
 from gateway.house import House
 from gateway.inbox import Inbox
-from gateway.limits import Limits
+from gateway.limits import HELD_SECONDS_MAX, Limits
 from gateway.live import Live
 from gateway.purchases import Purchases
 from gateway.readers import Readers
@@ -62,20 +62,28 @@ class Front:
         One that is late is to be held back (`limits.hold_back`) before anything is done for it.
         """
         default = self.house.settings.gateway.limits.polls_per_minute
-        return self.limits.turn_seconds(caller.key_id, caller.polls_per_minute or default)
+        late = self.limits.turn_seconds(caller.key_id, caller.polls_per_minute or default)
+        for pace in caller.paces:
+            if late > HELD_SECONDS_MAX:
+                break  # what a key or branch floods with is not taken from the others above it
+            if pace.polls is not None:
+                late = max(late, self.limits.turn_seconds(pace.subject, pace.polls))
+        return late
 
     async def count_change(self, caller: Caller, count: int = 1) -> None:
         """Counts a purchase or a change, or several at once. Raises TooManyRequests.
 
         A key with a limit of its own is counted alone, the others of an account together: more keys make no more
-        changes.
+        changes. What accounts are ruled to is counted beside, for all below each of them together.
         """
         if caller.changes_per_minute:
             who, most = f"key:{caller.key_id}", caller.changes_per_minute
         else:
             who, most = f"account:{caller.account_id}", self.house.settings.gateway.limits.changes_per_minute
-        if not await self.limits.change(who, most, count):
-            raise TooManyRequests(self.limits.window_seconds_left())
+        ruled = ((f"below {pace.subject}", pace.changes) for pace in caller.paces if pace.changes is not None)
+        for name, limit in ((who, most), *ruled):
+            if not await self.limits.change(name, limit, count):
+                raise TooManyRequests(self.limits.window_seconds_left())
 
     async def count_change_of(self, caller: Caller | None, session: Session | None) -> None:
         """As `count_change`, of whoever asks: a caller, or an operator's session. Raises TooManyRequests."""

@@ -59,7 +59,12 @@ def begin(tx: Tx, vault: Vault, email: str, place: str, at: float) -> Attempt:
     return Attempt(row, of_person, of_address)
 
 
-def succeeded(tx: Tx, attempt: Attempt, user_id: int) -> int | None:
+def failed(tx: Tx, attempt: Attempt, at: float) -> None:
+    """Writes down that an attempt failed, and whom it was about where that is somebody: what was typed is not kept."""
+    manage.note_person(tx, at, "unproven", "session.refuse", attempt.row["id"] if attempt.row is not None else None)
+
+
+def succeeded(tx: Tx, attempt: Attempt, user_id: int, at: float, *, is_sign_in: bool) -> int | None:
     """Takes a counted attempt back; the epoch that a session is made under, None where the person is kept out by now.
 
     The address keeps the failures of others, or its owner could wipe them out with an account of its own.
@@ -77,7 +82,11 @@ def succeeded(tx: Tx, attempt: Attempt, user_id: int) -> int | None:
         id=user_id,
         hash=attempt.row["password_hash"] if attempt.row else "",
     )
-    return int(row["session_epoch"]) if row is not None else None
+    if row is None:
+        return None
+    if is_sign_in:
+        manage.note_person(tx, at, f"user:{user_id}", "session.open", user_id)
+    return int(row["session_epoch"])
 
 
 def switch_user(

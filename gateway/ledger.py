@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 
-from gateway import caps, levels, proofs, tree
+from gateway import caps, fuse, levels, proofs, tree
 from gateway.caps import TAKES_NO_PLACE
 from gateway.errors import CallerError, NoBalance, TooManyOpen
 from gateway.money import MAX_MICROS, Money
@@ -547,6 +547,7 @@ def verify(tx: Tx) -> list[str]:
         *proofs.verify(tx),
         *tree.verify(tx),
         *caps.verify(tx),
+        *fuse.verify(tx),
     ]
 
 

@@ -58,27 +58,28 @@ class Limits:
         self._clock = clock
         self._ticks = ticks
         self._own = FixedWindowRateLimiter(MemoryStorage())
-        self._due: dict[int, float] = {}
+        self._due: dict[int | str, float] = {}
         self._pool = _pool(redis_url) if redis_url else None
         self._shared = SharedLimiter(_storage(redis_url, self._pool)) if redis_url and self._pool else None
         self._rest_until = 0.0
         self._items: dict[int, RateLimitItemPerMinute] = {}
 
-    def turn_seconds(self, key_id: int, per_minute: int) -> float:
-        """Counts a request; how long it would have to wait to keep to the key's pace, 0 within the limit.
+    def turn_seconds(self, who: int | str, per_minute: int) -> float:
+        """Counts a request; how long it would have to wait to keep to the pace of a key, 0 within the limit.
 
-        One number per key: the moment up to which its requests so far would have lasted at that pace. Not the library
-        that counts changes: its storage starts threads to forget, which costs 20 µs (docs/decisions.md).
+        `who` is the key's id, or the name of those who share a pace. One number for each: the moment up to which its
+        requests so far would have lasted at that pace. Not the library that counts changes: its storage starts threads
+        to forget, which costs 20 µs (docs/decisions.md).
         """
         now = self._ticks()
         pause = WINDOW_SECONDS / per_minute
         ahead = (min(per_minute, max(AT_ONCE_MIN, per_minute // 10)) - 1) * pause
-        due = self._due.get(key_id)
+        due = self._due.get(who)
         if due is None:
             self._make_room(now)
         if due is None or due < now:
             due = now
-        self._due[key_id] = min(due + pause, now + ahead + pause + DEBT_SECONDS_MAX)
+        self._due[who] = min(due + pause, now + ahead + pause + DEBT_SECONDS_MAX)
         # Sums of fractions: a request that is in time to a microsecond is in time.
         late = due - now - ahead
         return late if late > 1e-6 else 0.0
@@ -123,7 +124,7 @@ class Limits:
 
     def _make_room(self, now: float) -> None:
         if len(self._due) >= PACED_MAX:
-            self._due = {key_id: due for key_id, due in self._due.items() if due > now}
+            self._due = {who: due for who, due in self._due.items() if due > now}
 
 
 async def hold_back(seconds: float) -> bool:

@@ -15,6 +15,8 @@ from typing import Any
 from gateway import (
     accounts,
     audit,
+    deposits,
+    fuse,
     ledger,
     levels,
     markups,
@@ -34,6 +36,7 @@ from gateway.markups import MarkupError, Rule
 from gateway.money import Money, parse, plain
 from gateway.recharges import Recharge
 from gateway.rules import Rules
+from gateway.settings import FuseSettings
 from gateway.statements import Statement
 from gateway.store import Row, Tx
 from gateway.users import Role
@@ -311,7 +314,10 @@ def set_key(
     *,
     known_tags: Collection[str] | None = None,
 ) -> Row:
-    """Sets some of a key's `name`, `dialect`, limits and `may_manage`; the key. Raises AccountError."""
+    """Sets some of a key's `name`, `dialect`, limits, `may_manage` and `has_old_counts`; the key.
+
+    Raises AccountError.
+    """
     require(tx, manager, at)
     row = accounts.find_key(tx, key_id, manager.account_id)
     tree.lock(tx, [row["account_id"]])
@@ -325,8 +331,59 @@ def set_key(
         accounts.set_limits(tx, key_id, limits)
     if "may_manage" in changes:
         accounts.set_may_manage(tx, key_id, changes["may_manage"])
+    if "has_old_counts" in changes:
+        accounts.set_old_counts(tx, key_id, has_old_counts=changes["has_old_counts"])
     _note(tx, manager, at, "key.set", f"key:{key_id}", row["account_id"], **changes)
     return accounts.shown_key(tx, key_id)
+
+
+# Fuses
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A key's fuse, and when it was stopped, the newest first."""
+
+    key_id: int
+    account: str
+    name: str
+    state: fuse.State
+    stops: Sequence[Row]
+
+
+def fuse_of(tx: Tx, within: int | None, key_id: int, settings: FuseSettings, at: float) -> Fused:
+    """A key's fuse. Raises UnknownKey."""
+    row = accounts.find_key(tx, key_id, within)
+    state = fuse.state(tx, key_id, settings, at)
+    return Fused(row["id"], row["account"], row["name"], state, fuse.stops(tx, row["account_id"], row["origin_id"]))
+
+
+def set_fuse(
+    tx: Tx,
+    manager: Manager,
+    key_id: int,
+    settings: FuseSettings,
+    at: float,
+    *,
+    changes: Mapping[str, float | None] | None = None,
+    is_reset: bool = False,
+) -> Fused:
+    """Gives a key some settings of its own, as `fuse.set_own`, or ends its stop and counts anew; its fuse.
+
+    Safe to repeat. Raises UnknownKey.
+    """
+    require(tx, manager, at)
+    row = accounts.find_key(tx, key_id, manager.account_id)
+    fuse.set_own(tx, key_id, changes or {})
+    if is_reset:
+        fuse.reset(tx, key_id)
+    _note(tx, manager, at, "key.fuse", f"key:{key_id}", row["account_id"], reset=is_reset, **(changes or {}))
+    return fuse_of(tx, manager.account_id, key_id, settings, at)
+
+
+def blown(tx: Tx, within: int | None, settings: FuseSettings, at: float) -> tuple[list[fuse.Hurt], Sequence[Row]]:
+    """Which keys are slowed or stopped now, and the latest stops."""
+    return fuse.hurt(tx, within, settings, at), fuse.stops(tx, within)
 
 
 # Money
@@ -422,6 +479,57 @@ def transfers(tx: Tx, within: int | None, *, account_id: int | None, before: int
         before=before,
         limit=limit,
     )
+
+
+# Deposits
+
+
+def pay_in(
+    tx: Tx,
+    manager: Manager,
+    name: str,
+    amount: str,
+    currency: str | None,
+    reference: str,
+    at: float,
+    *,
+    note: str = "",
+) -> Row:
+    """As `deposits.pay_in`, by name, for operators; the payment as it was booked first.
+
+    Without a `currency` it is the account's. Raises NotYours, UnknownAccount, DepositError, MoneyError.
+    """
+    _require_operator(manager)
+    row = accounts.find(tx, name)
+    money = parse(amount, currency or row["currency"])
+    deposits.pay_in(tx, row["id"], money, reference, deposits.OPERATOR, at, manager.actor, note)
+    return deposits.shown_by_reference(tx, deposits.OPERATOR, reference)
+
+
+def assign_payment(tx: Tx, manager: Manager, payment_id: int, name: str, at: float) -> Row:
+    """As `deposits.assign`, by name, for operators; the payment. Raises NotYours, UnknownAccount, DepositError."""
+    _require_operator(manager)
+    deposits.shown(tx, payment_id)
+    deposits.assign(tx, payment_id, accounts.find(tx, name)["id"], at, manager.actor)
+    return deposits.shown(tx, payment_id)
+
+
+def dismiss_payment(tx: Tx, manager: Manager, payment_id: int, at: float, *, note: str = "") -> Row:
+    """As `deposits.dismiss`, for operators; the payment. Raises NotYours, DepositError."""
+    _require_operator(manager)
+    deposits.dismiss(tx, payment_id, at, manager.actor, note)
+    return deposits.shown(tx, payment_id)
+
+
+def payments_page(tx: Tx, name: str | None, *, is_open: bool, after: int, limit: int) -> Sequence[Row]:
+    """As `deposits.payments`, by name. Raises UnknownAccount."""
+    account_id = None if name is None else accounts.find(tx, name)["id"]
+    return deposits.payments(tx, account_id=account_id, is_open=is_open, after=after, limit=limit)
+
+
+def _require_operator(manager: Manager) -> None:
+    if manager.account_id is not None:
+        raise NotYours("money from outside is booked by operators")
 
 
 # Vouchers and recharges
@@ -634,6 +742,22 @@ def set_password(tx: Tx, manager: Manager, row: Row, password_hash: str, at: flo
     """As `users.set_password`, for operators."""
     users.set_password(tx, row["id"], password_hash)
     _note_user(tx, manager, at, "user.password", row)
+
+
+def change_own_password(tx: Tx, user_id: int, password_hash: str, known: str, at: float) -> int | None:
+    """As `users.set_password`, by the person, who has proved the one known; the new epoch, None where it was changed
+    or the person disabled meanwhile."""
+    epoch = users.set_password(tx, user_id, password_hash, instead_of=known)
+    if epoch is not None:
+        note_person(tx, at, f"user:{user_id}", "user.password", user_id)
+    return epoch
+
+
+def note_person(tx: Tx, at: float, actor: str, action: str, user_id: int | None) -> None:
+    """In the audit log: something befell a person, or (None) whoever was taken for one. It takes the same work."""
+    row = tx.one("select account_id from users where id = :id", id=user_id or 0)
+    subject = "user:unknown" if user_id is None else f"user:{user_id}"
+    audit.note(tx, at, actor, action, subject, account_id=row["account_id"] if row is not None else None)
 
 
 def _note_user(tx: Tx, manager: Manager, at: float, action: str, row: Row, **detail: Any) -> None:

@@ -32,6 +32,11 @@ NAME_LENGTH_MAX = 100
 SPEND_CAPS = {"hour": "spend_hour", "day": "spend_day", "month": "spend_month", "total": "spend_total"}
 """The rule that caps what is spent, by the period it is for."""
 
+PER_MINUTE = ("polls_per_minute", "changes_per_minute")
+"""Rules of accounts alone: a key has limits of its own."""
+
+PER_MINUTE_MAX = 1_000_000_000
+
 _TWO_LETTERS = re.compile(r"[A-Za-z]{2}")
 
 
@@ -85,6 +90,8 @@ class Rules:
     spend_day: int | None = None
     spend_month: int | None = None
     spend_total: int | None = None
+    polls_per_minute: int | None = None
+    changes_per_minute: int | None = None
 
     def cap(self, period: str) -> int | None:
         """The most that may be spent in a period (`SPEND_CAPS`), None where nobody says."""
@@ -130,6 +137,25 @@ def dialects(levels: Iterable[Rules]) -> frozenset[str] | None:
 def ip_ranges(levels: Iterable[Rules]) -> tuple[tuple[str, ...], ...]:
     """Lists of ranges of which a caller's address has to be in each."""
     return tuple(rules.ip_ranges for rules in levels if rules.ip_ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much may be asked for in a minute by an account and all below it together; None says nothing."""
+
+    subject: str
+    polls: int | None
+    changes: int | None
+
+
+def paces(levels: Iterable[tuple[str, Rules]]) -> tuple[Pace, ...]:
+    """The paces that these levels, by subject, have to keep, those of the last level first."""
+    found = [
+        Pace(subject, rules.polls_per_minute, rules.changes_per_minute)
+        for subject, rules in levels
+        if rules.polls_per_minute is not None or rules.changes_per_minute is not None
+    ]
+    return tuple(reversed(found))
 
 
 def _shared(one: frozenset[Any] | None, other: frozenset[Any] | None) -> frozenset[Any] | None:
@@ -178,6 +204,8 @@ def from_row(row: Mapping[str, Any]) -> Rules:
         spend_day=row["spend_day"],
         spend_month=row["spend_month"],
         spend_total=row["spend_total"],
+        polls_per_minute=row["polls_per_minute"],
+        changes_per_minute=row["changes_per_minute"],
     )
 
 
@@ -238,6 +266,8 @@ def _require_sense(name: str, value: Any) -> None:
         raise RuleError(f"{IP_RANGES_MAX} address ranges at most")
     if name == "open_max" and not 1 <= value <= OPEN_MAX:
         raise RuleError(f"open_max is from 1 to {OPEN_MAX}")
+    if name in PER_MINUTE and not 1 <= value <= PER_MINUTE_MAX:
+        raise RuleError(f"{name} is from 1 to {PER_MINUTE_MAX}")
     if (name == "price_max" or name in SPEND_CAPS.values()) and not 0 < value <= MAX_MICROS:
         raise RuleError(f"{name} is an amount above zero")
 

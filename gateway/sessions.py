@@ -15,7 +15,7 @@ import jwt
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from gateway import guesses, passwords, revisions, users
+from gateway import guesses, manage, passwords, revisions, users
 from gateway.accounts import ID_MAX, Caller, Callers
 from gateway.errors import BadKey
 from gateway.guesses import Attempt, TooManyGuesses
@@ -84,7 +84,7 @@ class Sessions:
         if not self._house.vault.session_secrets:
             raise NotSetUp
         with self.passwords.place():
-            attempt, epoch = await self._prove(email, password, address)
+            attempt, epoch = await self._prove(email, password, address, is_sign_in=True)
             row = attempt.row or {}
             if self.passwords.is_outdated(row["password_hash"]):
                 newer = await self.passwords.hash(password)
@@ -103,17 +103,17 @@ class Sessions:
         passwords.check(new)
         with self.passwords.place():
             hashed = await self.passwords.hash(new)
-            attempt, _ = await self._prove(session.person.email, current, address)
+            attempt, _ = await self._prove(session.person.email, current, address, is_sign_in=False)
             known = attempt.row["password_hash"] if attempt.row else ""
-            store = self._house.store
-            epoch = await store.run(users.set_password, session.person.id, hashed, instead_of=known)
+            run, at = self._house.store.run, self._house.clock()
+            epoch = await run(manage.change_own_password, session.person.id, hashed, known, at)
         if epoch is None:
             raise NotProven
         await self.refresh()
         log.info("session.password_changed", user=session.person.id)
         return self._opened(session.person, epoch)
 
-    async def _prove(self, email: str, password: str, address: str) -> tuple[Attempt, int]:
+    async def _prove(self, email: str, password: str, address: str, *, is_sign_in: bool) -> tuple[Attempt, int]:
         """The same work whoever it is, if anybody. Raises NotProven, TooManyGuesses, Unavailable."""
         house = self._house
         place = guesses.network(address)
@@ -131,8 +131,9 @@ class Sessions:
         is_right = await self.passwords.matches(row["password_hash"] if row else None, password)
         if row is None or not is_right or row["disabled_at"] is not None:
             log.info("session.not_proven", user=row["id"] if row else None)
+            await house.store.run(guesses.failed, attempt, house.clock())
             raise NotProven
-        epoch = await house.store.run(guesses.succeeded, attempt, row["id"])
+        epoch = await house.store.run(guesses.succeeded, attempt, row["id"], house.clock(), is_sign_in=is_sign_in)
         if epoch is None:
             raise NotProven
         return attempt, epoch

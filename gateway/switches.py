@@ -3,7 +3,7 @@ follows within a second, and a restart forgets nothing."""
 
 from __future__ import annotations
 
-from gateway import revisions
+from gateway import audit, revisions
 from gateway.store import Tx
 
 REVISION = "upstreams"
@@ -25,6 +25,7 @@ def set_drained(tx: Tx, upstream: str, at: float, actor: str, *, is_drained: boo
         actor=actor,
     )
     revisions.bump(tx, REVISION)
+    audit.note(tx, at, actor, "upstream.drain" if is_drained else "upstream.resume", f"upstream:{upstream}")
     return True
 
 

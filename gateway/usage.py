@@ -19,6 +19,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -86,14 +87,14 @@ _BELOW = "account_id in (select account_id from account_tree where ancestor_id =
 
 _OF_EVERYBODY = (
     f"select {', '.join((*_KEY, *_SUMS))} from usage_days where {_IN_DAYS}"  # noqa: S608 — names of our own columns
-    f" union all select {_ONE} from activations where {_NOT_COUNTED}"
+    f" union all select * from (select {_ONE} from activations where {_NOT_COUNTED}) a where {_IN_DAYS}"
 )
 _OF_A_BRANCH = (
     f"select {', '.join((*_PLACE, *_COUNTED))}, 0 as earned from usage_days where {_IN_DAYS} and {_BELOW}"  # noqa: S608
     f" union all select {', '.join(_PLACE)}, {', '.join('0' for _ in _COUNTED)}, amount from usage_margins"
     f" where seller_id = :within and {_IN_DAYS}"
-    f" union all select {_PLACE_OF_ONE}, {_COUNTED_OF_ONE}, {_EARNED_OF_ONE}"
-    f" from activations where {_NOT_COUNTED} and {_BELOW}"
+    f" union all select * from (select {_PLACE_OF_ONE}, {_COUNTED_OF_ONE}, {_EARNED_OF_ONE}"
+    f" from activations where {_NOT_COUNTED} and {_BELOW}) a where {_IN_DAYS}"
 )
 
 
@@ -239,8 +240,9 @@ def _summed(
 ) -> Sequence[Row]:
     # As PostgreSQL has them, sums of whole numbers are decimals, which take long to read.
     summed = ", ".join(f"cast(sum({name}) as bigint) as {name}" for name in sums)
+    # Days are picked out within: what is picked here PostgreSQL takes to be next to nothing, and sorts it on disk.
     return tx.all(
-        f"select {', '.join(places)}, {summed} from ({source}) u where {_IN_DAYS} group by {', '.join(places)}",  # noqa: S608 — constant text and names of our own columns
+        f"select {', '.join(places)}, {summed} from ({source}) u group by {', '.join(places)}",  # noqa: S608 — constant text and names of our own columns
         first=query.first,
         end=query.end,
         # A day more on either side: which day it is of is decided above.
@@ -254,16 +256,17 @@ def _folded(
     tx: Tx, by: Sequence[str], rows: Sequence[Row], margin: Callable[[str, Sequence[Row]], Mapping[str, int]]
 ) -> list[Line]:
     """Rows that differ in the currency of their cost alone become one line."""
-    names = _account_names(tx) if "account" in by else {}
+    columns, names = _columns(by), _account_names(tx) if "account" in by else {}
+    shown = [_SHOWN_BY.get(name, _as_it_is) for name in by]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple([row[column] for column in _columns(by)]), []).append(row)
+        groups.setdefault(tuple([row[column] for column in columns]), []).append(row)
     lines = []
     # Put in order here: asked to, PostgreSQL would sort all it adds up, by the rules of a language.
-    for (*values, currency), group in sorted(groups.items(), key=itemgetter(0)):
-        place = {name: _shown(name, value, names) for name, value in zip(by, values, strict=True)}
-        counted = {name: sum(row[name] for row in group) for name in _COUNTED}
-        lines.append(Line(place, currency, **counted, margin=margin(currency, group)))
+    for values, group in sorted(groups.items(), key=itemgetter(0)):
+        place = {name: show(value, names) for name, show, value in zip(by, shown, values, strict=False)}
+        counted = {name: group[0][name] if len(group) == 1 else sum([row[name] for row in group]) for name in _COUNTED}
+        lines.append(Line(place, values[-1], **counted, margin=margin(values[-1], group)))
     return lines
 
 
@@ -272,7 +275,7 @@ def _operators_margin(currency: str, rows: Sequence[Row]) -> dict[str, int]:
 
 
 def _accounts_margin(currency: str, rows: Sequence[Row]) -> dict[str, int]:
-    return {currency: sum(row["earned"] for row in rows)}
+    return {currency: sum([row["earned"] for row in rows])}
 
 
 def margin_of(currency: str, sold: int, costs: Mapping[str, int]) -> dict[str, int]:
@@ -287,10 +290,20 @@ def _account_names(tx: Tx) -> dict[int, str]:
     return {row["id"]: row["name"] for row in tx.all("select id, name from accounts")}
 
 
-def _shown(name: str, value: Any, accounts: Mapping[int, str]) -> Any:
-    if name == "day":
-        return day_text(value)
-    return accounts.get(value, str(value)) if name == "account" else value
+def _as_it_is(value: Any, _accounts: Mapping[int, str]) -> Any:
+    return value
+
+
+def _as_day(value: int, _accounts: Mapping[int, str]) -> str:
+    return day_text(value)
+
+
+def _as_account(value: int, accounts: Mapping[int, str]) -> str:
+    return accounts.get(value, str(value))
+
+
+_SHOWN_BY: Mapping[str, Callable[[Any, Mapping[int, str]], Any]] = {"day": _as_day, "account": _as_account}
+"""What a person reads in place of an id or a number of days."""
 
 
 def day_of(moment: date) -> int:
@@ -298,6 +311,7 @@ def day_of(moment: date) -> int:
     return moment.toordinal() - date(1970, 1, 1).toordinal()
 
 
+@lru_cache(DAYS_MAX)
 def day_text(day: int) -> str:
     return date.fromordinal(date(1970, 1, 1).toordinal() + day).isoformat()
 

@@ -24,19 +24,22 @@ class Shell:
 
     group: ClassVar[tuple[str, ...]] = ()
 
-    def run(self, *arguments: str) -> Result:
-        """Commands set logging up to write to the standard error they are run with: afterwards it is as before."""
+    def run(self, *arguments: str, typed: str = "") -> Result:
+        """`typed` is what comes from standard input.
+
+        Commands set logging up to write to the standard error they are run with: afterwards it is as before.
+        """
         before = logging.getLogger().handlers[:]
         command = ["--config", str(self.directory), *self.group, *arguments]
         try:
-            return CliRunner().invoke(main, command, env=dict(self.values))
+            return CliRunner().invoke(main, command, input=typed, env=dict(self.values))
         finally:
             structlog.reset_defaults()
             logging.getLogger().handlers[:] = before
 
-    def ok(self, *arguments: str) -> str:
+    def ok(self, *arguments: str, typed: str = "") -> str:
         """What a command that succeeds says."""
-        result = self.run(*arguments)
+        result = self.run(*arguments, typed=typed)
         assert result.exit_code == 0, (arguments, result.output, result.exception)
         return result.stdout
 

@@ -197,6 +197,27 @@ async def test_5sim_notes_it_too(world: World) -> None:
         assert bool(await written(world)) is await shows(world, response), path
 
 
+async def test_5sims_hosting_notes_it_too(world: World) -> None:
+    headers, id_ = {"authorization": f"Bearer {key_of(world)}"}, world.it("rental", ME)
+    shown = 0
+    for path in (
+        f"check/{id_}", f"sms/inbox/{id_}", f"sms/inbox/{id_}?limit=1", f"sms/inbox/{id_}?offset=5",
+        "orders?category=hosting", "orders?category=hosting&offset=5", "orders?category=activation&offset=5",
+        f"finish/{id_}", f"check/{id_}",
+    ):  # fmt: skip
+        await forget(world)
+        response = await world.client.get(f"/v1/user/{path}", headers=headers)
+        assert response.status_code == 200, response.text
+        is_shown = await shows(world, response)
+        assert bool(await written(world)) is is_shown, path
+        shown += is_shown
+    assert shown == 6
+    other = {"authorization": f"Bearer {key_of(world, 'second')}"}
+    await world.client.get(f"/v1/user/sms/inbox/{id_}", headers=other)
+    actors = {actor for actor, _, _ in await written(world)}
+    assert len(actors) == 2
+
+
 async def test_many_notes_are_written_in_parts(world: World) -> None:
     house, readers = world.house.gateway.house, world.house.gateway.readers
     live = house.live.get(int(world.it("activation", ME)))

@@ -19,11 +19,11 @@ import httpx
 import pytest
 
 import compat
-from compat import rest
+from compat import fivesim, rest
 from compat._rest_access import Access
 from compat._rest_http import Operation, Resource
 from compat._rest_models import NoBody
-from gateway import accounts, ledger, users, vouchers
+from gateway import accounts, deposits, ledger, users, vouchers
 from gateway.money import Money
 from gateway.passwords import Passwords
 from gateway.store import Tx
@@ -37,7 +37,7 @@ ME, PARENT, SIBLING, CHILD, TWIN, STRANGER = "Qme", "Qabove", "Qbeside", "Qme.ki
 TREE = {PARENT: None, ME: PARENT, SIBLING: PARENT, CHILD: ME, TWIN: ME, STRANGER: None}
 NOBODY = {
     "account": "Qnone", "key": "999999", "activation": "100999999", "rental": "100999999", "user": "999999",
-    "batch": "999999",
+    "batch": "999999", "payment": "999999",
 }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Entry:
-    """What an endpoint names: an `account`, `key`, `activation`, `rental`, `user` or `batch`, or nobody's thing ("").
+    """What an endpoint names: an `account`, `key`, `activation`, `rental`, `user`, `batch`, `payment`, or nothing ("").
 
     Without `tries` the object is in the path, and the body is empty.
     """
@@ -93,7 +93,8 @@ ENDPOINTS: dict[str, Entry] = {
     "keys": ACCOUNT, "issue_key": Entry("account", [Try(body={})]),
     "key": KEY, "set_key": Entry("key", [Try(body={})]), "key_rules": KEY,
     "set_key_rules": Entry("key", [Try(body={})]),
-    "suspend_key": KEY, "resume_key": KEY, "rotate_key": Entry("key", [Try(body={})]), "revoke_key": KEY,
+    "suspend_key": KEY, "resume_key": KEY, "fuse": KEY, "reset_fuse": KEY, "alerts": NOTHING,
+    "rotate_key": Entry("key", [Try(body={})]), "revoke_key": KEY,
     "transfer": Entry("account", [
         Try(body={"from": "{me}", "to": "{it}", "amount": "0.01"}, headers=ONCE),
         Try(body={"from": "{it}", "to": "{me}", "amount": "0.01"}, headers=ONCE),
@@ -103,6 +104,10 @@ ENDPOINTS: dict[str, Entry] = {
     "vouchers": ACCOUNT, "issue_vouchers": Entry("account", [Try(body={"amount": "0.01"})]),
     "redeem_voucher": Entry("account", [Try(body={"code": VOUCHER})]),
     "batch": Entry("batch"), "revoke_vouchers": Entry("batch"),
+    "deposit": Entry("account", [Try(body={"account": "{it}", "amount": "0.01", "reference": "ref-{n}"})]),
+    "deposits": Entry("account", [Try("/api/v1/deposits?account={it}")]),
+    "assign_payment": Entry("payment", [Try(body={"account": "{me}"})]),
+    "dismiss_payment": Entry("payment", [Try(body={})]),
     "recharge": ACCOUNT, "set_recharge": Entry("account", [Try(body=RECHARGE)]), "end_recharge": ACCOUNT,
     "statement": ACCOUNT, "statement_csv": ACCOUNT, "audit": NOTHING,
     "usage": ACCOUNT, "usage_csv": Entry("account", [Try("/api/v1/accounts/{it}/usage.csv?by=account,key")]),
@@ -141,6 +146,17 @@ ACTIONS: dict[str, Sequence[Mapping[str, str]]] = {
     ), ()),
 }  # fmt: skip
 """What each action of a dialect names as `{it}`, an activation or a rental; nothing where it names nobody's."""
+
+
+FIVESIM: dict[str, Sequence[str]] = {
+    "check": ["check/{it}"], "finish": ["finish/{it}"], "cancel": ["cancel/{it}"], "ban": ["ban/{it}"],
+    "inbox": ["sms/inbox/{it}", "sms/inbox/{it}?limit=1&reverse=true"],
+    "reuse": ["reuse/telegram/{number}"],
+    "profile": (), "orders": (), "payments": (), "max-prices": (), "buy": (), "hosting": (),
+}  # fmt: skip
+"""What each verb of 5sim's protocol names as `{it}`, or by its `{number}`, under `/v1/user/`; nothing as above."""
+
+FIVESIM_LISTS = ("profile", "orders?category=activation", "orders?category=hosting", "payments", "max-prices")
 
 
 @dataclass(frozen=True)
@@ -191,7 +207,7 @@ class World:
     async def ask(self, role: Role, operation: Operation, path: str, entry: Entry, one: Try, it: str) -> httpx.Response:
         words = {"{it}": it, "{me}": role.own or ME, "{n}": str(next(self._numbers))}
         target = one.path or path
-        for place in ("{id}", "{account}", "{key_id}", "{user_id}", "{batch_id}"):
+        for place in ("{id}", "{account}", "{key_id}", "{user_id}", "{batch_id}", "{payment_id}"):
             target = target.replace(place, "{it}")
         body = filled(one.body, words)
         if body is None and operation.body is not None and operation.body is not NoBody:
@@ -230,6 +246,7 @@ class World:
                 "api_keys",
                 "users",
                 "transfers",
+                "payments",
                 "markups",
                 "audit",
             )
@@ -278,6 +295,9 @@ def _people(tx: Tx, world: World) -> None:
             has[f"{which} key in plain"], has["key"] = made.key, str(made.id)
         user_id = users.add(tx, f"{name}@example.com", QUICK.hash(PASSWORD), users.Role.RESELLER, name, NOON)
         has["user"] = str(user_id)
+        told = deposits.Told("generic", f"paid by {name}", f"{name}!", Money(10_000, "USD"))
+        deposits.receive(tx, told, NOON)
+        has["payment"] = str(deposits.payments(tx, is_open=True)[-1]["id"])
         has["batch"] = str(vouchers.issue(tx, vault, account_id, 1, Money(10_000, "USD"), NOON, "test").id)
     users.add(tx, "op@example.com", QUICK.hash(PASSWORD), users.Role.OPERATOR, None, NOON)
 
@@ -456,6 +476,71 @@ async def test_actions_on_what_is_not_ones_own(world: World, dialect: str) -> No
                         assert world.objects[account][mark].encode() not in body, (action, account)
     own = await said(ROLES[0], "getStatus", ID, world.it("activation", ME))
     assert own != await said(ROLES[0], "getStatus", ID, NOBODY["activation"])
+
+
+def fivesim_verbs(world: World) -> set[str]:
+    """Those that need a key."""
+    routes = fivesim.FiveSim(world.house.gateway.front)._routes.values()
+    return {route.verb for route in routes if route.for_caller is not None}
+
+
+async def fivesim_said(world: World, role: Role, path: str, it: str, number: str) -> tuple[int, dict[str, str], bytes]:
+    headers = {"authorization": f"Bearer {world.tokens[role.name]}"}
+    target = filled(path, {"{it}": it, "{number}": number})
+    return seen(await world.client.get(f"/v1/user/{target}", headers=headers))
+
+
+async def test_every_verb_of_5sims_has_an_entry(world: World) -> None:
+    assert fivesim_verbs(world) == set(FIVESIM), "add to FIVESIM what it names, or () for nothing"
+
+
+async def test_verbs_of_5sims_on_what_is_not_ones_own(world: World) -> None:
+    before, tried = await world.rows(), 0
+    await known(world)
+    with world.counted():
+        for role in (role for role in ROLES if not role.is_session):
+            for path, account in itertools.product(itertools.chain(*FIVESIM.values()), set(TREE) - {role.own}):
+                world.calls = 0
+                wanted = await fivesim_said(world, role, path, NOBODY["activation"], "62899999999999")
+                wanted_calls = world.calls
+                assert wanted[0] in (400, 404), path
+                for kind, which in (("activation", "number of tg"), ("rental", "number of a rental")):
+                    world.calls = 0
+                    number = world.objects[account][which]
+                    found = await fivesim_said(world, role, path, world.it(kind, account), number)
+                    assert found == wanted, (role.name, path, account, kind)
+                    assert world.calls == wanted_calls, (role.name, path, account, kind)
+                    tried += 1
+    assert await world.rows() == before
+    assert tried == 3 * 7 * 5 * 2
+
+
+async def test_lists_of_5sims_show_nothing_of_others(world: World) -> None:
+    shown = 0
+    for role, path in itertools.product([role for role in ROLES if not role.is_session], FIVESIM_LISTS):
+        status, _, body = await fivesim_said(world, role, path, "", "")
+        assert status == 200, (path, body)
+        for account in set(TREE) - {role.own}:
+            ids = [f'"id":{world.it(kind, account)},' for kind in ("activation", "rental")]
+            numbers = [world.objects[account][f"number of {which}"] for which in ("tg", "xmute", "a rental")]
+            for mark in (*ids, *numbers):
+                assert mark.encode() not in body, (role.name, path, account)
+        shown += sum(world.objects[role.own][f"number of {which}"].encode() in body for which in ("tg", "a rental"))
+    assert shown == 6
+
+
+async def test_what_is_ones_own_is_found_by_5sims_verbs(world: World) -> None:
+    nobody = NOBODY["activation"]
+    for role in (ROLES[0], ROLES[3]):
+        number = world.objects[role.own]["number of tg"]
+        for verb, kind in (("check", "activation"), ("check", "rental"), ("inbox", "rental"), ("ban", "activation"),
+                           ("cancel", "activation"), ("finish", "activation"), ("finish", "rental"),
+                           ("reuse", "activation")):  # fmt: skip
+            path = FIVESIM[verb][0]
+            wanted = await fivesim_said(world, role, path, nobody, "62899999999999")
+            found = await fivesim_said(world, role, path, world.it(kind, role.own), number)
+            assert found != wanted, (role.name, verb, kind)
+            assert found[0] < 500, (role.name, verb, kind)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/me", "/stubs/handler_api.php?action=getBalance"])

@@ -167,13 +167,14 @@ async def test_generated_requests_find_nothing_that_the_document_does_not_say(
 
     Left out: `positive_data_acceptance`, since a service may be well-formed and not in the catalogue. Who waits is not
     made to wait here. Sessions do not sign out, or all that follows would be refused; and where a session differs from
-    a key in nothing, the key is enough.
+    a key in nothing, the key is enough. What is an operator's alone is asked for as an operator.
     """
     api.stop.is_on = True
     token = api.house.keys["alice"]
     if who != "key":
         token = await signed_in(api, Role(who), "alice" if who == "reseller" else None)
-    chosen = () if who == "key" else ("--include-path-regex", "/(me|me/password|users.*|accounts|balance|purchase)$")
+    of_sessions = "/(me|me/password|users.*|accounts|deposits.*|alerts|balance|purchase)$"
+    chosen = ("--exclude-path-regex", "/deposits") if who == "key" else ("--include-path-regex", of_sessions)
     await api.buy("tg")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

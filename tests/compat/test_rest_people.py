@@ -18,7 +18,7 @@ from argon2 import PasswordHasher
 from structlog.testing import capture_logs
 
 from compat._rest_problems import KINDS
-from gateway import sessions, users
+from gateway import audit, sessions, users
 from gateway.guesses import FREE_PER_ADDRESS, FREE_PER_EMAIL
 from gateway.passwords import PLACES, Passwords
 from gateway.users import Role
@@ -241,6 +241,54 @@ async def test_neither_password_nor_token_reaches_a_log(one: People) -> None:
     assert {line["event"] for line in logs} >= {"session.opened", "session.not_proven", "request.failed"}
     written = repr([{name: value for name, value in line.items() if name != "exc_info"} for line in logs])
     assert not any(secret in written for secret in (token, PASSWORD, ANOTHER, ANN))
+
+
+# Who came in
+
+
+async def audited(people: People) -> list[tuple[str, str, str, int | None]]:
+    rows = await people.api.house.database.store.read(audit.page)
+    return [(row["actor"], row["action"], row["subject"], row["account_id"]) for row in rows]
+
+
+async def test_who_came_in_and_who_was_kept_out_is_in_the_audit_log(people: People) -> None:
+    me = f"user:{people.ids[ANN]}"
+    await people.api.house.database.store.run(users.switch, people.ids[BEN], NOON)
+    for email, password in ((ANN, PASSWORD), (ANN, ANOTHER), (BEN, PASSWORD), ("nobody@example.com", PASSWORD)):
+        await people.try_in(email, password)
+    found = await audited(people)
+    account_id = found[0][3]
+    assert found == [
+        (me, "session.open", me, account_id), ("unproven", "session.refuse", me, account_id),
+        ("unproven", "session.refuse", f"user:{people.ids[BEN]}", found[2][3]),
+        ("unproven", "session.refuse", "user:unknown", None),
+    ]  # fmt: skip
+    assert None not in (account_id, found[2][3])
+    rows = await people.api.house.database.store.read(audit.page)
+    assert {row["detail"] for row in rows} == {"{}"}
+
+
+async def test_ones_own_password_change_is_in_the_audit_log_where_it_was_changed(people: People) -> None:
+    token, me = await people.token(), f"user:{people.ids[ANN]}"
+    for current in (ANOTHER, PASSWORD):
+        await people.ask(token, "PUT", "/api/v1/me/password", {"current_password": current, "new_password": ANOTHER})
+    assert [entry[:3] for entry in await audited(people)] == [
+        (me, "session.open", me), ("unproven", "session.refuse", me), (me, "user.password", me),
+    ]  # fmt: skip
+
+
+async def test_a_reseller_reads_of_its_own_people_and_of_no_others(people: People) -> None:
+    await people.token(BEN)
+    await people.try_in("nobody@example.com", ANOTHER)
+    token = await people.token(ANN)
+    lines = (await people.ask(token, "GET", "/api/v1/audit")).text.splitlines()
+    assert [json.loads(line)["subject"] for line in lines] == [f"user:{people.ids[ANN]}"]
+
+
+async def test_what_is_put_off_for_guessing_fills_no_log(people: People) -> None:
+    for _ in range(FREE_PER_EMAIL + 10):
+        await people.try_in(ANN, ANOTHER)
+    assert len(await audited(people)) == FREE_PER_EMAIL + 1
 
 
 # Floods

@@ -129,6 +129,7 @@ async def test_rules_are_read_set_as_a_whole_and_not_overwritten_unseen(shop: Sh
     given = {
         "services": ["tg", "wa"], "countries": ["ID", 187], "ip_ranges": ["192.0.2.7"], "dialects": ["rest"],
         "price_max": "0.5", "open_max": 3, "spend_day": "5", "expires_at": "2025-07-01T00:00:00Z",
+        "polls_per_minute": 600,
     }  # fmt: skip
     put = await shop.ask("PUT", path, given, if_match=before.headers["etag"])
     assert put.status_code == 200, put.text
@@ -136,7 +137,7 @@ async def test_rules_are_read_set_as_a_whole_and_not_overwritten_unseen(shop: Sh
         "services": ["tg", "wa"], "denied_services": [], "countries": [6, 187], "ip_ranges": ["192.0.2.7/32"],
         "dialects": ["rest"], "price_max": "0.50", "open_max": 3, "spend_hour": None, "spend_day": "5.00",
         "spend_month": None, "spend_total": None, "expires_at": "2025-07-01T00:00:00Z", "suspended_at": None,
-        "currency": "USD", "used": put.json()["used"],
+        "polls_per_minute": 600, "changes_per_minute": None, "currency": "USD", "used": put.json()["used"],
     }  # fmt: skip
     assert {"cap": "day", "used": "0.00", "of": "5.00"} in put.json()["used"]
     assert put.headers["etag"] == (await shop.ask("GET", path)).headers["etag"] != before.headers["etag"]
@@ -155,7 +156,8 @@ async def test_rules_are_read_set_as_a_whole_and_not_overwritten_unseen(shop: Sh
         {"services": []}, {"services": ["zzzzz"]}, {"price_max": "0"}, {"price_max": "-1"}, {"price_max": "NaN"},
         {"price_max": 1}, {"price_max": "0.0000001"}, {"open_max": 0}, {"open_max": True}, {"ip_ranges": ["x"]},
         {"dialects": ["x"]}, {"countries": ["XX"]}, {"expires_at": "2025-06-01"}, {"spend_day": "99999999999"},
-        {"suspended_at": None}, {"nonsense": 1},
+        {"suspended_at": None}, {"nonsense": 1}, {"polls_per_minute": 0}, {"polls_per_minute": "5"},
+        {"changes_per_minute": 1_000_000_001}, {"changes_per_minute": -1},
     ],
     ids=str,
 )  # fmt: skip
@@ -163,6 +165,14 @@ async def test_bad_rules_are_refused_and_change_nothing(one: Shop, given: dict[s
     await one.open()
     assert await one.refused("PUT", TOP + "/alice.shop/rules", given) == "invalid"
     assert (await one.done("GET", TOP + "/alice.shop/rules"))["used"] == []
+
+
+async def test_requests_a_minute_are_a_rule_for_accounts_alone(one: Shop) -> None:
+    made = await one.done("POST", TOP + "/alice/keys", {})
+    for name in ("polls_per_minute", "changes_per_minute"):
+        assert await one.refused("PUT", f"/api/v1/keys/{made['id']}/rules", {name: 5}) == "invalid"
+        assert await one.refused("POST", TOP + "/alice/keys", {"rules": {name: 5}}) == "invalid"
+    assert await one.refused("PUT", TOP + "/alice/rules", {"polls_per_minute": 5}) == "not_yours"
 
 
 async def test_keys_are_made_named_ruled_replaced_stopped_and_ended(shop: Shop) -> None:

@@ -214,7 +214,7 @@ async def test_success_takes_the_attempt_back_and_leaves_others_failures_at_the_
         await begin(database, f"x{place}@example.com")
     await fail(database, 2)
     attempt = await begin(database)
-    assert await database.store.run(guesses.succeeded, attempt, user_id) == 0
+    assert await database.store.run(guesses.succeeded, attempt, user_id, NOW, is_sign_in=True) == 0
     rows = await database.store.read(lambda tx: tx.all("select digest, failed_count from sign_in_attempts"))
     counts = {row["digest"]: row["failed_count"] for row in rows}
     assert attempt.of_person not in counts
@@ -223,12 +223,12 @@ async def test_success_takes_the_attempt_back_and_leaves_others_failures_at_the_
 
 async def test_somebody_else_cannot_keep_a_person_out_of_the_usual_place(database: Database) -> None:
     user_id = await add(database)
-    await database.store.run(guesses.succeeded, await begin(database), user_id)
+    await database.store.run(guesses.succeeded, await begin(database), user_id, NOW, is_sign_in=True)
     for place in range(FREE_PER_EMAIL + 1):
         await begin(database, place=f"198.51.100.{place}")
     assert await pause(database, place=THERE) > 0
     attempt = await begin(database, place=HERE)
-    assert await database.store.run(guesses.succeeded, attempt, user_id) == 0
+    assert await database.store.run(guesses.succeeded, attempt, user_id, NOW, is_sign_in=True) == 0
     assert await pause(database, place=THERE) > 0
 
 
@@ -244,10 +244,10 @@ async def test_whoever_was_disabled_or_given_a_new_password_meanwhile_has_not_su
     user_id = await add(database)
     attempt = await begin(database)
     await database.store.run(users.set_password, user_id, "new")
-    assert await database.store.run(guesses.succeeded, attempt, user_id) is None
+    assert await database.store.run(guesses.succeeded, attempt, user_id, NOW, is_sign_in=True) is None
     attempt = await begin(database)
     await database.store.run(users.switch, user_id, NOW)
-    assert await database.store.run(guesses.succeeded, attempt, user_id) is None
+    assert await database.store.run(guesses.succeeded, attempt, user_id, NOW, is_sign_in=True) is None
 
 
 async def test_nothing_that_is_kept_of_attempts_names_anybody(database: Database) -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from gateway import accounts, fuse
+from gateway import accounts, fuse, ledger
+from gateway.app import Gateway
+from gateway.database import open_database
 from gateway.errors import CallerError, NoNumbers
 from gateway.live import Live
+from gateway.model import Order
 from gateway.settings import FuseSettings
-from tests.harness import run_cli
+from gateway.store import Tx
+from tests.harness import add_account, config_directory, environment, run_cli
 from tests.scripted import World, worlds
 
 STOP, COOLDOWN, WINDOW = 8, 100, 4000
@@ -29,6 +36,9 @@ cooldown_seconds = {COOLDOWN}
 window_seconds = {WINDOW}
 """
 PRICE = 100_000
+PROCESSES = 4
+QUIET, SANDBOX_PRICE = "xmute", 80_000
+"""A sandbox service whose numbers never get a code."""
 
 
 @pytest.fixture
@@ -159,6 +169,105 @@ async def test_purchases_at_once_do_not_get_past_it(world: World) -> None:
     assert answers == {"ok": STOP, "no_numbers": 4 * STOP}
     assert len(await world.rows("select id from fuse_stops")) == 1
     await world.check()
+
+
+async def _buy(directory: Path, values: Mapping[str, str], key: str, count: int, at: float, *, cancels: bool) -> str:
+    """So many purchases at once with one key, each given back at once or left to wait; a letter for each."""
+    gateway = Gateway(directory, values, open_database(values), lambda: at)
+    caller = await gateway.callers.caller(key)
+
+    async def one(number: int) -> str:
+        order = Order(QUIET, 6, fingerprint=f"{os.getpid()}:{number}")
+        try:
+            live = await gateway.purchases.open(caller, order, lambda: False)
+        except NoNumbers:
+            return "-"
+        if cancels:
+            await gateway.activations.cancel(caller, live.id)
+        return "+"
+
+    try:
+        return "".join(await asyncio.gather(*map(one, range(count))))
+    finally:
+        await gateway.stop()
+
+
+def buy(directory: Path, values: Mapping[str, str], key: str, count: int, at: float, cancels: bool) -> str:
+    """In a process of its own."""
+    return asyncio.run(_buy(directory, values, key, count, at, cancels=cancels))
+
+
+async def test_several_processes_with_one_key_lose_what_one_would(tmp_path: Path, postgres_url: str) -> None:
+    """On PostgreSQL, which they share: as many as one process may, whether they give back or wait."""
+    upstreams = '[sandbox]\nadapter = "sandbox"\nearly_cancel = "absorb"\n'
+    settings = SETTINGS.replace("slow_after = 3", "slow_after = 0")
+    directory, values, at = config_directory(tmp_path, upstreams, gateway=settings), environment(postgres_url), 1.75e9
+    database = await asyncio.to_thread(open_database, values)
+    key = await add_account(database)
+
+    async def facts() -> tuple[int, int, int]:
+        def read(tx: Tx) -> tuple[int, int, int]:
+            row = tx.one(
+                "select (select count(*) from activations where status <> 'failed') as bought,"
+                " (select sum(held) from balances) as held, (select count(*) from fuse_stops) as stops"
+            )
+            assert row is not None
+            return int(row["bought"]), int(row["held"]), int(row["stops"])
+
+        return await database.store.read(read)
+
+    with ProcessPoolExecutor(PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+
+        async def run(at: float, *, cancels: bool) -> Counter[str]:
+            loop, share = asyncio.get_running_loop(), 5 * STOP // PROCESSES
+            work = [
+                loop.run_in_executor(pool, buy, directory, values, key, share, at, cancels) for _ in range(PROCESSES)
+            ]
+            return Counter("".join(await asyncio.gather(*work)))
+
+        assert await run(at, cancels=True) == {"+": STOP, "-": 4 * STOP}
+        assert await facts() == (STOP, 0, 1)
+        at += COOLDOWN + 1
+        assert await run(at, cancels=False) == {"+": STOP, "-": 4 * STOP}
+        assert await facts() == (2 * STOP, STOP * SANDBOX_PRICE, 2)
+        # While those wait that it was stopped for, it gets no more, however long that takes.
+        at += COOLDOWN + 1
+        assert await run(at, cancels=False) == {"-": 5 * STOP}
+        assert (await facts())[:2] == (2 * STOP, STOP * SANDBOX_PRICE)
+    assert await database.store.read(ledger.verify) == []
+    await database.store.close()
+
+
+async def test_a_counter_that_its_purchases_do_not_bear_out_is_found(world: World) -> None:
+    await run_wild(world, 15, cancels=True)
+    world.watch.now += 3600
+    await cancel(world, await world.buy())
+    key = f"fuses: key {world.caller.key_id}"
+
+    async def problems(change: str) -> list[str]:
+        def unit(tx: Tx) -> list[str]:
+            before = tx.one("select missed, missed_at, stopped_until from fuses")
+            assert before is not None
+            tx.execute(f"update fuses set {change}")  # noqa: S608 — constants below
+            found = ledger.verify(tx)
+            tx.execute(
+                "update fuses set missed = :missed, missed_at = :missed_at, stopped_until = :stopped_until", **before
+            )
+            return found
+
+        found: list[str] = await world.store.run(unit)
+        return found
+
+    assert await problems("missed = missed") == []
+    assert await problems("missed = 5") == [f"{key} shows 5 missed, its purchases say 4 at most"]
+    assert await problems("missed = 0, missed_at = missed_at - 3600") == [
+        f"{key} shows 0 missed, its purchases say 1 at least"
+    ]
+    assert await problems("stopped_until = 5") == [f"{key} is stopped, and there is no such stop"]
+    world.watch.now += 600
+    await deliver(world, await world.buy())
+    assert await problems("missed = missed") == []
+    assert await problems("missed = 1") == [f"{key} shows 1 missed, its purchases say 0 at most"]
 
 
 async def test_a_replaced_key_has_the_fuse_of_the_first(world: World) -> None:

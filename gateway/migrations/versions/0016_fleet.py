@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "fleet"
+revision = "0016"
 down_revision = "0015"
 
 Time = sa.Double
