@@ -17,7 +17,7 @@ from compat._wire import first
 from gateway import accounts, ledger
 from gateway.front import Front
 from gateway.money import plain
-from gateway.webhooks import check_url
+from gateway.webhook_addresses import check_url
 
 SMS_ACTIVATE_ONLY = RENT_ACTIONS | {
     "buyPartnerProduct", "checkExtraActivation", "getAdditionalService", "getExtraActivation", "getIncomingCallStatus",

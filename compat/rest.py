@@ -68,7 +68,7 @@ from gateway.errors import BadCountry, BadService
 from gateway.front import Front
 from gateway.live import Live
 from gateway.model import Order, Product
-from gateway.webhooks import check_url
+from gateway.webhook_addresses import check_url
 
 DOCUMENT_PATH = "/openapi.json"
 PING_SECONDS = 15.0

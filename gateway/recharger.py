@@ -16,7 +16,9 @@ from gateway.house import House
 from gateway.money import plain
 from gateway.settings import Environment
 from gateway.store import Row
-from gateway.webhooks import LEASE_EXTRA_SECONDS, Wire, check_url, failure, user_agent
+from gateway.webhook_addresses import check_url
+from gateway.webhook_forms import user_agent
+from gateway.webhook_wire import LEASE_EXTRA_SECONDS, Wire, failure
 
 ROUND_SECONDS = 1.0
 CALLS_TOGETHER = 10

@@ -38,7 +38,8 @@ from gateway.offers import Market
 from gateway.settings import GatewaySettings, Settings, WebhooksSettings, load_settings
 from gateway.store import Row, Store, Tx, connect
 from gateway.vault import Secrets, Vault
-from gateway.webhooks import IN_FLIGHT_PER_ACCOUNT_MAX, Courier, check_url, is_public
+from gateway.webhook_addresses import check_url, is_public
+from gateway.webhooks import IN_FLIGHT_PER_ACCOUNT_MAX, Courier
 
 SHIPPED_CATALOG = Path(__file__).parents[2] / "config" / "catalog"
 WEBHOOK_SECRET = "not-a-real-secret-webhooks-00000000"
