@@ -13,6 +13,9 @@ from gateway.errors import BadWebhookUrl, WebhookNotHttps, WebhookUrlTooLong
 from gateway.settings import WebhooksSettings
 
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+ISATAP = (0x00005EFE, 0x02005EFE)
+"""The third quarter of an address in any network that tunnels to the IPv4 address in the fourth (RFC 5214)."""
+
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 NEVER_PUBLIC = (
     ipaddress.ip_network("168.63.129.16/32"),  # Azure's metadata server, though in public address space
@@ -90,6 +93,8 @@ def _is_plainly_private(host: str) -> bool:
 
 def _literal(host: str) -> Address | None:
     """The address a host spells out; None for a name. Raises BadWebhookUrl on spellings that have no honest use."""
+    if "%" in host:  # a zone: an interface of this machine
+        raise BadWebhookUrl
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -118,7 +123,7 @@ def _is_public(address: Address) -> bool:
 
 def _embedded(address: ipaddress.IPv6Address) -> Sequence[ipaddress.IPv4Address]:
     """The IPv4 addresses that a packet to this one ends up at; none for an address of its own."""
-    if address in NAT64:
+    if address in NAT64 or (int(address) >> 32) & 0xFFFFFFFF in ISATAP:
         return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
     single = address.ipv4_mapped or address.sixtofour
     return (single,) if single else address.teredo or ()

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -14,11 +15,10 @@ from gateway.errors import CallerError
 from gateway.house import House
 from gateway.webhook_addresses import is_public
 
-CONNECTIONS_MAX = 64
-LEASE_EXTRA_SECONDS = 5.0
-"""How long, beyond the time-out, an attempt may take to be written down before another process may repeat it."""
+CONNECTIONS_MAX = 256
+RESOLVER_THREADS = 64
+"""More than one client's dead name servers can take: a look-up holds its thread for as long as the system tries."""
 
-RESOLVER_THREADS = 16
 RESPONSE_BUFFER_BYTES = 1024
 
 
@@ -51,23 +51,35 @@ def _resolved(host: str, port: int, family: int, protocol: int, address: object)
     return ResolveResult(hostname=host, host=str(address), port=port, family=family, proto=protocol, flags=flags)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a receiver said: a status, and when it asks to be tried again, as the header came (empty without one)."""
+
+    status: int
+    retry_after: str = ""
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
 class Wire:
     """The HTTP client of notices and of the payment hook.
 
-    No proxy, no cookies, no redirects, no reuse; nothing of an answer but its status.
+    No proxy, no cookies, no redirects, no reuse; nothing of an answer but its status and headers.
     """
 
     def __init__(self, house: House) -> None:
         self._house = house
         self._session: aiohttp.ClientSession | None = None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
-        """The status answered. Raises ClientError (PrivateAddress as its `os_error`), TimeoutError, ValueError."""
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """What was answered. Raises ClientError (PrivateAddress as its `os_error`), TimeoutError, ValueError."""
         timeout = aiohttp.ClientTimeout(total=self._house.settings.gateway.webhooks.timeout_seconds)
         async with self._opened().post(
             url, data=body, headers=headers, timeout=timeout, allow_redirects=False
         ) as response:
-            return response.status
+            return Answer(response.status, response.headers.get("Retry-After", ""))
 
     async def aclose(self) -> None:
         if self._session is not None:

@@ -39,8 +39,8 @@ LAYERS = (
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts", "payments",
-    "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_forms", "webhook_wire",
-    "webhooks", "rentals", "poller", "overseer", "recharger",
+    "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_endpoints",
+    "webhook_log", "webhook_forms", "webhook_wire", "webhooks", "rentals", "poller", "overseer", "recharger",
     "worker",
     # A program of its own, for the machine beside the modem
     "forward",
