@@ -48,7 +48,8 @@ from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
 from gateway.store import Tx
 from gateway.upstream import Context, Upstream
-from gateway.webhooks import Courier
+from gateway.webhook_watch import WebhookWatch
+from gateway.webhooks import Courier, Trials
 from gateway.worker import Worker
 
 OFFLOAD_BYTES = 256 * 1024
@@ -121,6 +122,7 @@ class Gateway:
         self.purchases = Purchases(self.house)
         self.rentals = Rentals(self.house, self.activations, self.purchases)
         self._courier = Courier(self.house)
+        self._trials = Trials(self.house)
         alerts = Alerts(database.store, metrics, clock, self._notifier.send)
         self._overseer = Overseer(self.house, alerts)
         self._recharger = Recharger(self.house, alerts)
@@ -135,6 +137,7 @@ class Gateway:
             self._overseer,
             self.readers,
             self._recharger,
+            WebhookWatch(self.house, alerts),
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
@@ -148,6 +151,7 @@ class Gateway:
             self.inbox,
             self.sessions,
             self.readers,
+            self._trials,
         )
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether the server is about to stop: whoever waits for a code is then answered at once."""
@@ -217,6 +221,7 @@ class Gateway:
         await self.five.drain()
         await self.worker.stop()
         await self._courier.aclose()
+        await self._trials.aclose()
         await self._recharger.aclose()
         for upstream in self.house.upstreams.values():
             await upstream.aclose()

@@ -13,9 +13,10 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway import accounts, audit
+from gateway import accounts, audit, manage
 from gateway.accounts import GRACE_SECONDS_MAX, AccountError
 from gateway.errors import NotAllowedNow
+from gateway.manage import Manager
 from gateway.settings import WebhooksSettings
 from gateway.store import Row, Tx
 from gateway.vault import Vault
@@ -101,7 +102,7 @@ def shown(tx: Tx, vault: Vault, account_id: int, now: float) -> Endpoint:
         id=account_id,
     )
     sealed = row["webhook_url_sealed"] if row else None
-    state, since = _state(row, now) if row and sealed else ("none", None)
+    state, since = state_of(row, now) if row and sealed else ("none", None)
     return Endpoint(
         url=vault.open(sealed) if sealed else "",
         format=row["format"] if row else "",
@@ -114,7 +115,21 @@ def shown(tx: Tx, vault: Vault, account_id: int, now: float) -> Endpoint:
     )
 
 
-def _state(row: Row, now: float) -> tuple[str, float | None]:
+def overview(tx: Tx) -> Sequence[Row]:
+    """Every account that has an address, by name: its form, how it fares (as `state_of`), and what waits or is dead."""
+    return tx.all(
+        "select a.name, coalesce(a.webhook_format, 'sms_activate') as format, e.failures, e.failing_since,"
+        " e.paused_until, e.disabled_at, e.last_failure, coalesce(s.version, :first) as version,"
+        " (select count(*) from notices n where n.account_id = a.id and n.state = 'pending') as pending,"
+        " (select count(*) from notices n where n.account_id = a.id and n.state = 'dead') as dead"
+        " from accounts a left join webhook_endpoints e on e.account_id = a.id and e.rental_id = 0"
+        " left join webhook_secrets s on s.account_id = a.id where a.webhook_url_sealed is not null order by a.name",
+        first=FIRST,
+    )
+
+
+def state_of(row: Row, now: float) -> tuple[str, float | None]:
+    """Active, paused or disabled, and since when it is not well."""
     if row["disabled_at"] is not None:
         return "disabled", row["disabled_at"]
     if row["paused_until"] is not None and row["paused_until"] > now:
@@ -260,8 +275,19 @@ def secret_text(vault: Vault, account_id: int, version: int) -> str | None:
     return "whsec_" + base64.b64encode(vault.account_webhook_secret(account_id, version)).decode()
 
 
-def rotate(tx: Tx, account_id: int, at: float, actor: str, grace_seconds: float = GRACE_SECONDS) -> Versions:
-    """A new secret; the former one signs beside it for the grace, and no other does. Raises AccountError."""
+def reveal(tx: Tx, manager: Manager, account_id: int, at: float) -> Versions:
+    """As `versions`, for whoever is about to be shown the secret: the audit log has it. Raises as `manage.require`."""
+    manage.require(tx, manager, at)
+    audit.note(tx, at, manager.actor, "webhook.secret", f"account:{account_id}", account_id=account_id)
+    return versions(tx, account_id, at)
+
+
+def rotate(tx: Tx, manager: Manager, account_id: int, at: float, grace_seconds: float = GRACE_SECONDS) -> Versions:
+    """A new secret; the former one signs beside it for the grace, and no other does.
+
+    Raises AccountError, and as `manage.require`.
+    """
+    manage.require(tx, manager, at)
     if not 0 <= grace_seconds <= GRACE_SECONDS_MAX:
         raise AccountError(f"the grace is 0 to {GRACE_SECONDS_MAX} seconds")
     tx.execute(
@@ -278,7 +304,7 @@ def rotate(tx: Tx, account_id: int, at: float, actor: str, grace_seconds: float 
     )
     assert row is not None  # noqa: S101 — it was just written
     audit.note(
-        tx, at, actor, "webhook.rotate", f"account:{account_id}", account_id=account_id, version=row["version"],
+        tx, at, manager.actor, "webhook.rotate", f"account:{account_id}", account_id=account_id, version=row["version"],
         grace_seconds=grace_seconds,
     )  # fmt: skip
     return versions_of(row, at)

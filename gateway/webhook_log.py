@@ -111,14 +111,16 @@ def replay(tx: Tx, account_id: int, notice_id: int, at: float, actor: str) -> Ro
 def replay_dead(tx: Tx, account_id: int, since: float, at: float, actor: str) -> int:
     """Sends what was given up of messages since then once more, oldest first, `REPLAYED_MAX` at most; how many.
 
-    Raises NotAllowedNow where nothing would be sent. Notices to a rental that takes none are left where they are.
+    What was given up after `at` is left: so whoever repeats this with the same time comes to an end. Raises
+    NotAllowedNow where nothing would be sent. Notices to a rental that takes none are left where they are.
     """
     webhook_endpoints.require_usable(tx, account_id, 0)
     count = tx.execute(
         "update notices set state = 'pending', tries = 0, next_at = :at, ended_at = null where state = 'dead'"  # noqa: S608 — a constant
         " and id in (select n.id from notices n join activations v on v.id = n.activation_id"
         f" left join webhook_endpoints e on e.account_id = n.account_id and e.rental_id = {ENDPOINT}"
-        " where n.account_id = :account and n.state = 'dead' and n.created_at >= :since and e.disabled_at is null"
+        " where n.account_id = :account and n.state = 'dead' and n.created_at >= :since and n.ended_at <= :at"
+        " and e.disabled_at is null"
         " and (n.format <> 'rent' or v.webhook_url_sealed is not null) order by n.id limit :most)",
         account=account_id,
         since=since,

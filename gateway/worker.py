@@ -24,6 +24,7 @@ from gateway.seals import Sealer
 from gateway.sessions import Sessions
 from gateway.store import Row, Tx
 from gateway.upstream import Tidies
+from gateway.webhook_watch import WebhookWatch
 from gateway.webhooks import Courier
 
 ANSWERED_SECONDS = 0.25
@@ -62,6 +63,7 @@ class Worker:
         overseer: Overseer,
         readers: Readers,
         recharger: Recharger,
+        webhook_watch: WebhookWatch,
     ) -> None:
         self._house = house
         self._callers = callers
@@ -72,6 +74,7 @@ class Worker:
         self._overseer = overseer
         self._readers = readers
         self._recharger = recharger
+        self._webhook_watch = webhook_watch
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
@@ -83,6 +86,7 @@ class Worker:
         self._begin("settle", self._settle)
         self._begin("strangers", self._sweep_strangers)
         self._begin("notices", self._courier.round)
+        self._begin("webhook watch", self._webhook_watch.round)
         self._begin("report", self._overseer.report)
         self._begin("tidy", self._tidy)
         self._begin("seal", self._seal)
