@@ -94,7 +94,7 @@ class WebhookSecret(Model):
 
     secret: str | None = Field(
         description="`whsec_` and the key in base64. Null while it is the deployment's, which is not shown.",
-        examples=["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD8+CAhSiyvOA="],
+        examples=["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="],
     )
     version: int
     former_secret_until: datetime | None = Field(description="Until when the former secret signs as well.")

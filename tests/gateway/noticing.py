@@ -63,12 +63,18 @@ class Receiver:
         self.hanging = 0
         self.headers: dict[str, str] = {}
         self.port = 0
+        self.runner: web.AppRunner | None = None
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def paths(self) -> list[str]:
         return [one.path for one in self.received]
+
+    async def listen_beside(self, other: Receiver) -> None:
+        """Listens on another one's port as well, at its own address."""
+        assert self.runner is not None
+        await web.TCPSite(self.runner, "127.0.0.1", other.port).start()
 
     async def answer(self, request: web.Request) -> web.Response:
         self.received.append(Received(request.path, dict(request.headers), await request.read()))
@@ -82,16 +88,16 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving() -> AsyncIterator[Receiver]:
+async def receiving(host: str = "127.0.0.1") -> AsyncIterator[Receiver]:
     """An endpoint that listens."""
     made = Receiver()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", made.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, host, 0)
     await site.start()
-    made.port = runner.addresses[0][1]
+    made.port, made.runner = runner.addresses[0][1], runner
     try:
         yield made
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import itertools
 import json
 import shutil
 import socket
@@ -338,14 +340,17 @@ async def test_a_cleared_address_ends_the_notice(
     assert counted(house, "dead") == 1
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_a_failure_and_is_not_followed(
-    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]], status: int
 ) -> None:
-    notice_id = await queue(receiver.url("/moved"))
+    receiver.headers = {"Location": receiver.url("/elsewhere")}
+    notice_id = await queue(receiver.url(f"/{status}"))
     await courier.round()
 
-    assert receiver.paths() == ["/moved"]
-    assert (await notice(house, notice_id))["last_result"] == "http 307"
+    assert receiver.paths() == [f"/{status}"]
+    row = await notice(house, notice_id)
+    assert (row["state"], row["last_result"]) == ("pending", f"http {status}")
 
 
 async def test_a_receiver_that_does_not_answer_is_timed_out(
@@ -384,6 +389,62 @@ async def test_a_broken_answer_is_a_failure(
         notice_id = await queue(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
         await courier.round()
     assert (await notice(house, notice_id))["last_result"] == words
+
+
+@pytest.mark.parametrize(
+    "beginning", [b"", b"HTTP/1.1 200 OK\r\n"], ids=["a status, byte by byte", "headers, one by one"]
+)
+async def test_an_answer_that_drips_is_cut_off_at_the_deadline(
+    house: House, courier: Courier, queue: Callable[..., Awaitable[int]], beginning: bytes
+) -> None:
+    """The deadline is for all of it: each byte that comes does not begin it anew."""
+    configure(house, LOCAL.model_copy(update={"timeout_seconds": 0.5}))
+    is_over = asyncio.Event()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(beginning)
+        drops = itertools.repeat(b"X: y\r\n") if beginning else iter([b"%c" % byte for byte in b"HTTP/1.1 200 OK" * 50])
+        with contextlib.suppress(ConnectionError):
+            for drop in drops:
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+        is_over.set()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        notice_id = await queue(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        await courier.round()
+        await asyncio.wait_for(asyncio.gather(*courier._in_flight), 10)
+        await asyncio.wait_for(is_over.wait(), 20)
+    assert (await notice(house, notice_id))["last_result"] == "timed out"
+
+
+async def test_headers_without_end_are_refused(
+    house: House, courier: Courier, queue: Callable[..., Awaitable[int]]
+) -> None:
+    written, is_over = 0, asyncio.Event()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        with contextlib.suppress(ConnectionError):
+            while written < 50_000_000:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+                written += 65536
+        writer.close()
+        is_over.set()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        notice_id = await queue(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        await courier.round()
+        await asyncio.gather(*courier._in_flight)
+        await asyncio.wait_for(is_over.wait(), 10)
+    assert (await notice(house, notice_id))["state"] == "pending"
+    assert written < 50_000_000
 
 
 async def test_an_endless_answer_counts_by_its_status_alone(
@@ -616,6 +677,57 @@ async def test_a_public_looking_name_that_leads_inside_is_refused(
     assert receiver.received == []
 
 
+@pytest.fixture
+def one_public_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of loopback, 127.0.0.2 counts as an address of the internet."""
+    monkeypatch.setattr("gateway.webhook_wire.is_public", lambda address: address == "127.0.0.2")
+
+
+@pytest.mark.usefixtures("one_public_address")
+async def test_a_name_that_leads_inside_the_second_time_is_refused_then(
+    house: House,
+    couriers: Callable[[], Courier],
+    receiver: Receiver,
+    queue: Callable[..., Awaitable[int]],
+    resolver: Callable[..., None],
+) -> None:
+    """What was public when it was looked at says nothing: the address connected to is looked at each time."""
+    configure(house, PUBLIC_ONLY)
+    async with receiving("127.0.0.2") as public:
+        await receiver.listen_beside(public)
+        url = f"http://hooks.example.com:{public.port}/hook"
+        resolver("127.0.0.2")
+        first = await queue(url)
+        await couriers().round()
+        resolver("127.0.0.1")
+        second = await queue(url)
+        await couriers().round()
+    assert (await notice(house, first))["state"] == "sent"
+    assert (await notice(house, second))["last_result"] == "refused: private address"
+    assert (len(public.received), receiver.received) == (1, [])
+
+
+@pytest.mark.usefixtures("one_public_address")
+@pytest.mark.parametrize("addresses", [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1")])
+async def test_of_several_addresses_of_a_name_only_a_public_one_is_connected_to(
+    house: House,
+    courier: Courier,
+    receiver: Receiver,
+    queue: Callable[..., Awaitable[int]],
+    resolver: Callable[..., None],
+    addresses: tuple[str, ...],
+) -> None:
+    configure(house, PUBLIC_ONLY)
+    async with receiving("127.0.0.2") as public:
+        await receiver.listen_beside(public)
+        resolver(*addresses)
+        for _ in range(2):
+            await queue(f"http://hooks.example.com:{public.port}/hook")
+        await courier.round()
+    assert receiver.received == []
+    assert len(public.received) == 2
+
+
 async def test_a_name_is_resolved_and_reached_where_private_addresses_are_allowed(
     courier: Courier,
     receiver: Receiver,
@@ -634,7 +746,8 @@ async def test_a_proxy_of_the_environment_is_not_used(
     queue: Callable[..., Awaitable[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     await queue(receiver.url("/hook"))
     await courier.round()
     assert receiver.paths() == ["/hook"]
@@ -708,6 +821,9 @@ def test_a_public_https_address_may_be_set(url: str) -> None:
         ("https://example.com\\@10.0.0.1/", BadWebhookUrl),
         ("https://[::1/", BadWebhookUrl),
         ("https://[v1.fe80]/", BadWebhookUrl),
+        ("https://[2001:4860:4860::8888%25eth0]/", BadWebhookUrl),
+        ("https://[2001:4860:4860::8888%eth0]/", BadWebhookUrl),
+        ("https://127.0.0.1%40example.com/", BadWebhookUrl),
         ("https://a..b/", BadWebhookUrl),
         ("https://%31%32%37.0.0.1/", BadWebhookUrl),
         ("javascript:alert(1)", BadWebhookUrl),
@@ -726,6 +842,7 @@ PRIVATE_HOSTS = [
     "127.0.0.1", "127.0.0.1.", "127.1", "2130706433", "017700000001", "0177.0.0.1", "0x7f000001", "0x7f.0.0.1",
     "0", "0.0.0.0", "10.1.2.3", "012.1.2.3", "172.16.0.1", "192.168.1.1", "3232235777", "169.254.169.254",
     "0xa9fea9fe", "100.100.100.200", "168.63.129.16", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+    "2130706433.", "127.1.", "0x7f.1", "127.0.1", "127.0x0.1", "00.0.0.0",
     "8.8", "134744072", "１２７.0.0.1", "127。0。0。1", "①②⑦.0.0.1",
     "[::1]", "[::]", "[fe80::1]", "[fd00:ec2::254]", "[ff02::1]", "[::ffff:10.0.0.1]", "[::ffff:7f00:1]",
     "[::127.0.0.1]", "[2002:7f00:1::]", "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::1]", "[2001:db8::1]",
@@ -753,6 +870,7 @@ def test_public_addresses(address: str) -> None:
         "127.0.0.1", "10.0.0.1", "100.64.0.1", "169.254.169.254", "192.0.0.8", "192.88.99.1", "198.18.0.1",
         "203.0.113.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "::", "::1", "fe80::1%eth0", "fec0::1", "fc00::1",
         "ff0e::1", "::ffff:192.168.0.1", "::ffff:0:7f00:1", "64:ff9b::10.0.0.1", "2002:a00:1::", "3fff::1",
+        "::127.0.0.1", "64:ff9b:1::7f00:1", "2607:f8b0::5efe:10.0.0.1", "2607:f8b0::200:5efe:7f00:1", "fec0::1%1",
         "2001:0:808:808::80ff:fffe", "2001:0:7f00:1::f7f7:f7f7",
     ],
 )  # fmt: skip
