@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway import accounts, audit, manage
 from gateway.accounts import GRACE_SECONDS_MAX, AccountError
@@ -33,6 +33,12 @@ LEASE_EXTRA_SECONDS = 5.0
 ENDPOINT = "case when n.format = 'rent' then n.activation_id else 0 end"
 """The `rental_id` of a notice's endpoint, in SQL with the notices as `n`."""
 
+DISABLED = (
+    "e.disabled_at is not null and (e.rental_id = 0 or exists"
+    " (select 1 from activations v where v.id = e.rental_id and v.ended_at is null))"
+)
+"""In SQL, of endpoints as `e`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Versions:
@@ -52,7 +58,7 @@ class Versions:
 class Endpoint:
     """An account's webhook as its owner sees it. `state` is none, active, paused or disabled; `since` when it began."""
 
-    url: str
+    url: str = field(repr=False)  # such addresses tend to carry secrets
     format: str
     state: str
     since: float | None
@@ -138,11 +144,14 @@ def state_of(row: Row, now: float) -> tuple[str, float | None]:
 
 
 def disabled(tx: Tx, limit: int) -> Sequence[Row]:
-    """Endpoints that get nothing any more, with their accounts' names; the oldest first."""
+    """Endpoints that get nothing any more, with their accounts' names: accounts' own first, the oldest first.
+
+    Those of rentals that are over are nobody's concern any more.
+    """
     return tx.all(
-        "select e.rental_id, e.disabled_at, e.last_failure, a.name from webhook_endpoints e"
-        " join accounts a on a.id = e.account_id where e.disabled_at is not null"
-        " order by e.disabled_at, e.account_id, e.rental_id limit :limit",
+        "select e.rental_id, e.disabled_at, e.last_failure, a.name from webhook_endpoints e"  # noqa: S608 — a constant
+        f" join accounts a on a.id = e.account_id where {DISABLED}"
+        " order by case when e.rental_id = 0 then 0 else 1 end, e.disabled_at, e.account_id, e.rental_id limit :limit",
         limit=limit,
     )
 

@@ -215,6 +215,9 @@ async def test_a_rental_s_own_address_that_fails_does_not_hold_up_its_account_s(
     assert (await stage.endpoint()).state == "active"
     rows = await stage.house.store.read(webhook_endpoints.disabled, 10)
     assert [(row["name"], row["rental_id"]) for row in rows] == [("reseller", 100000001)]
+    await tell(stage.house, "update activations set ended_at = 1")
+    assert not await stage.house.store.read(webhook_endpoints.disabled, 10)
+    await tell(stage.house, "update activations set ended_at = null")
     await stage.enable()
     assert not await stage.house.store.read(webhook_endpoints.disabled, 10)
 
