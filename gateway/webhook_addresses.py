@@ -115,7 +115,8 @@ def _is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if inner := _embedded(address):
             return all(map(_is_public, inner))
-        if address not in GLOBAL_UNICAST:
+        is_tunnel = (int(address) >> 32) & 0xFFFFFFFF in ISATAP
+        if address not in GLOBAL_UNICAST or (is_tunnel and not _is_public(_last_quarter(address))):
             return False
     is_special = address.is_multicast or address.is_reserved or address.is_private or not address.is_global
     return not is_special and not any(address in network for network in NEVER_PUBLIC)
@@ -123,7 +124,11 @@ def _is_public(address: Address) -> bool:
 
 def _embedded(address: ipaddress.IPv6Address) -> Sequence[ipaddress.IPv4Address]:
     """The IPv4 addresses that a packet to this one ends up at; none for an address of its own."""
-    if address in NAT64 or (int(address) >> 32) & 0xFFFFFFFF in ISATAP:
-        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    if address in NAT64:
+        return (_last_quarter(address),)
     single = address.ipv4_mapped or address.sixtofour
     return (single,) if single else address.teredo or ()
+
+
+def _last_quarter(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

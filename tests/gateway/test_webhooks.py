@@ -858,7 +858,15 @@ def test_an_address_inside_may_not_be_set_in_any_spelling(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::"]
+    "address",
+    [
+        "8.8.8.8",
+        "2001:4860:4860::8888",
+        "::ffff:8.8.8.8",
+        "64:ff9b::8.8.8.8",
+        "2002:808:808::",
+        "2607:f8b0::5efe:8.8.8.8",
+    ],
 )
 def test_public_addresses(address: str) -> None:
     assert is_public(address)
@@ -871,6 +879,7 @@ def test_public_addresses(address: str) -> None:
         "203.0.113.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "::", "::1", "fe80::1%eth0", "fec0::1", "fc00::1",
         "ff0e::1", "::ffff:192.168.0.1", "::ffff:0:7f00:1", "64:ff9b::10.0.0.1", "2002:a00:1::", "3fff::1",
         "::127.0.0.1", "64:ff9b:1::7f00:1", "2607:f8b0::5efe:10.0.0.1", "2607:f8b0::200:5efe:7f00:1", "fec0::1%1",
+        "fe80::5efe:8.8.8.8", "fd00::200:5efe:808:808",
         "2001:0:808:808::80ff:fffe", "2001:0:7f00:1::f7f7:f7f7",
     ],
 )  # fmt: skip
