@@ -14,10 +14,9 @@ from compat._rentals import RENT_ACTIONS, Rentals
 from compat._reply import Call, Reply, text
 from compat._unserved import unserved_actions
 from compat._wire import first
-from gateway import accounts, ledger
+from gateway import accounts, ledger, webhook_endpoints
 from gateway.front import Front
 from gateway.money import plain
-from gateway.webhooks import check_url
 
 SMS_ACTIVATE_ONLY = RENT_ACTIONS | {
     "buyPartnerProduct", "checkExtraActivation", "getAdditionalService", "getExtraActivation", "getIncomingCallStatus",
@@ -120,9 +119,16 @@ class Dialect(Rentals, Extras, PastActivations, PriceLists):
         await self.count_change(call)
         house = self.front.house
         url = first(call.values, "webhook_url", "url")
-        check_url(url, house.settings.gateway.webhooks)
-        account_id = call.caller.account_id
-        await house.store.run(accounts.set_webhook, house.vault, account_id, url, self.webhook_format)
+        await house.store.run(
+            webhook_endpoints.set_address,
+            house.vault,
+            house.settings.gateway.webhooks,
+            call.caller.account_id,
+            url,
+            self.webhook_format,
+            house.clock(),
+            call.caller.actor,
+        )
         return text("ACCESS_WEBHOOK_SET")
 
     async def get_webhook(self, call: Call) -> Reply:

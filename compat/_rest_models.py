@@ -140,14 +140,6 @@ class Beside(Model):
     )
 
 
-class WebhookAddress(Model):
-    """Where notices of new messages are sent."""
-
-    url: StrictStr = Field(
-        min_length=1, max_length=2048, description="An `https://` address of at most 255 characters."
-    )
-
-
 # Answers
 
 
@@ -270,12 +262,6 @@ class Event(Model):
 
 class Page(Model):
     """A document."""
-
-
-class Webhook(Model):
-    """Where notices go."""
-
-    url: str | None
 
 
 class Wrong(Model):

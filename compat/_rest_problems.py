@@ -90,6 +90,7 @@ KINDS = {
     "voucher_tries": Kind(429, "Too many unknown codes were tried: none is taken for the rest of the hour.", 3600),
     "unknown_payment": Kind(404, "There is no such payment."),
     "reference_used": Kind(409, "Another deposit has this reference."),
+    "unknown_notice": Kind(404, "There is no such notice."),
     "terms_not_accepted": Kind(403, "The account above has not accepted the terms in force."),
     "terms_not_in_force": Kind(409, "These are not the terms in force."),
     "sign_in_not_set_up": Kind(501, "Sign-in is not set up: the operator has to set JWT_SECRET_KEY."),

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from compat import _rest_alerts, _rest_deposits, _rest_people, _rest_resellers
+from compat import _rest_alerts, _rest_deposits, _rest_people, _rest_resellers, _rest_webhooks
 from compat._rest_document import Json, document
 from compat._rest_http import (
     PREFIX,
@@ -48,8 +48,6 @@ from compat._rest_models import (
     PricesQuery,
     Purchase,
     Services,
-    Webhook,
-    WebhookAddress,
     activation,
     amount,
     as_bought,
@@ -63,12 +61,11 @@ from compat._rest_problems import DOCS_PATH, Refused
 from compat._rest_rentals import rental_operations
 from compat._rest_shared import BUYING, Shared, before, cap, following, no_such
 from compat._rest_waiting import Place, Waiting, is_awaited
-from gateway import accounts, journal, ledger
+from gateway import journal, ledger
 from gateway.errors import BadCountry, BadService
 from gateway.front import Front
 from gateway.live import Live
 from gateway.model import Order, Product
-from gateway.webhooks import check_url
 
 DOCUMENT_PATH = "/openapi.json"
 PING_SECONDS = 15.0
@@ -96,6 +93,7 @@ def routes(
         *_rest_resellers.operations(front),
         *_rest_deposits.operations(front),
         *_rest_alerts.operations(front),
+        *_rest_webhooks.operations(front),
     )
     by_path: dict[str, list[Operation]] = {}
     for operation in (*operations, *_pages(document(operations))):
@@ -129,19 +127,6 @@ class _Rest(Shared):
         return show(
             Balance(balance=amount(found.available), held=amount(found.held), open_activations=found.open_count)
         )
-
-    async def set_webhook(self, call: Call) -> Reply:
-        await self.count_change(call)
-        house, url = self.front.house, call.body.url
-        check_url(url, house.settings.gateway.webhooks)
-        await house.store.run(accounts.set_webhook, house.vault, call.caller.account_id, url, "native")
-        return show(Webhook(url=url))
-
-    async def webhook(self, call: Call) -> Reply:
-        self.count_read(call)
-        house = self.front.house
-        url = await house.store.read(accounts.webhook, house.vault, call.caller.account_id)
-        return show(Webhook(url=url or None))
 
     # What is for sale
 
@@ -352,10 +337,6 @@ def _operations(rest: _Rest) -> Sequence[Operation]:
                   "Another service on the number, while it is open", Activation, 201, body=Beside,
                   takes_idempotency_key=True, description="A new activation beside the first, with a price of its own.",
                   problems=(*find, *BUYING, "not_allowed_now", "bad_service")),
-        Operation("webhook", "GET", _both("/webhook"), rest.webhook, "Where notices go", Webhook,
-                  problems=("too_many_requests",)),
-        Operation("set_webhook", "POST", _both("/webhook"), rest.set_webhook, "Say where notices go", Webhook,
-                  body=WebhookAddress, problems=("bad_webhook_url", "webhook_not_https", "webhook_url_too_long")),
     )  # fmt: skip
 
 

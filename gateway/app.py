@@ -55,7 +55,8 @@ from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
 from gateway.store import Tx
 from gateway.upstream import Context, Upstream
-from gateway.webhooks import Courier
+from gateway.webhook_watch import WebhookWatch
+from gateway.webhooks import Courier, Trials
 from gateway.worker import Worker
 
 OFFLOAD_BYTES = 256 * 1024
@@ -151,6 +152,7 @@ class Gateway:
         self.purchases = Purchases(self.house)
         self.rentals = Rentals(self.house, self.activations, self.purchases)
         self._courier = Courier(self.house)
+        self._trials = Trials(self.house)
         alerts = Alerts(database.store, metrics, clock, self._notifier.send)
         self._overseer = Overseer(self.house, alerts)
         self._recharger = Recharger(self.house, alerts)
@@ -171,6 +173,7 @@ class Gateway:
             self._overseer,
             self.readers,
             self._recharger,
+            WebhookWatch(self.house, alerts),
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
@@ -184,6 +187,7 @@ class Gateway:
             self.inbox,
             self.sessions,
             self.readers,
+            self._trials,
         )
         self.is_stopping: Callable[[], bool] = lambda: False
         """Whether the server is about to stop: whoever waits for a code is then answered at once."""
@@ -277,6 +281,7 @@ class Gateway:
         if self._bus is not None:
             await self._bus.aclose()
         await self._courier.aclose()
+        await self._trials.aclose()
         await self._recharger.aclose()
         for upstream in self.house.upstreams.values():
             await upstream.aclose()

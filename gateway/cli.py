@@ -32,6 +32,7 @@ from gateway.cli_numbers import numbers_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.cli_usage import show_usage
 from gateway.cli_users import users_group
+from gateway.cli_webhooks import webhook_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
 from gateway.errors import UpstreamError
 from gateway.model import Order
@@ -566,6 +567,7 @@ main.add_command(ledger_group)
 main.add_command(audit_group)
 main.add_command(users_group)
 main.add_command(markup_group)
+main.add_command(webhook_group)
 main.add_command(show_usage)
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from gateway.purchases import Purchases
 from gateway.readers import Readers
 from gateway.rentals import Rentals
 from gateway.sessions import Session, Sessions
+from gateway.webhooks import Trials
 
 ACTIVATIONS = (False,)
 RENTALS = (True,)
@@ -36,6 +37,7 @@ class Front:
     inbox: Inbox
     sessions: Sessions
     readers: Readers
+    trials: Trials
 
     async def find(self, caller: Caller, wanted: int, *, may_look: bool, kinds: Sequence[bool] = ACTIVATIONS) -> Live:
         """The caller's activation or rental of that id; from memory, where it is there.

@@ -69,6 +69,11 @@ class Metrics:
             "simroute_notifications", "Messages to the notification list by result", ["result"], registry=self.registry
         )
         self.notices = Counter("simroute_notices", "Webhook attempts by result", ["result"], registry=self.registry)
+        self.notices_oldest = Gauge(
+            "simroute_notices_oldest_pending_seconds", "Age of the oldest notice not sent yet", registry=self.registry
+        )
+        self.notices_dead = Gauge("simroute_notices_dead", "Notices given up", registry=self.registry)
+        self.webhooks_disabled = Gauge("simroute_webhooks_disabled", "Webhooks disabled now", registry=self.registry)
         self.offers_at = Gauge(
             "simroute_offers_timestamp_seconds",
             "When the price list in use was read",

@@ -16,7 +16,10 @@ from gateway.house import House
 from gateway.money import plain
 from gateway.settings import Environment
 from gateway.store import Row
-from gateway.webhooks import LEASE_EXTRA_SECONDS, Wire, check_url, failure, user_agent
+from gateway.webhook_addresses import check_url
+from gateway.webhook_endpoints import lease_seconds
+from gateway.webhook_forms import user_agent
+from gateway.webhook_wire import Wire, failure
 
 ROUND_SECONDS = 1.0
 CALLS_TOGETHER = 10
@@ -54,7 +57,7 @@ class Recharger:
         house, now = self._house, self._house.clock()
         if not await house.store.read(recharges.has_calls, now):
             return ROUND_SECONDS
-        until = now + house.settings.gateway.webhooks.timeout_seconds + LEASE_EXTRA_SECONDS
+        until = now + lease_seconds(house.settings.gateway.webhooks)
         runs = await house.store.run(recharges.claim, now, until, CALLS_TOGETHER)
         await asyncio.gather(*map(self._call_one, runs))
         return 0.0 if len(runs) == CALLS_TOGETHER else ROUND_SECONDS
@@ -77,10 +80,10 @@ class Recharger:
             check_url(environment.payment_hook_url, self._house.settings.gateway.webhooks)
             body = _body(run)
             headers = _headers(environment, run["reference"], body, self._house.clock())
-            status = await self._wire.post(environment.payment_hook_url, headers, body.encode())
+            answer = await self._wire.post(environment.payment_hook_url, headers, body.encode())
         except Exception as error:  # one call that can't be made must not keep the others
             return failure(error)
-        return "" if 200 <= status < 300 else f"http {status}"
+        return "" if answer.is_success else f"http {answer.status}"
 
     async def _alert(self) -> None:
         rows = await self._house.store.read(deposits.payments, is_open=True, limit=ALERTS_MAX)

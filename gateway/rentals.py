@@ -40,7 +40,7 @@ from gateway.rent_market import RentMarket
 from gateway.routing import Because, Ranked, Shortlist
 from gateway.store import Row, Tx
 from gateway.upstream import AddsServices, Rents, Reuses, Upstream
-from gateway.webhooks import check_url
+from gateway.webhook_addresses import check_url
 
 COSTS_REMEMBERED = 10_000
 OWN_UPSTREAM = Because("the upstream that has the number")

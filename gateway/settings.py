@@ -360,7 +360,21 @@ class HealthSettings(Section):
 class WebhooksSettings(Section):
     timeout_seconds: Seconds = Field(default=5.0, description="How long a receiver may take to answer a notice.")
     retry_seconds: Annotated[tuple[Seconds, ...], BeforeValidator(_as_tuple)] = Field(
-        default=(1, 2, 4, 8, 15, 30, 60), min_length=1, description="Pauses between the attempts to deliver a notice."
+        default=(1, 2, 4, 8, 15, 30, 60, 120, 300, 900, 1800, 3600, 7200, 14400, 28800, 28800),
+        min_length=1,
+        description="Pauses between the attempts to deliver a notice.",
+    )
+    pause_after: int = Field(
+        default=10, ge=1, description="Failures in a row after which a receiver is left alone for a while."
+    )
+    pause_seconds: Seconds = Field(default=5, description="How long, at first; doubled with each further failure.")
+    pause_seconds_max: Seconds = Field(default=300, description="How long at most.")
+    disable_after_hours: float = Field(
+        default=72, gt=0, le=8760, allow_inf_nan=False,
+        description="A receiver that failed for so long, without a success, gets nothing more until it is enabled.",
+    )  # fmt: skip
+    log_days: float = Field(
+        default=30, gt=0, le=3650, allow_inf_nan=False, description="How long the log of attempts is kept."
     )
     allow_http: bool = Field(default=False, description="Accept plain `http://` receivers (for tests on one machine).")
     allow_private_addresses: bool = Field(

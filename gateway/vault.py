@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KEY_LENGTH = 32
 KEY_ALPHABET = string.ascii_letters + string.digits
@@ -133,6 +135,16 @@ class Vault:
         """A digest to look things up by; the same value for another purpose has another digest."""
         version, key = self._index
         return f"{version}:{hmac.digest(key, f'{purpose}:{value}'.encode(), 'sha256').hex()}"
+
+    def account_webhook_secret(self, account_id: int, version: int) -> bytes:
+        """What signs an account's notices: follows from the deployment's, which does not follow from it.
+
+        Version 0 is the deployment's itself.
+        """
+        if version == 0:
+            return self.webhook_secret
+        purpose = f"webhooks of account {account_id}, version {version}".encode()
+        return HKDF(SHA256(), SECRET_LENGTH_MIN, salt=None, info=purpose).derive(self.webhook_secret)
 
     def seal(self, plain: str) -> str:
         return self._ring.encrypt(plain.encode()).decode()

@@ -26,6 +26,7 @@ from gateway.seals import Sealer
 from gateway.sessions import Sessions
 from gateway.store import Row, Tx
 from gateway.upstream import Tidies
+from gateway.webhook_watch import WebhookWatch
 from gateway.webhooks import Courier
 
 ANSWERED_SECONDS = 0.25
@@ -76,6 +77,7 @@ class Worker:
         overseer: Overseer,
         readers: Readers,
         recharger: Recharger,
+        webhook_watch: WebhookWatch,
     ) -> None:
         self._house = house
         self._leases = leases
@@ -88,6 +90,7 @@ class Worker:
         self._overseer = overseer
         self._readers = readers
         self._recharger = recharger
+        self._webhook_watch = webhook_watch
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leased: set[str] = set()
@@ -116,6 +119,7 @@ class Worker:
     def _shared_work(self) -> dict[str, Round]:
         return {
             "settle": self._settle,
+            "webhook watch": self._webhook_watch.round,
             "strangers": self._sweep_strangers,
             REPORT: self._overseer.report,
             "tidy": self._tidy,

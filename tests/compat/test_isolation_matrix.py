@@ -23,10 +23,11 @@ from compat import fivesim, rest
 from compat._rest_access import Access
 from compat._rest_http import Operation, Resource
 from compat._rest_models import NoBody
-from gateway import accounts, deposits, ledger, users, vouchers
+from gateway import accounts, deposits, ledger, users, vouchers, webhook_log
 from gateway.money import Money
 from gateway.passwords import Passwords
 from gateway.store import Tx
+from gateway.webhook_log import Attempt
 from tests.compat.test_rest_people import PASSWORD, QUICK
 from tests.harness import config_directory, environment
 from tests.wire import NOON, StillHouse, still_house
@@ -37,7 +38,7 @@ ME, PARENT, SIBLING, CHILD, TWIN, STRANGER = "Qme", "Qabove", "Qbeside", "Qme.ki
 TREE = {PARENT: None, ME: PARENT, SIBLING: PARENT, CHILD: ME, TWIN: ME, STRANGER: None}
 NOBODY = {
     "account": "Qnone", "key": "999999", "activation": "100999999", "rental": "100999999", "user": "999999",
-    "batch": "999999", "payment": "999999",
+    "batch": "999999", "payment": "999999", "notice": "999999",
 }  # fmt: skip
 
 
@@ -52,9 +53,9 @@ class Try:
 
 @dataclass(frozen=True)
 class Entry:
-    """What an endpoint names: an `account`, `key`, `activation`, `rental`, `user`, `batch`, `payment`, or nothing ("").
+    """What an endpoint names: an `account`, `key`, `activation`, `rental`, `user`, `batch`, `payment` or `notice`.
 
-    Without `tries` the object is in the path, and the body is empty.
+    Or nobody's thing (""). Without `tries` the object is in the path, and the body is empty.
     """
 
     names: str
@@ -66,6 +67,7 @@ ACTIVATION = Entry("activation")
 RENTAL = Entry("rental")
 ACCOUNT = Entry("account")
 KEY = Entry("key")
+NOTICE = Entry("notice")
 NOTHING = Entry("")
 
 VOUCHER = "222222-222222-222222"
@@ -81,7 +83,9 @@ ENDPOINTS: dict[str, Entry] = {
     "extend_rental": Entry("rental", [Try(body={"hours": 4}), Try(body={"hours": 4}, headers=ONCE)]),
     "rental_extensions": Entry("rental", [Try(), Try("/api/v1/rentals/{it}/extensions?hours=4")]),
     "rental_offers": NOTHING, "rentals": NOTHING, "rent": NOTHING,
-    "purchase": NOTHING, "webhook": NOTHING, "set_webhook": NOTHING,
+    "purchase": NOTHING, "webhook": NOTHING, "set_webhook": NOTHING, "test_webhook": NOTHING, "enable_webhook": NOTHING,
+    "webhook_secret": NOTHING, "rotate_webhook_secret": NOTHING, "webhook_attempts": NOTHING,
+    "webhook_notices": NOTHING, "replay_notice": NOTICE, "replay_notices": NOTHING,
     "sign_in": NOTHING, "sign_out": NOTHING, "sign_out_everywhere": NOTHING, "me": NOTHING,
     "change_password": NOTHING, "users": NOTHING, "add_user": NOTHING,
     "disable_user": Entry("user"), "enable_user": Entry("user"),
@@ -249,6 +253,9 @@ class World:
                 "payments",
                 "markups",
                 "audit",
+                "notices",
+                "webhook_secrets",
+                "webhook_endpoints",
             )
             return [[dict(row) for row in tx.all(f"select * from {name} order by 1")] for name in tables]  # noqa: S608 — constant names
 
@@ -281,6 +288,7 @@ async def peopled(directory: Path, values: dict[str, str]) -> AsyncIterator[Worl
             for name in TREE:
                 await _numbers(world, name)
             await house.passes(2.0)
+            await house.database.store.run(_give_up, world)
             yield world
 
 
@@ -289,6 +297,7 @@ def _people(tx: Tx, world: World) -> None:
     for name, parent in TREE.items():
         account_id = accounts.create(tx, name, "USD", NOON, is_demo=True, parent=parent)
         ledger.deposit(tx, account_id, Money(10_000_000, "USD"), NOON, actor="test")
+        accounts.set_webhook(tx, vault, account_id, "https://example.com/hook")
         has = world.objects[name]
         for which in ("first", "second", "third"):
             made = accounts.new_key(tx, vault, name, NOON)
@@ -300,6 +309,16 @@ def _people(tx: Tx, world: World) -> None:
         has["payment"] = str(deposits.payments(tx, is_open=True)[-1]["id"])
         has["batch"] = str(vouchers.issue(tx, vault, account_id, 1, Money(10_000, "USD"), NOON, "test").id)
     users.add(tx, "op@example.com", QUICK.hash(PASSWORD), users.Role.OPERATOR, None, NOON)
+
+
+def _give_up(tx: Tx, world: World) -> None:
+    """Each account's notices could not be delivered."""
+    tx.execute("update notices set state = 'dead', ended_at = :now", now=NOON)
+    for row in tx.all("select max(n.id) as id, a.id as account_id, a.name from notices n join accounts a"
+                      " on a.id = n.account_id group by a.id, a.name"):  # fmt: skip
+        world.objects[row["name"]]["notice"] = str(row["id"])
+        attempt = Attempt(NOON, "native", "http 500", 500, 0.1, "digest", "sha256=0")
+        webhook_log.note_attempt(tx, row["account_id"], row["id"], attempt)
 
 
 async def _token(world: World, role: Role) -> str:
@@ -439,6 +458,7 @@ def marks(world: World, account: str, role: Role) -> list[str]:
         has["number of a rental"],
         f"ver_{has['activation']}",
         f"rent_{has['rental']}",
+        f'"msg_{has["notice"]}"',
         f"{account}@example",
     ]
     return found if account not in role.own else found[1:]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-import hmac
+import itertools
 import json
 import shutil
 import socket
 import ssl
-import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,101 +30,48 @@ from standardwebhooks.webhooks import Webhook
 from gateway import accounts, migrations
 from gateway.activations import _queue_notice
 from gateway.errors import BadWebhookUrl, CallerError, WebhookNotHttps, WebhookUrlTooLong
-from gateway.health import Health
 from gateway.house import House
-from gateway.metrics import Metrics
-from gateway.offers import Market
-from gateway.settings import GatewaySettings, Settings, WebhooksSettings, load_settings
-from gateway.store import Row, Store, Tx, connect
-from gateway.vault import Secrets, Vault
-from gateway.webhooks import IN_FLIGHT_PER_ACCOUNT_MAX, Courier, check_url, is_public
-
-SHIPPED_CATALOG = Path(__file__).parents[2] / "config" / "catalog"
-WEBHOOK_SECRET = "not-a-real-secret-webhooks-00000000"
-RECEIVED_AT = 1_672_574_400.0
-TEXT = "Your code is 12345"
-BODY = (
-    '{"activationId":100000001,"service":"go","text":"Your code is 12345","code":"12345","country":2,'
-    '"receivedAt":"2023-01-01 12:00:00"}'
-)
-LOCAL = WebhooksSettings(timeout_seconds=2.0, retry_seconds=(1, 10), allow_http=True, allow_private_addresses=True)
-PUBLIC_ONLY = LOCAL.model_copy(update={"allow_private_addresses": False})
-
+from gateway.settings import Settings, WebhooksSettings
+from gateway.store import Store, connect
+from gateway.webhook_addresses import check_url, is_public
+from gateway.webhooks import IN_FLIGHT_PER_ENDPOINT_MAX, Courier
+from tests.gateway.noticing import (
+    BODY,
+    LOCAL,
+    PUBLIC_ONLY,
+    WEBHOOK_SECRET,
+    Receiver,
+    advance,
+    configure,
+    counted,
+    empty_sqlite,
+    house_on,
+    notice,
+    own_secret,
+    plain_settings,
+    queued,
+    receiving,
+    tell,
+    x_signature,
+)  # fmt: skip
 
 on_both_databases = pytest.mark.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
 
 
-class Time:
-    """Begins now, as a receiver compares signed times with its own; stands still otherwise."""
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(frozen=True)
-class Received:
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-
-class Receiver:
-    """A client's endpoint on loopback. `/<status>` answers that status, `/hang` nothing, `/moved` sends elsewhere."""
-
-    def __init__(self) -> None:
-        self.received: list[Received] = []
-        self.released = asyncio.Event()
-        self.hanging = 0
-        self.port = 0
-
-    def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
-
-    def paths(self) -> list[str]:
-        return [one.path for one in self.received]
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.received.append(Received(request.path, dict(request.headers), await request.read()))
-        if request.path.startswith("/hang"):
-            self.hanging += 1
-            await self.released.wait()
-        if request.path == "/moved":
-            return web.Response(status=307, headers={"Location": self.url("/elsewhere")})
-        word = request.path[1:4]
-        return web.Response(status=int(word) if word.isdigit() else 200)
-
-
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    made = Receiver()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", made.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.port = runner.addresses[0][1]
-    yield made
-    made.released.set()
-    await runner.cleanup()
+    async with receiving() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("database") / "empty.db"
-    migrations.create_sqlite(path)
-    migrations.upgrade(f"sqlite:///{path}")
-    return path
+    return empty_sqlite(tmp_path_factory.mktemp("database"))
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    directory = tmp_path_factory.mktemp("config")
-    shutil.copytree(SHIPPED_CATALOG, directory / "catalog")
-    return load_settings(directory, {}, lambda _: WebhooksSettings, lambda _: {})
+    return plain_settings(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture
@@ -148,19 +94,7 @@ async def store(store_url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def house(store: Store, settings: Settings) -> House:
-    vault = Vault(Secrets("s" * 32, "k" * 32, "i" * 32, "j" * 32, WEBHOOK_SECRET))
-    made = House(
-        store=store,
-        vault=vault,
-        clock=Time(),
-        settings=settings,
-        upstreams={},
-        market=cast(Market, None),
-        health=cast(Health, None),
-        metrics=Metrics(),
-    )
-    configure(made, LOCAL)
-    return made
+    return house_on(store, settings)
 
 
 @pytest.fixture
@@ -181,73 +115,9 @@ def courier(couriers: Callable[[], Courier]) -> Courier:
 
 
 @pytest.fixture
-async def queue(house: House) -> Callable[..., Awaitable[int]]:
+def queue(house: House) -> Callable[..., Awaitable[int]]:
     """Queues a notice as a delivery would; its id."""
-
-    async def _queue(
-        url: str, *, account: str = "reseller", text: str = TEXT, code: str = "12345", form: str = "sms_activate"
-    ) -> int:
-        return await house.store.run(_delivered, house.vault, account, url, text, code, house.clock(), form)
-
-    return _queue
-
-
-def _delivered(tx: Tx, vault: Vault, account: str, url: str, text: str, code: str, at: float, form: str) -> int:
-    account_id = _account(tx, vault, account, at)
-    accounts.set_webhook(tx, vault, account_id, url, form)
-    activation_id = tx.insert(
-        "insert into activations (account_id, key_id, service, country, operator, status, price, currency, opened_at,"
-        " fingerprint, config_version, number_sealed)"
-        " values (:account, (select id from api_keys where account_id = :account), 'go', 2, 'any', 'received', 100000,"
-        " 'USD', :at, '', '', :number) returning id",
-        account=account_id,
-        number=vault.seal("12025550123"),
-        at=at,
-    )
-    message_id = tx.insert(
-        "insert into messages (activation_id, identity, round, code_sealed, text_sealed, sender_sealed, received_at,"
-        " is_shown) values (:activation, 'one', 1, :code, :text, :sender, :at, 1) returning id",
-        activation=activation_id,
-        sender=vault.seal("Google"),
-        code=vault.seal(code),
-        text=vault.seal(text),
-        at=RECEIVED_AT,
-    )
-    _queue_notice(tx, account_id, activation_id, message_id, at)
-    row = tx.one("select id from notices where message_id = :id", id=message_id)
-    assert row is not None
-    return int(row["id"])
-
-
-def _account(tx: Tx, vault: Vault, name: str, at: float) -> int:
-    known = tx.one("select id from accounts where name = :name", name=name)
-    if known is not None:
-        return int(known["id"])
-    account_id = accounts.create(tx, name, "USD", at, is_demo=False)
-    accounts.issue_key(tx, vault, name, at)
-    return account_id
-
-
-def configure(house: House, webhooks: WebhooksSettings) -> None:
-    house.settings = replace(house.settings, gateway=GatewaySettings(webhooks=webhooks))
-
-
-def advance(house: House, seconds: float) -> None:
-    cast(Time, house.clock).now += seconds
-
-
-async def notice(house: House, notice_id: int) -> Row:
-    row = await house.store.read(lambda tx: tx.one("select * from notices where id = :id", id=notice_id))
-    assert row is not None
-    return row
-
-
-async def tell(house: House, sql: str, **values: Any) -> None:
-    await house.store.run(lambda tx: tx.execute(sql, **values))
-
-
-def counted(house: House, result: str) -> float:
-    return house.metrics.registry.get_sample_value("simroute_notices_total", {"result": result}) or 0.0
+    return partial(queued, house)
 
 
 # What arrives
@@ -309,8 +179,14 @@ SIGNED = (
 
 def native_notice() -> bytes:
     """The brief's payload: the member signs everything before it."""
-    inside = hmac.new(WEBHOOK_SECRET.encode(), (SIGNED + "}").encode(), hashlib.sha256).hexdigest()
-    return f'{SIGNED},"signature":"sha256={inside}"}}'.encode()
+    return f'{SIGNED},"signature":"{x_signature(own_secret(), (SIGNED + "}").encode())}"}}'.encode()
+
+
+STANDARD_BODY = (
+    b'{"type":"sms.received","timestamp":"2023-01-01T12:00:00Z","data":{"id":"ver_100000001",'
+    b'"phone_number":"+12025550123","service":"go","country":2,"sender":"Google","text":"Your code is 12345",'
+    b'"code":"12345"}}'
+)
 
 
 @on_both_databases
@@ -322,6 +198,7 @@ def native_notice() -> bytes:
         ("hero", HERO_BODY),
         ("daisy", DAISY_BODY),
         ("native", native_notice()),
+        ("standard", STANDARD_BODY),
     ],
 )
 async def test_the_body_has_the_form_the_address_was_set_in(
@@ -332,8 +209,7 @@ async def test_the_body_has_the_form_the_address_was_set_in(
 
     (one,) = receiver.received
     assert one.body == body
-    over_all = hmac.new(WEBHOOK_SECRET.encode(), body, hashlib.sha256).hexdigest()
-    assert one.headers["X-Signature"] == f"sha256={over_all}"
+    assert one.headers["X-Signature"] == x_signature(own_secret(), body)
     assert (await notice(house, notice_id))["format"] == form
 
 
@@ -379,9 +255,8 @@ async def test_both_signatures_verify(
     await courier.round()
 
     (one,) = receiver.received
-    secret = WEBHOOK_SECRET.encode()
-    assert one.headers["X-Signature"] == f"sha256={hmac.new(secret, one.body, hashlib.sha256).hexdigest()}"
-    assert Webhook(b64encode(secret).decode()).verify(one.body, one.headers) == json.loads(one.body)
+    assert one.headers["X-Signature"] == x_signature(own_secret(), one.body)
+    assert Webhook("whsec_" + b64encode(own_secret()).decode()).verify(one.body, one.headers) == json.loads(one.body)
     assert one.headers["webhook-id"] == f"msg_{notice_id}"
     assert one.headers["Content-Type"] == "application/json"
     assert one.headers["User-Agent"].startswith("simroute/")
@@ -465,14 +340,17 @@ async def test_a_cleared_address_ends_the_notice(
     assert counted(house, "dead") == 1
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_a_failure_and_is_not_followed(
-    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]]
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]], status: int
 ) -> None:
-    notice_id = await queue(receiver.url("/moved"))
+    receiver.headers = {"Location": receiver.url("/elsewhere")}
+    notice_id = await queue(receiver.url(f"/{status}"))
     await courier.round()
 
-    assert receiver.paths() == ["/moved"]
-    assert (await notice(house, notice_id))["last_result"] == "http 307"
+    assert receiver.paths() == [f"/{status}"]
+    row = await notice(house, notice_id)
+    assert (row["state"], row["last_result"]) == ("pending", f"http {status}")
 
 
 async def test_a_receiver_that_does_not_answer_is_timed_out(
@@ -513,6 +391,62 @@ async def test_a_broken_answer_is_a_failure(
     assert (await notice(house, notice_id))["last_result"] == words
 
 
+@pytest.mark.parametrize(
+    "beginning", [b"", b"HTTP/1.1 200 OK\r\n"], ids=["a status, byte by byte", "headers, one by one"]
+)
+async def test_an_answer_that_drips_is_cut_off_at_the_deadline(
+    house: House, courier: Courier, queue: Callable[..., Awaitable[int]], beginning: bytes
+) -> None:
+    """The deadline is for all of it: each byte that comes does not begin it anew."""
+    configure(house, LOCAL.model_copy(update={"timeout_seconds": 0.5}))
+    is_over = asyncio.Event()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(beginning)
+        drops = itertools.repeat(b"X: y\r\n") if beginning else iter([b"%c" % byte for byte in b"HTTP/1.1 200 OK" * 50])
+        with contextlib.suppress(ConnectionError):
+            for drop in drops:
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+        is_over.set()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        notice_id = await queue(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        await courier.round()
+        await asyncio.wait_for(asyncio.gather(*courier._in_flight), 10)
+        await asyncio.wait_for(is_over.wait(), 20)
+    assert (await notice(house, notice_id))["last_result"] == "timed out"
+
+
+async def test_headers_without_end_are_refused(
+    house: House, courier: Courier, queue: Callable[..., Awaitable[int]]
+) -> None:
+    written, is_over = 0, asyncio.Event()
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"}")
+        writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        with contextlib.suppress(ConnectionError):
+            while written < 50_000_000:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+                written += 65536
+        writer.close()
+        is_over.set()
+
+    async with await asyncio.start_server(reply, "127.0.0.1", 0) as server:
+        notice_id = await queue(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook")
+        await courier.round()
+        await asyncio.gather(*courier._in_flight)
+        await asyncio.wait_for(is_over.wait(), 10)
+    assert (await notice(house, notice_id))["state"] == "pending"
+    assert written < 50_000_000
+
+
 async def test_an_endless_answer_counts_by_its_status_alone(
     house: House, courier: Courier, queue: Callable[..., Awaitable[int]]
 ) -> None:
@@ -549,12 +483,12 @@ async def test_a_slow_receiver_does_not_delay_another_accounts(
 
     await asyncio.wait_for(courier.round(), 1.5)
     assert (await notice(house, quick))["state"] == "sent"
-    assert receiver.hanging == IN_FLIGHT_PER_ACCOUNT_MAX
+    assert receiver.hanging == IN_FLIGHT_PER_ENDPOINT_MAX
 
     later = await queue(receiver.url("/quick"), account="quick")
     await asyncio.wait_for(courier.round(), 1.5)
     assert (await notice(house, later))["state"] == "sent"
-    assert receiver.hanging == IN_FLIGHT_PER_ACCOUNT_MAX
+    assert receiver.hanging == IN_FLIGHT_PER_ENDPOINT_MAX
 
 
 async def test_a_backlog_goes_out_without_pauses(
@@ -743,6 +677,57 @@ async def test_a_public_looking_name_that_leads_inside_is_refused(
     assert receiver.received == []
 
 
+@pytest.fixture
+def one_public_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of loopback, 127.0.0.2 counts as an address of the internet."""
+    monkeypatch.setattr("gateway.webhook_wire.is_public", lambda address: address == "127.0.0.2")
+
+
+@pytest.mark.usefixtures("one_public_address")
+async def test_a_name_that_leads_inside_the_second_time_is_refused_then(
+    house: House,
+    couriers: Callable[[], Courier],
+    receiver: Receiver,
+    queue: Callable[..., Awaitable[int]],
+    resolver: Callable[..., None],
+) -> None:
+    """What was public when it was looked at says nothing: the address connected to is looked at each time."""
+    configure(house, PUBLIC_ONLY)
+    async with receiving("127.0.0.2") as public:
+        await receiver.listen_beside(public)
+        url = f"http://hooks.example.com:{public.port}/hook"
+        resolver("127.0.0.2")
+        first = await queue(url)
+        await couriers().round()
+        resolver("127.0.0.1")
+        second = await queue(url)
+        await couriers().round()
+    assert (await notice(house, first))["state"] == "sent"
+    assert (await notice(house, second))["last_result"] == "refused: private address"
+    assert (len(public.received), receiver.received) == (1, [])
+
+
+@pytest.mark.usefixtures("one_public_address")
+@pytest.mark.parametrize("addresses", [("127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1")])
+async def test_of_several_addresses_of_a_name_only_a_public_one_is_connected_to(
+    house: House,
+    courier: Courier,
+    receiver: Receiver,
+    queue: Callable[..., Awaitable[int]],
+    resolver: Callable[..., None],
+    addresses: tuple[str, ...],
+) -> None:
+    configure(house, PUBLIC_ONLY)
+    async with receiving("127.0.0.2") as public:
+        await receiver.listen_beside(public)
+        resolver(*addresses)
+        for _ in range(2):
+            await queue(f"http://hooks.example.com:{public.port}/hook")
+        await courier.round()
+    assert receiver.received == []
+    assert len(public.received) == 2
+
+
 async def test_a_name_is_resolved_and_reached_where_private_addresses_are_allowed(
     courier: Courier,
     receiver: Receiver,
@@ -761,7 +746,8 @@ async def test_a_proxy_of_the_environment_is_not_used(
     queue: Callable[..., Awaitable[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     await queue(receiver.url("/hook"))
     await courier.round()
     assert receiver.paths() == ["/hook"]
@@ -835,6 +821,9 @@ def test_a_public_https_address_may_be_set(url: str) -> None:
         ("https://example.com\\@10.0.0.1/", BadWebhookUrl),
         ("https://[::1/", BadWebhookUrl),
         ("https://[v1.fe80]/", BadWebhookUrl),
+        ("https://[2001:4860:4860::8888%25eth0]/", BadWebhookUrl),
+        ("https://[2001:4860:4860::8888%eth0]/", BadWebhookUrl),
+        ("https://127.0.0.1%40example.com/", BadWebhookUrl),
         ("https://a..b/", BadWebhookUrl),
         ("https://%31%32%37.0.0.1/", BadWebhookUrl),
         ("javascript:alert(1)", BadWebhookUrl),
@@ -853,6 +842,7 @@ PRIVATE_HOSTS = [
     "127.0.0.1", "127.0.0.1.", "127.1", "2130706433", "017700000001", "0177.0.0.1", "0x7f000001", "0x7f.0.0.1",
     "0", "0.0.0.0", "10.1.2.3", "012.1.2.3", "172.16.0.1", "192.168.1.1", "3232235777", "169.254.169.254",
     "0xa9fea9fe", "100.100.100.200", "168.63.129.16", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+    "2130706433.", "127.1.", "0x7f.1", "127.0.1", "127.0x0.1", "00.0.0.0",
     "8.8", "134744072", "１２７.0.0.1", "127。0。0。1", "①②⑦.0.0.1",
     "[::1]", "[::]", "[fe80::1]", "[fd00:ec2::254]", "[ff02::1]", "[::ffff:10.0.0.1]", "[::ffff:7f00:1]",
     "[::127.0.0.1]", "[2002:7f00:1::]", "[64:ff9b::a9fe:a9fe]", "[64:ff9b:1::1]", "[2001:db8::1]",
@@ -868,7 +858,15 @@ def test_an_address_inside_may_not_be_set_in_any_spelling(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::"]
+    "address",
+    [
+        "8.8.8.8",
+        "2001:4860:4860::8888",
+        "::ffff:8.8.8.8",
+        "64:ff9b::8.8.8.8",
+        "2002:808:808::",
+        "2607:f8b0::5efe:8.8.8.8",
+    ],
 )
 def test_public_addresses(address: str) -> None:
     assert is_public(address)
@@ -880,6 +878,8 @@ def test_public_addresses(address: str) -> None:
         "127.0.0.1", "10.0.0.1", "100.64.0.1", "169.254.169.254", "192.0.0.8", "192.88.99.1", "198.18.0.1",
         "203.0.113.1", "224.0.0.1", "0.0.0.0", "255.255.255.255", "::", "::1", "fe80::1%eth0", "fec0::1", "fc00::1",
         "ff0e::1", "::ffff:192.168.0.1", "::ffff:0:7f00:1", "64:ff9b::10.0.0.1", "2002:a00:1::", "3fff::1",
+        "::127.0.0.1", "64:ff9b:1::7f00:1", "2607:f8b0::5efe:10.0.0.1", "2607:f8b0::200:5efe:7f00:1", "fec0::1%1",
+        "fe80::5efe:8.8.8.8", "fd00::200:5efe:808:808",
         "2001:0:808:808::80ff:fffe", "2001:0:7f00:1::f7f7:f7f7",
     ],
 )  # fmt: skip
