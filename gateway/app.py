@@ -230,7 +230,10 @@ class Gateway:
         def on_delivered(place: tuple[str, int, str], is_delivered: bool) -> None:
             (house.health.delivered if is_delivered else house.health.undelivered)(*place)
 
-        bus = Bus(redis_url, channel, self.name, lambda ids: take_asked(house, ids), on_delivered)
+        bus = Bus(
+            redis_url, channel, self.name, lambda ids: take_asked(house, ids), on_delivered, house.health.turn
+        )  # fmt: skip
+        house.health.on_turn = bus.turned
         house.bus, house.is_shared, house.live.on_put = bus, True, bus.changed
         return bus
 

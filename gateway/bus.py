@@ -52,9 +52,16 @@ class Tells(Protocol):
         """An activation from there got its first message, or ended without any."""
         ...
 
+    def turned(self, upstream: str, reason: str) -> None:
+        """An upstream's circuit has opened here, for that reason, or closed: then without one."""
+        ...
+
 
 class Silence:
     """For a process that is alone."""
+
+    def turned(self, upstream: str, reason: str) -> None:
+        pass
 
     def changed(self) -> None:
         pass
@@ -67,7 +74,7 @@ class Silence:
 
 
 class Bus:
-    """Says and hears. `on_asked` and `on_delivered` are called with what other processes said."""
+    """Says and hears. `on_asked`, `on_delivered` and `on_turned` are called with what other processes said."""
 
     def __init__(
         self,
@@ -76,6 +83,7 @@ class Bus:
         me: str,
         on_asked: Callable[[Sequence[int]], None],
         on_delivered: Callable[[Place, bool], None],
+        on_turned: Callable[[str, str], None],
     ) -> None:
         """`channel` tells this deployment from others on the same Redis, `me` this process from the others."""
         self._redis = Redis.from_url(
@@ -89,9 +97,11 @@ class Bus:
         self._me = me
         self._on_asked = on_asked
         self._on_delivered = on_delivered
+        self._on_turned = on_turned
         self._is_changed = False
         self._asked: list[int] = []
         self._delivered: list[tuple[Place, bool]] = []
+        self._turned: dict[str, str] = {}
         self._unsaid = asyncio.Event()
         self.heard = asyncio.Event()
         """Set when another process has changed something, or when something may have been missed."""
@@ -110,6 +120,10 @@ class Bus:
 
     def delivered(self, place: Place, is_delivered: bool) -> None:
         self._delivered = [*self._delivered, (place, is_delivered)][-UNSAID_MAX:]
+        self._unsaid.set()
+
+    def turned(self, upstream: str, reason: str) -> None:
+        self._turned[upstream] = reason
         self._unsaid.set()
 
     # Running
@@ -137,8 +151,14 @@ class Bus:
                 await asyncio.sleep(REST_SECONDS)
 
     def _words(self) -> str:
-        said = {"from": self._me, "changed": self._is_changed, "asked": self._asked, "delivered": self._delivered}
-        self._is_changed, self._asked, self._delivered = False, [], []
+        said = {
+            "from": self._me,
+            "changed": self._is_changed,
+            "asked": self._asked,
+            "delivered": self._delivered,
+            "turned": self._turned,
+        }
+        self._is_changed, self._asked, self._delivered, self._turned = False, [], [], {}
         return json.dumps(said)
 
     async def _hear(self) -> None:
@@ -172,7 +192,9 @@ class Bus:
             self._on_asked([int(one) for one in said["asked"]])
             for (upstream, country, service), is_delivered in said["delivered"]:
                 self._on_delivered((str(upstream), int(country), str(service)), bool(is_delivered))
-        except (ValueError, KeyError, TypeError):
+            for upstream, reason in said["turned"].items():
+                self._on_turned(str(upstream), str(reason))
+        except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("bus.unreadable")  # another version's, or a stranger's: hints may be lost
 
     def _gone(self, error: Exception) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -88,6 +88,8 @@ class Health:
     def __init__(self, clock: Clock, settings: HealthSettings) -> None:
         self.settings = settings
         self.changes = 0
+        self.on_turn: Callable[[str, str], None] = lambda _upstream, _reason: None
+        """Called when a circuit opens, with the reason, and when it closes, without one."""
         self._clock = clock
         self._circuits: dict[str, _Circuit] = {}
         self._evidence: LRUCache[tuple[str, int, str], _Evidence] = LRUCache(EVIDENCE_KEPT)
@@ -103,17 +105,37 @@ class Health:
         circuit.reason, circuit.fault_at = reason, now
         if circuit.is_tripped and (circuit.is_on_trial or now >= circuit.open_until):
             self._trip(circuit, now, circuit.reopened + 1)
+            self.on_turn(upstream, reason)
         elif not circuit.is_tripped and circuit.faults >= self.settings.faults_to_open:
             self._trip(circuit, now, 0)
+            self.on_turn(upstream, reason)
 
     def success(self, upstream: str) -> None:
         """The upstream answered sensibly ("sold out" is sensible): whatever was open closes."""
         circuit = self._circuits.get(upstream)
         if circuit is None:
             return
-        self.changes += circuit.is_tripped
+        was_tripped = self._close(circuit)
+        if was_tripped:
+            self.on_turn(upstream, "")
+
+    def turn(self, upstream: str, reason: str) -> None:
+        """Another process's circuit has opened, or, without a reason, closed: this one's does the same."""
+        circuit = self._circuits.setdefault(upstream, _Circuit())
+        if not reason:
+            self._close(circuit)
+        elif not self.is_open(upstream):
+            now = self._clock()
+            circuit.faults, circuit.reason, circuit.fault_at = self.settings.faults_to_open, reason, now
+            self._trip(circuit, now, circuit.reopened)
+
+    def _close(self, circuit: _Circuit) -> bool:
+        """Whether it was open."""
+        was_tripped = circuit.is_tripped
+        self.changes += was_tripped
         circuit.faults = circuit.reopened = 0
         circuit.is_tripped = circuit.is_on_trial = False
+        return was_tripped
 
     def is_open(self, upstream: str) -> bool:
         """Whether to keep away: cooling down, or another order is already trying it out. Changes nothing."""

@@ -110,7 +110,9 @@ class Worker:
         if works:
             self._begin("notices", self._courier.round)
             for name, one_round in self._shared_work().items():
-                self._begin(name, one_round, is_leased=True)
+                self._begin(name, one_round, lease=name)
+            for name, one_round in self._alerting_work().items():
+                self._begin(name, one_round, lease=REPORT)
         if works and isinstance(self._leases, Leases):
             self._leased.add(ENDS)
             self._begin("leases", self._renew)
@@ -119,14 +121,19 @@ class Worker:
     def _shared_work(self) -> dict[str, Round]:
         return {
             "settle": self._settle,
-            "webhook watch": self._webhook_watch.round,
             "strangers": self._sweep_strangers,
             REPORT: self._overseer.report,
             "tidy": self._tidy,
             "seal": self._seal,
+            "usage": self._roll_up,
+        }
+
+    def _alerting_work(self) -> dict[str, Round]:
+        """What shows alerts, done where they are written down: so each is told of once."""
+        return {
             "recharge": self._recharger.round,
             "payment hook": self._recharger.call,
-            "usage": self._roll_up,
+            "webhook watch": self._webhook_watch.round,
         }
 
     def follow_upstreams(self) -> None:
@@ -141,8 +148,8 @@ class Worker:
                 continue
             self._begin(f"offers:{name}", partial(self._refresh_offers, name))
             if self._works:
-                self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep, is_leased=True)
-                self._begin(f"balance:{name}", partial(self._overseer.look_at_balance, name), is_leased=True)
+                self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep, lease=f"poll:{name}")
+                self._begin(f"balance:{name}", partial(self._overseer.look_at_balance, name), lease=REPORT)
 
     async def stop(self) -> None:
         """Ends the loops, then settles what is in flight."""
@@ -164,15 +171,16 @@ class Worker:
         except Unavailable:
             log.warning("stop.database_away")
 
-    def _begin(self, name: str, one_round: Round, *, is_leased: bool = False) -> None:
-        if is_leased:
-            self._leased.add(name)
-        self._tasks[name] = asyncio.create_task(self._loop(name, one_round, is_leased=is_leased), name=name)
+    def _begin(self, name: str, one_round: Round, *, lease: str = "") -> None:
+        """With a lease the loop runs only while this process holds that."""
+        if lease:
+            self._leased.add(lease)
+        self._tasks[name] = asyncio.create_task(self._loop(name, one_round, lease), name=name)
 
-    async def _loop(self, name: str, one_round: Round, *, is_leased: bool) -> None:
-        is_ours = not is_leased or isinstance(self._leases, AllMine)
+    async def _loop(self, name: str, one_round: Round, lease: str) -> None:
+        is_ours = not lease or isinstance(self._leases, AllMine)
         while True:
-            if is_leased and not self._leases.holds(name):
+            if lease and not self._leases.holds(lease):
                 is_ours = False
                 await asyncio.sleep(LEASED_PAUSE_SECONDS)
                 continue

@@ -51,6 +51,29 @@ def test_opens_after_faults_in_a_row_and_says_why(health: Health, watch: Watch) 
     assert state.fault_at == watch.now
 
 
+def test_what_a_circuit_does_is_told_once_and_done_by_the_others(health: Health, watch: Watch) -> None:
+    other = Health(watch, HealthSettings(faults_to_open=3, cooldown_seconds=30))
+    told: list[tuple[str, str]] = []
+
+    def tell(upstream: str, reason: str) -> None:
+        told.append((upstream, reason))
+        other.turn(upstream, reason)
+
+    health.on_turn = tell
+    other.on_turn = lambda upstream, reason: pytest.fail("an echo")
+    trip(health)
+    health.fault("x", "time-out")
+    assert told == [("x", "time-out")]
+    assert other.is_open("x")
+    assert other.state("x").reason == "time-out"
+    watch.now += 30
+    assert health.try_trial("x")
+    health.success("x")
+    assert told[1:] == [("x", "")]
+    assert not other.is_open("x")
+    assert other.state("x").phase is Phase.CLOSED
+
+
 def test_success_between_faults_starts_the_count_afresh(health: Health) -> None:
     health.fault("x", "time-out")
     health.fault("x", "time-out")
