@@ -18,7 +18,7 @@ from typing import Any
 import click
 import uvicorn
 
-from gateway import accounts, forward, ledger, logs
+from gateway import accounts, connections, forward, guard, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
@@ -78,6 +78,7 @@ def serve(context: Context, host: str | None, port: int | None) -> None:
     settings = context.settings()
     server = settings.gateway.server
     logs.configure(server.log_level, server.log_format)
+    guard.raise_limit()
     database = open_database(context.environment, answer_seconds=ANSWER_SECONDS)
     lock = lock_for_serving(database)
     listener = _listen(host or server.host, server.port if port is None else port)
@@ -123,17 +124,21 @@ async def _serve(context: Context, database: Database, listener: socket.socket, 
         access_log=False,
         server_header=False,
         proxy_headers=False,  # it would believe whatever a local process says of addresses
-        http="httptools",
+        http=connections.protocol(gateway.house.guard),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = _Server(config, lambda: _announce(listener, key))
     gateway.is_stopping = lambda: server.should_exit
-    guard = asyncio.create_task(_guard(server, lock))
+    beside = [
+        asyncio.create_task(_guard(server, lock)),
+        asyncio.create_task(connections.keep_room(server, gateway.house.guard)),
+    ]
     try:
         await server.serve([listener])
     finally:
-        guard.cancel()
+        for task in beside:
+            task.cancel()
 
 
 async def _guard(server: uvicorn.Server, lock: Lock) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gateway.guard import Guard
 from gateway.health import Health
 from gateway.live import LiveMap
 from gateway.metrics import Metrics
@@ -32,6 +33,9 @@ class House:
     live: LiveMap = field(default_factory=LiveMap)
     status_calls: Counter[str] = field(default_factory=Counter)
     """Calls other than purchases, by upstream: what a poller paces itself by."""
+
+    guard: Guard = field(default_factory=Guard)
+    """Whether there is room to buy."""
 
     former: Mapping[str, Stanza] = field(default_factory=dict)
     """Stanzas of earlier configurations: numbers may still be open at an upstream that was taken out of the file."""

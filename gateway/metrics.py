@@ -65,6 +65,10 @@ class Metrics:
         self.upstream_balance = Gauge(
             "simroute_upstream_balance", "Our balance there", ["upstream", "currency"], registry=self.registry
         )
+        self.disk_free = Gauge("simroute_disk_free_bytes", "Free beside the SQLite file", registry=self.registry)
+        self.descriptors_free = Gauge(
+            "simroute_descriptors_free", "File descriptors this process may still open", registry=self.registry
+        )
         self.notifications = Counter(
             "simroute_notifications", "Messages to the notification list by result", ["result"], registry=self.registry
         )

@@ -161,11 +161,15 @@ class Purchases:
         return claimed if claimed is not None else await self._open_new(caller, order, is_gone, basis)
 
     def require_free(self, caller: Caller) -> None:
-        """Asked before an order is even read: a barred caller hears nothing else. Raises Suspended, Barred."""
+        """Asked before an order is even read: a barred caller hears nothing else.
+
+        Raises Suspended, Barred, and Unavailable where there is no room to buy.
+        """
         if caller.suspended_at is not None and caller.suspended_at <= self._house.clock():
             raise Suspended
         if caller.barred_until is not None and caller.barred_until > self._house.clock():
             raise Barred(caller.barred_until)
+        self._house.guard.require_room()
 
     async def _open_new(
         self,

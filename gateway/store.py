@@ -12,6 +12,7 @@ measurement).
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import sqlite3
@@ -46,6 +47,9 @@ GROUP_MAX = 64
 
 MINIMUM_SQLITE = (3, 35, 0)
 """The first SQLite with RETURNING."""
+
+_FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""No space on the device; and any other limit on what may be written, such as a quota's or a process's."""
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
 
@@ -107,6 +111,11 @@ class Store(Protocol):
     """The database."""
 
     dialect: str
+
+    @property
+    def full_at(self) -> float:
+        """When a write last failed for want of space, by the monotonic clock; never: minus infinity."""
+        ...
 
     async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a unit of work in a transaction and returns what it returned once that is durable.
@@ -183,6 +192,7 @@ class SqliteStore:
         self._reader: sqlite3.Connection | None = None
         self._reader_inode = 0
         self._closed = False
+        self.full_at = -math.inf
 
     async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
@@ -277,8 +287,11 @@ class SqliteStore:
         if error is None:
             return False
         if not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
-            _close(self._writer)
-            self._writer = None
+            if _is_full(error):
+                self.full_at = time.monotonic()
+            else:
+                _close(self._writer)
+                self._writer = None
             _fail(jobs, error)
             return False
         now = time.monotonic()
@@ -309,6 +322,11 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as error:
             return error
         return None
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there was no room to write. The connection is as good as before, and a new one would need room itself."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) in _FULL_CODES
 
 
 def _fail(jobs: Sequence[_Job], error: Exception) -> None:
@@ -376,6 +394,7 @@ class PostgresStore:
         self._down_until = 0.0
         self._opened = False
         self._closed = False
+        self.full_at = -math.inf
 
     async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
@@ -414,7 +433,9 @@ class PostgresStore:
         except (errors.DeadlockDetected, errors.SerializationFailure) as error:
             raise Unavailable from error
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
-            if not isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
+            if isinstance(error, errors.DiskFull):
+                self.full_at = time.monotonic()
+            elif not isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
                 self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable from error
 

@@ -362,6 +362,10 @@ class Faulty:
             await self._store.run(unit, *args, **kwargs)
         raise error()
 
+    @property
+    def full_at(self) -> float:
+        return self._store.full_at
+
     async def read(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._is_dead:
             raise Died

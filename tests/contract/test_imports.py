@@ -28,7 +28,7 @@ LAYERS = (
     # Values and small tools that know nothing of the rest
     "money", "codes", "vault", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words", "ds_words",
     # The words everybody uses
-    "errors", "model", "metrics", "settings", "rules",
+    "errors", "model", "metrics", "settings", "guard", "rules",
     # The seam, the database, and what is kept in memory
     "inhouse", "upstream", "store", "live", "health", "passwords",
     # Decisions: pure, from facts to a short-list
@@ -44,8 +44,8 @@ LAYERS = (
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger", "cli_markups",
-    "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli",
+    "front", "app", "terminal", "connections", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger",
+    "cli_markups", "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 
