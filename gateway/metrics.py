@@ -53,6 +53,19 @@ class Metrics:
         self.strangers = Gauge(
             "simroute_strangers", "Numbers open upstream that we know nothing of", ["upstream"], registry=self.registry
         )
+        self.refunds_open = Gauge(
+            "simroute_refunds_open", "Cancels not yet accepted there", ["upstream", "currency"], registry=self.registry
+        )
+        self.refunds_open_amount = Gauge(
+            "simroute_refunds_open_amount", "What those may cost", ["upstream", "currency"], registry=self.registry
+        )
+        self.refunds_lost = Counter(
+            "simroute_refunds_lost", "Numbers without a code that were not given back in time", ["upstream"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.refunds_lost_amount = Counter(
+            "simroute_refunds_lost_amount", "What those cost", ["upstream", "currency"], registry=self.registry
+        )
         self.late_messages = Counter(
             "simroute_late_messages", "Messages after the caller was released", ["upstream"], registry=self.registry
         )

@@ -448,6 +448,11 @@ class StanzaKeys(Section):
         description="It refuses a cancel for now: `absorb` releases the caller at once and cancels later, "
         "`deny` tells the caller.",
     )
+    refund_seconds: Annotated[float, Field(ge=60, le=86_400, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="How long after its purchase a number without a code can be given back there for its money; unset,"
+        " it is given back at its end in any case.",
+    )
     exclusive: bool = Field(
         default=False,
         description="The account there is ours alone: numbers open there that we do not know are cancelled.",

@@ -14,6 +14,7 @@ from gateway.activations import Activations
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
 from gateway.house import House
 from gateway.inbox import drop_pushes
+from gateway.live import Live
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
@@ -40,6 +41,7 @@ PUSHES_KEPT_SECONDS = 30 * 86_400.0
 OFFERS_RETRY_SECONDS = 10.0
 OFFERS_DEADLINE_SECONDS = 120.0
 FAILED_ROUND_SECONDS = 1.0
+TOGETHER = 25
 UPSTREAM_LOOPS = ("poll", "offers", "balance")
 
 Round = Callable[[], Awaitable[float]]
@@ -80,6 +82,7 @@ class Worker:
         """Starts every loop, and those of each upstream."""
         self._begin("answered", self._note_answered)
         self._begin("tick", self._tick)
+        self._begin("close", self._close_upstream)
         self._begin("settle", self._settle)
         self._begin("strangers", self._sweep_strangers)
         self._begin("notices", self._courier.round)
@@ -151,16 +154,23 @@ class Worker:
         await self._overseer.follow_switches()
         await self._activations.keep_rentals()
         await self._activations.expire()
-        for live in self._purchases.overdue():
-            try:
-                await self._activations.give_back(live)
-            except NotAllowedNow:
-                pass  # its code came after all, and was paid for
-            except CallerError:
-                self._purchases.abandon(live, "")
-        await self._activations.close_upstream()
+        overdue = self._purchases.overdue()
+        for start in range(0, len(overdue), TOGETHER):
+            await asyncio.gather(*map(self._give_back, overdue[start : start + TOGETHER]))
         await self._measure()
         self._database(is_well=True)
+        return TICK_SECONDS
+
+    async def _give_back(self, live: Live) -> None:
+        try:
+            await self._activations.give_back(live)
+        except NotAllowedNow:
+            pass  # its code came after all, and was paid for
+        except CallerError:
+            self._purchases.abandon(live, "")
+
+    async def _close_upstream(self) -> float:
+        await self._activations.close_upstream(waits=False)
         return TICK_SECONDS
 
     async def _measure(self) -> None:

@@ -500,7 +500,8 @@ class World:
     async def round(self) -> None:
         """What the worker's loops do in one round each; a database that is away costs the round, as there."""
         gateway = self.gateway
-        for work in (gateway.purchases.note_answered, gateway.worker._tick, gateway.worker._settle, self.poll):
+        tell = gateway.activations.close_upstream
+        for work in (gateway.purchases.note_answered, gateway.worker._tick, tell, gateway.worker._settle, self.poll):
             try:
                 await work()
             except Unavailable:

@@ -34,8 +34,8 @@ LAYERS = (
     # Decisions: pure, from facts to a short-list
     "pricing", "ladders", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "tree", "markups", "levels", "caps", "fuse", "handed",
-    "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
+    "database", "revisions", "records", "history", "journal", "refunds", "tree", "markups", "levels", "caps", "fuse",
+    "handed", "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts", "payments",
