@@ -400,10 +400,12 @@ class PostgresStore:
         if self._closed:
             raise Unavailable
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs))
+        given_up = threading.Event()
+        work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs, given_up))
         done, _ = await asyncio.wait({work}, timeout=self._answer_seconds)
         if not done:
-            # What comes of it later is found out by the next one who looks, as after a crash.
+            # Undone, unless its commit is on the way: that is found out by the next one who looks, as after a crash.
+            given_up.set()
             work.add_done_callback(lambda late: late.cancelled() or late.exception())
             self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable
@@ -424,12 +426,12 @@ class PostgresStore:
             text = self._statements[sql] = _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
         return text
 
-    def _work(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+    def _work(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
         # While the server is away, everybody waiting for the same time-out would hold all threads.
         if time.monotonic() < self._down_until:
             raise Unavailable
         try:
-            return self._try(unit, args, kwargs)
+            return self._try(unit, args, kwargs, given_up)
         except (errors.DeadlockDetected, errors.SerializationFailure) as error:
             raise Unavailable from error
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
@@ -439,12 +441,12 @@ class PostgresStore:
                 self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable from error
 
-    def _try(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+    def _try(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
         """Again after a deadlock, and with another connection where the server ended the one from the pool."""
         conflicts, left = 0, self._connections
         while True:
             try:
-                return self._once(unit, args, kwargs)
+                return self._once(unit, args, kwargs, given_up)
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 conflicts += 1
                 if conflicts == self.TRIES:
@@ -454,13 +456,16 @@ class PostgresStore:
                 if not left:
                     raise psycopg.OperationalError("connections keep breaking") from error
 
-    def _once(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+    def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
         if not self._opened:
             self._pool.open()
             self._opened = True
         with self._pool.connection() as connection:
             try:
-                return unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)
+                result = unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)
+                if given_up.is_set():
+                    raise Unavailable  # its caller was told that nothing was done
+                return result
             except psycopg.OperationalError as error:
                 if connection.closed:
                     raise _Broken from error
