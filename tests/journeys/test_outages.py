@@ -106,6 +106,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Postgres
         yield postgres, found
 
 
+@pytest.mark.timeout(240)  # servers of its own, and as long an outage as is asked for
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
 def test_postgresql_is_gone_for_a_while(fragile: tuple[Postgres, Shop], how: str) -> None:
     postgres, found = fragile
