@@ -427,8 +427,9 @@ class PostgresStore:
         return text
 
     def _work(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
-        # While the server is away, everybody waiting for the same time-out would hold all threads.
-        if time.monotonic() < self._down_until:
+        # While the server is away, everybody waiting for the same time-out would hold all threads; and who queued
+        # behind them in vain is not to be served before those who came since.
+        if given_up.is_set() or time.monotonic() < self._down_until:
             raise Unavailable
         try:
             return self._try(unit, args, kwargs, given_up)
