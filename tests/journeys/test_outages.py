@@ -103,6 +103,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Postgres
         postgres_database(postgres.url) as url,
         shop(tmp_path_factory.mktemp("outage"), url) as found,
     ):
+        found.cli("key", "limits", "1", "--changes-per-minute", "100000")
         yield postgres, found
 
 
