@@ -502,8 +502,8 @@ class Activations:
                 await self._lose(row, now)
         except UpstreamError as error:
             now = house.clock()
-            is_gone = upstream is None and now - row["opened_at"] < refunds.GONE_SECONDS
-            if is_gone or not refunds.is_over(row, window_end, now):
+            may_return = upstream is None and window_end is None and now - row["opened_at"] < refunds.GONE_SECONDS
+            if may_return or not refunds.is_over(row, window_end, now):
                 await house.store.run(_close_later, row["id"], refunds.next_try_at(row, error, window_end, now))
                 return
             log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)

@@ -431,11 +431,16 @@ def has_moved(had_until: float, ends_at: float, hours: int) -> bool:
     return ends_at - had_until >= hours * 1800.0
 
 
-def lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> None:
-    """Books a lease that nobody has and that can't be given back. It is no activation's: its order may have another."""
-    if tx.execute("update attempts set state = 'gone' where id = :id and state = 'orphan'", id=attempt_id):
-        end(tx, attempt_id, "gone", "could not be given back", at)
-        ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=f"attempt {attempt_id}")
+def lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> bool:
+    """Books a lease that nobody has and that can't be given back; whether this call did.
+
+    It is no activation's: its order may have another.
+    """
+    if not tx.execute("update attempts set state = 'gone' where id = :id and state = 'orphan'", id=attempt_id):
+        return False
+    end(tx, attempt_id, "gone", "could not be given back", at)
+    ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=f"attempt {attempt_id}")
+    return True
 
 
 def mark_answered(tx: Tx, ids: Sequence[int]) -> None:

@@ -28,6 +28,7 @@ FULL_SECONDS = 5.0
 WELL_AGAIN = 1.25
 """So many times the limit has to be free before purchases go on: an alert is not to flutter."""
 
+DESCRIPTORS_ENOUGH = 65_536
 PROC, DEV = "/proc/self/fd", "/dev/fd"
 
 SUBJECTS = {"disk_low": "host:disk", "disk_full": "host:database", "descriptors_low": "host:process"}
@@ -127,9 +128,12 @@ def open_descriptors(limit: int) -> int | None:
 
 
 def raise_limit() -> None:
-    """Lets this process open as many files as it may: the usual limit is from times of fewer connections."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Lets this process open as many files as it may, within reason: the usual limit is from times of fewer clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_ENOUGH if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_ENOUGH)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):
         return  # some systems name a limit that they do not grant

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.model import Product
@@ -82,6 +84,9 @@ class Metrics:
         self.descriptors_free = Gauge(
             "simroute_descriptors_free", "File descriptors this process may still open", registry=self.registry
         )
+        # Nothing has been seen yet, and beside a database elsewhere nothing ever is: nought would be an alarm.
+        self.disk_free.set(math.nan)
+        self.descriptors_free.set(math.nan)
         self.notifications = Counter(
             "simroute_notifications", "Messages to the notification list by result", ["result"], registry=self.registry
         )

@@ -733,8 +733,8 @@ class Purchases:
                 return
             log.warning("orphan.lost", upstream=row["upstream"], error=type(error).__name__)
             cost = Money(row["cost_max"], row["currency"])
-            await house.store.run(attempts.lose, row["id"], cost, row["upstream"], house.clock())
-            house.losses.note(row["upstream"], cost, house.clock())
+            if await house.store.run(attempts.lose, row["id"], cost, row["upstream"], house.clock()):
+                house.losses.note(row["upstream"], cost, house.clock())
             return
         await house.store.run(attempts.end, row["id"], "cancelled", "given back", house.clock(), row["reference"])
 
