@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from gateway.cli import DEMO_KEY_FILE
-from tests.harness import PATH, Server, config_directory, environment, run_cli, server
+from gateway.guard import Guard
+from tests.harness import PATH, Server, config_directory, environment, house, run_cli, server
 
 PATIENCE_SECONDS = 20.0
 MEGABYTE = 1_000_000
@@ -209,3 +210,27 @@ def test_a_disk_that_is_really_full_loses_nothing(tmp_path: Path) -> None:
         assert running.metric("simroute_open_activations") <= 3
         assert running.server.stop() == 0
         running.verify()
+
+
+async def test_every_way_to_buy_is_closed_where_there_is_no_room(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Guard, "look", lambda *_: None)
+    async with house(config_directory(tmp_path), environment(sqlite_url)) as running:
+        waiting = await running.buy("xmute", 6)
+        before = await running.balance()
+        running.gateway.house.guard.trouble = {"disk_low": "little is left"}
+        for action in ("getNumber", "getNumberV2"):
+            assert await running.call(action, service="tg", country=6) == "ERROR_SQL"
+        assert "SERVER_ERROR" in await running.call("getRentNumber", service="tg", country=6, rent_time=4)
+        bearer = {"authorization": f"Bearer {running.keys['alice']}"}
+        client = running.client
+        answer = await client.post("/api/v1/purchase", json={"service": "tg", "country": 6}, headers=bearer)
+        assert answer.status_code == 503, answer.text
+        answer = await client.get("/v1/user/buy/activation/indonesia/any/telegram", headers=bearer)
+        assert "phone" not in answer.text, answer.text
+        assert await running.balance() == before
+        assert await running.call("getStatus", id=waiting) == "STATUS_WAIT_CODE"
+        assert await running.call("setStatus", id=waiting, status=8) != "ERROR_SQL"
+        running.gateway.house.guard.trouble = {}
+        await running.buy("tg", 6)
