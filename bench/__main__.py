@@ -22,13 +22,13 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from bench import stage, usage
+from bench import crowd, stage, usage
 from bench.load import ROOT, Hammer, Polling, percentile, submit
 
 OUTPUT = ROOT / "var" / "bench.json"
@@ -65,10 +65,12 @@ class Plan:
     pushes: int
     fair_rounds: int
     fair_seconds: float
+    crowd_seconds: float
+    crowd_processes: int = 1
 
 
-FULL = Plan(7, 20_000, 600, 2_000, 3.0, 40.0, 30.0, 60, 200, 5, 6.0)
-QUICK = Plan(3, 5_000, 200, 600, 1.5, 12.5, 10.0, 30, 50, 3, 3.0)
+FULL = Plan(7, 20_000, 600, 2_000, 3.0, 40.0, 30.0, 60, 200, 5, 6.0, 30.0)
+QUICK = Plan(3, 5_000, 200, 600, 1.5, 12.5, 10.0, 30, 50, 3, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,17 @@ def measure_fairness(plan: Plan, directory: Path) -> Part:
     return Part(figures, {"fairness": details})
 
 
+def measure_crowd(plan: Plan, directory: Path) -> Part:
+    """A hundred clients through whole lives, on PostgreSQL and Redis."""
+    seen = crowd.measure(directory, plan.crowd_seconds, plan.crowd_processes)
+    figures = [
+        Figure("crowd_errors", len(seen["gateway"]["errors"]), 0, True),
+        Figure("crowd_poll_p99_ms", seen["gateway"]["poll"]["p99_ms"], crowd.POLL_MILLISECONDS_MAX, True),
+        Figure("crowd_buy_above_upstream_p99_ms", seen["buy_p99_above_upstream_ms"], crowd.BUY_MILLISECONDS_MAX, True),
+    ]
+    return Part(figures, {"crowd": seen})
+
+
 def _of_flood(server: stage.Gateway, action: str, **values: object) -> str:
     place = {"service": stage.SERVICE, "country": stage.COUNTRY} if action == "getNumber" else {}
     return server.path(action, server.flood_key, **place, **values)
@@ -299,6 +312,7 @@ def table(report: Mapping[str, Any], figures: Sequence[Figure]) -> str:
         "{upstream_calls} upstream calls for {polls} polls;".format_map(details["polling"])
         + " {count} SMS, delay p90 {p90_seconds:.2f} s, max {max_seconds:.2f} s".format_map(details["sms_delay"]),
         "{count} pushes, readable after {median_seconds:.3f} s, max {max_seconds:.3f} s".format_map(details["push"]),
+        *crowd.lines(details["crowd"]),
     ]
     return "\n".join(lines)
 
@@ -312,12 +326,15 @@ def _speed_line(name: str, seen: Mapping[str, float]) -> str:
     return f"{name:<31}{seen['per_second']:>9,.0f}{seen['p50_ms']:>9.2f}{seen['p99_ms']:>9.2f}"
 
 
+PHASES = (measure_status, measure_number, measure_polling, measure_push, measure_fairness, measure_crowd)
+
+
 def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
     """Every phase; the report and its figures."""
     started, facts = time.monotonic(), machine()
     figures: list[Figure] = []
     details: dict[str, Any] = {}
-    for measure in (measure_status, measure_number, measure_polling, measure_push, measure_fairness):
+    for measure in PHASES:
         print(f"… {measure.__name__.removeprefix('measure_')}", file=sys.stderr)
         part = measure(plan, directory)
         figures += part.figures
@@ -334,20 +351,35 @@ def run(plan: Plan, directory: Path) -> tuple[dict[str, Any], list[Figure]]:
     return report, figures
 
 
+def only_crowd(plan: Plan, directory: Path) -> int:
+    """That phase alone; the exit status."""
+    facts, part = machine(), measure_crowd(plan, directory)
+    print(f"{facts['cores']} cores, load average {facts['load_average']:.1f} at the start")
+    print("\n".join([*map(_figure_line, part.figures), *crowd.lines(part.details["crowd"])]))
+    return 0 if all(figure.is_met for figure in part.figures) else 1
+
+
 def main() -> int:
     flags = argparse.ArgumentParser(prog="python -m bench", description="Measures the gateway against floors.")
     flags.add_argument("--quick", action="store_true", help="a minute or two, and less exact")
     flags.add_argument("--usage", action="store_true", help="only reports of usage, on PostgreSQL; takes minutes")
     flags.add_argument("--usage-rows", type=int, default=USAGE_ROWS, help="activations it generates")
+    flags.add_argument("--crowd", action="store_true", help="only a hundred clients buying, polling and finishing")
+    flags.add_argument("--crowd-seconds", type=float, help="for how long; 300 is what is promised")
+    flags.add_argument("--crowd-processes", type=int, default=1, help="serving processes they share")
     given = flags.parse_args()
     if given.usage:
         return usage.main(given.usage_rows, OUTPUT.with_name("bench-usage.json"))
     plan = QUICK if given.quick else FULL
+    crowd_seconds = given.crowd_seconds or plan.crowd_seconds
+    plan = replace(plan, crowd_seconds=crowd_seconds, crowd_processes=given.crowd_processes)
     # A polite kill unwinds the stack as Ctrl-C does, so that no server outlives the bench.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     OUTPUT.parent.mkdir(exist_ok=True)
     # Beside the database a gateway would have: a temporary directory in memory would make commits free.
     with tempfile.TemporaryDirectory(prefix="bench-", dir=OUTPUT.parent) as directory:
+        if given.crowd:
+            return only_crowd(plan, Path(directory))
         report, figures = run(plan, Path(directory))
     OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
     print(table(report, figures))

@@ -75,7 +75,28 @@ class Polling:
         return self.seconds + MISSING_AFTER_SECONDS + 10.0
 
 
-def submit(job: Hammer | Polling) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Crowd:
+    """A client per key: buys, polls once a second until its code comes, finishes, buys again.
+
+    `buys` is what a purchase names; where that is nothing, there is only polling. The clients share `ports` evenly.
+    Meanwhile one buys once a second at `direct`, on the `simulator`: the upstream's own time.
+    """
+
+    ports: Sequence[int]
+    path: str
+    keys: Sequence[str]
+    seconds: float
+    buys: str
+    simulator: int
+    direct: str
+
+    @property
+    def seconds_max(self) -> float:
+        return self.seconds + MISSING_AFTER_SECONDS + STUCK_SECONDS
+
+
+def submit(job: Hammer | Polling | Crowd) -> dict[str, Any]:
     """Has a fresh process do the job; what it saw. Raises RuntimeError where it failed."""
     asked = json.dumps({"kind": type(job).__name__, "job": asdict(job)})
     process = subprocess.Popen(
@@ -266,9 +287,100 @@ async def _status_calls(simulator: wire.Client) -> int:
     return sum(count for action, count in state["requests"].items() if action not in STATUS_ACTIONS_EXCLUDED)
 
 
+# Whole lives
+
+
+class _CrowdRun:
+    """What a crowd saw. An answer that is not the one of the protocol is an error; having no numbers is none."""
+
+    def __init__(self, job: Crowd) -> None:
+        self.job = job
+        self.stop_at = time.perf_counter() + job.seconds
+        self.polls: list[float] = []
+        self.buys: list[float] = []
+        self.direct: list[float] = []
+        self.errors: list[str] = []
+        self.lives = self.no_numbers = 0
+
+    @property
+    def is_over(self) -> bool:
+        return time.perf_counter() >= self.stop_at
+
+    async def client(self, place: int) -> None:
+        """One client, from its turn within the first second on."""
+        job = self.job
+        connection = wire.Client(job.ports[place % len(job.ports)])
+        base = f"{job.path}?api_key={job.keys[place]}&action="
+        await asyncio.sleep(place / len(job.keys))
+        while not self.is_over:
+            try:
+                await self._live(connection, base)
+            except ConnectionError as error:
+                self.errors.append(str(error))
+                await asyncio.sleep(1.0)
+        connection.close()
+
+    async def _live(self, connection: wire.Client, base: str) -> None:
+        if not self.job.buys:
+            await _timed(connection, base + "getStatus&id=1", self.polls)
+            await asyncio.sleep(1.0)
+            return
+        bought = await _timed(connection, f"{base}getNumber{self.job.buys}", self.buys)
+        if bought == "NO_NUMBERS":
+            self.no_numbers += 1
+            await asyncio.sleep(1.0)
+            return
+        word, _, rest = bought.partition(":")
+        if word != "ACCESS_NUMBER":
+            raise ConnectionError(f"getNumber: {bought[:50]}")
+        activation_id = rest.partition(":")[0]
+        until = time.perf_counter() + MISSING_AFTER_SECONDS
+        while not (state := await _timed(connection, f"{base}getStatus&id={activation_id}", self.polls)).startswith(
+            "STATUS_OK:"
+        ):
+            if state != "STATUS_WAIT_CODE" or time.perf_counter() > until:
+                raise ConnectionError(f"getStatus: {state[:50]}")
+            await asyncio.sleep(1.0)
+        done = (await connection.ask(wire.get(f"{base}setStatus&status=6&id={activation_id}"))).decode()
+        if done != "ACCESS_ACTIVATION":
+            raise ConnectionError(f"setStatus: {done[:50]}")
+        self.lives += 1
+
+    async def buy_directly(self) -> None:
+        """What a purchase takes with nothing in between."""
+        connection = wire.Client(self.job.simulator)
+        while self.job.buys and not self.is_over:
+            await _timed(connection, self.job.direct, self.direct)
+            await asyncio.sleep(1.0)
+        connection.close()
+
+
+async def _timed(connection: wire.Client, path: str, seconds: list[float]) -> str:
+    asked_at = time.perf_counter()
+    answer = await connection.ask(wire.get(path))
+    seconds.append(time.perf_counter() - asked_at)
+    return answer.decode()
+
+
+async def crowd(job: Crowd) -> dict[str, Any]:
+    """Does the job: latencies of polls, purchases and direct purchases, and every error."""
+    run = _CrowdRun(job)
+    async with asyncio.timeout(job.seconds_max):
+        await asyncio.gather(run.buy_directly(), *(run.client(place) for place in range(len(job.keys))))
+    measured = {"poll": run.polls, "buy": run.buys, "direct": run.direct}
+    return {
+        "lives": run.lives,
+        "no_numbers": run.no_numbers,
+        "errors": run.errors,
+        **{name: {"count": len(every), **_latency(every)} for name, every in measured.items() if every},
+    }
+
+
 async def _work(kind: str, job: dict[str, Any]) -> dict[str, Any]:
     if kind == Hammer.__name__:
         return await hammer(Hammer(**job))
+    if kind == Crowd.__name__:
+        return await crowd(Crowd(**job))
     polling = Polling(**job)
     async with asyncio.timeout(polling.seconds_max):
         return await poll(polling)

@@ -118,9 +118,10 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def upstream(directory: Path) -> Iterator[Process]:
-    """A simulated HeroSMS that never runs out and delivers only what it is told to."""
-    flags = ["--balance", BALANCE, "--stock", str(PLENTY), "--sms-delay-seconds", "-1", "--life-seconds", "3600"]
+def upstream(directory: Path, *, sms_delay_seconds: float = -1) -> Iterator[Process]:
+    """A simulated HeroSMS that never runs out and delivers only what it is told to, or everything after a while."""
+    flags = ["--balance", BALANCE, "--stock", str(PLENTY), "--sms-delay-seconds", str(sms_delay_seconds)]
+    flags += ["--life-seconds", "3600"]
     arguments = ["tests.simulators.handler_api", "--brand", "herosms", *flags]
     with module(arguments, directory / "upstream.log") as process:
         yield process
@@ -141,9 +142,7 @@ def direct_purchase(process: Process) -> str:
 @contextmanager
 def gateway(directory: Path, behind: Process, *, poll_seconds: float = 1.0) -> Iterator[Gateway]:
     """A gateway on an SQLite file of its own, buying from one simulated upstream, with its price list read."""
-    stanza = f'[bench]\nadapter = "herosms"\nbase_url = "{behind.url}"\npoll_seconds = {poll_seconds}\n'
-    stanza += "push_addresses = []\n"
-    config = harness.config_directory(directory, upstreams=stanza, gateway=GATEWAY)
+    config = configuration(directory, behind, poll_seconds=poll_seconds)
     database = directory / f"{config.name}.db"
     values = harness.environment(f"sqlite:///{database}", BENCH_API_KEY=DEFAULT_KEY)
     key = _funded(values, config, ACCOUNT)
@@ -153,8 +152,15 @@ def gateway(directory: Path, behind: Process, *, poll_seconds: float = 1.0) -> I
     with harness.server(config, values, directory / "gateway.log") as server:
         secret = push_secret(Vault(read_secrets(values)), "bench")
         ready = Gateway(server.base, key, f"/webhooks/sms/bench/{secret}", flood_key)
-        _wait_for_prices(ready)
+        wait_for_prices(ready)
         yield ready
+
+
+def configuration(directory: Path, behind: Process, *, poll_seconds: float = 1.0) -> Path:
+    """Of a gateway that buys from one simulated upstream."""
+    stanza = f'[bench]\nadapter = "herosms"\nbase_url = "{behind.url}"\npoll_seconds = {poll_seconds}\n'
+    stanza += "push_addresses = []\n"
+    return harness.config_directory(directory, upstreams=stanza, gateway=GATEWAY)
 
 
 def _funded(values: Mapping[str, str], config: Path, account: str, *flags: str) -> str:
@@ -170,7 +176,7 @@ def _cli(values: Mapping[str, str], config: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def _wait_for_prices(server: Gateway) -> None:
+def wait_for_prices(server: Gateway) -> None:
     path = server.path("getPrices", service=SERVICE, country=COUNTRY)
     deadline = time.monotonic() + START_SECONDS
     while not httpx.get(server.base + path, trust_env=False).json():

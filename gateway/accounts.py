@@ -27,6 +27,9 @@ ID_MAX = 2**63 - 1
 GRACE_SECONDS_MAX = 30 * 86_400
 REVISION = revisions.ACCOUNTS
 CACHED_MAX = 50_000
+AWAY_SECONDS = 4.0
+"""After a look-up in vain keys are taken as last known for so long; `refresh` looks again meanwhile."""
+
 CACHED_SECONDS = 30.0
 UNKNOWN_SECONDS = 2.0
 KEY_LIMITS = ("changes_per_minute", "polls_per_minute")
@@ -633,6 +636,7 @@ class Callers:
         self._last_known: LRUCache[str, Caller] = LRUCache(CACHED_MAX)
         self._unknown: TTLCache[str, None] = TTLCache(10_000, UNKNOWN_SECONDS)
         self._revision = -1
+        self._away_until = 0.0
         self._denied_services = denied_services
         self._denied = denied_services()
 
@@ -659,12 +663,17 @@ class Callers:
     async def _look_up(self, digests: Sequence[str]) -> Caller:
         if digests[0] in self._unknown:
             raise BadKey
+        # Polls of live numbers go on while the database is away, and do not wait for it each; whatever moves money
+        # needs it anyway.
+        last_known = self._last_known.get(digests[0])
+        if last_known is not None and time.monotonic() < self._away_until:
+            return last_known
         try:
             caller = await self._store.read(_by_digest, digests)
         except Unavailable:
-            # Polls of live numbers go on while the database is away; whatever moves money needs it anyway.
-            if digests[0] in self._last_known:
-                return self._last_known[digests[0]]
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            if last_known is not None:
+                return last_known
             raise
         if caller is None or (caller.ends_at is not None and caller.ends_at <= self._clock()):
             self._unknown[digests[0]] = None
@@ -680,7 +689,12 @@ class Callers:
 
         Raises Unavailable.
         """
-        now = await self._store.read(revisions.value, REVISION)
+        try:
+            now = await self._store.read(revisions.value, REVISION)
+        except Unavailable:
+            self._away_until = time.monotonic() + AWAY_SECONDS
+            raise
+        self._away_until = 0.0
         denied = self._denied_services()
         if now != self._revision or denied != self._denied:
             self._revision, self._denied = now, denied

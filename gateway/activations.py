@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
-from gateway import attempts, fuse, ledger
+from gateway import attempts, fuse, ledger, refunds
 from gateway.accounts import Caller
 from gateway.codes import clean_code
 from gateway.errors import (
@@ -51,8 +52,6 @@ JUDGED_AFTER_SECONDS = 60.0
 """A caller who gives up sooner says nothing about whether a code would have come."""
 
 EXPIRED_TOGETHER = 25
-CLOSE_TRIES_MAX = 40
-CLOSE_PAUSE_SECONDS_MAX = 60.0
 
 log = structlog.get_logger()
 
@@ -82,6 +81,7 @@ class Activations:
 
     def __init__(self, house: House) -> None:
         self._house = house
+        self._closing: dict[str, asyncio.Future[None]] = {}
 
     async def restore(self) -> None:
         """Fills the map at start. Raises Unavailable."""
@@ -345,7 +345,7 @@ class Activations:
         upstream = house.upstreams.get(live.upstream)
         now = house.clock()
         if upstream is None:
-            return now + CLOSE_PAUSE_SECONDS_MAX
+            return now + refunds.PAUSE_SECONDS_MAX
         try:
             async with asyncio.timeout(house.settings.gateway.activations.cancel_deadline_seconds):
                 await upstream.close(live.reference, Outcome.CANCELLED)
@@ -364,6 +364,9 @@ class Activations:
                 # There it is paid for, or over. What it says of itself decides.
                 await self.look(live)
                 raise NotAllowedNow from None
+            stanza = house.stanza(live.upstream)
+            if isinstance(error, NotAllowed) and stanza is not None and stanza.refund_seconds is not None:
+                return now  # asked again at once, and then whether it costs us
             return None
         except (UpstreamError, TimeoutError):
             return now + 2.0
@@ -451,7 +454,12 @@ class Activations:
         if live.is_rental:
             await self._expire_rental(live)
             return
-        if live.status is Status.WAITING and not live.is_over_upstream:
+        # Of an upstream that is left out the answer would be waited for in vain, and everybody else's end with it.
+        if (
+            live.status is Status.WAITING
+            and not live.is_over_upstream
+            and not self._house.health.is_open(live.upstream)
+        ):
             await self.look(live)
         if live.status is Status.WAITING:
             await self._end_without_code(live, close=True)
@@ -476,37 +484,61 @@ class Activations:
         self._house.metrics.count(live.product, live.upstream, status.value)
         log.info("activation.ended", activation=live.id, upstream=live.upstream, status=status.value)
 
-    async def close_upstream(self) -> None:
-        """Tells upstreams how leases ended, as far as it is time to. Raises Unavailable."""
-        rows = await self._house.store.read(_closing, self._house.clock())
+    async def close_upstream(self, *, waits: bool = True) -> None:
+        """Tells upstreams how leases ended, as far as it is time to. Raises Unavailable.
+
+        Not waiting, it leaves an upstream that is still being told to it: one that hangs keeps nobody.
+        """
+        rows = await self._house.store.read(refunds.due, self._house.clock())
+        stanzas = {row["upstream"]: self._house.stanza(row["upstream"]) for row in rows}
+        for name, share in refunds.share(rows, stanzas).items():
+            if name not in self._closing:
+                self._closing[name] = task = asyncio.ensure_future(self._close_each(share))
+                task.add_done_callback(partial(self._closed_each, name))
+        if waits:
+            await asyncio.gather(*self._closing.values())
+
+    async def _close_each(self, rows: Sequence[Row]) -> None:
         await asyncio.gather(*(self._close_one(row) for row in rows))
+
+    def _closed_each(self, name: str, task: asyncio.Future[None]) -> None:
+        self._closing.pop(name, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("close.failed", upstream=name, error=type(error).__name__)  # the next round tells it again
 
     async def _close_one(self, row: Row) -> None:
         house = self._house
-        upstream = house.upstreams.get(row["upstream"])
-        if upstream is None:
-            return
+        upstream, stanza = house.upstreams.get(row["upstream"]), house.stanza(row["upstream"])
         now = house.clock()
+        window_end = refunds.window_ends_at(stanza, row)
         try:
+            if upstream is None:
+                raise Unwell("taken out of the configuration")
             await self._close_there(upstream, row)
         except (UnknownLease, NotAllowed) as error:
             log.info("close.refused", activation=row["id"], upstream=row["upstream"])
-            if isinstance(error, NotAllowed) and await self._is_lost(upstream, row):
-                await house.store.run(_lose_rental, row["id"], now)
+            if upstream is not None and isinstance(error, NotAllowed) and await self._is_lost(upstream, row):
+                await self._lose(row, now)
         except UpstreamError as error:
-            if row["close_tries"] < CLOSE_TRIES_MAX:
-                await house.store.run(
-                    _close_later, row["id"], now + min(CLOSE_PAUSE_SECONDS_MAX, 2.0 ** row["close_tries"])
-                )
+            now = house.clock()
+            may_return = upstream is None and window_end is None and now - row["opened_at"] < refunds.GONE_SECONDS
+            if may_return or not refunds.is_over(row, window_end, now):
+                await house.store.run(_close_later, row["id"], refunds.next_try_at(row, error, window_end, now))
                 return
             log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)
-            if row["product"] == Product.RENTAL:
-                await house.store.run(_lose_rental, row["id"], now)
+            if row["product"] == Product.RENTAL or window_end is not None:
+                await self._lose(row, now)
         await house.store.run(_closed, row["id"])
 
+    async def _lose(self, row: Row, now: float) -> None:
+        """What was given back to its caller, and not to us, is the operator's loss, and said."""
+        if await self._house.store.run(_lose_released, row["id"], now):
+            self._house.losses.note(row["upstream"], Money(row["cost"], row["cost_currency"]), now)
+
     async def _is_lost(self, upstream: Upstream, row: Row) -> bool:
-        """Whether a rental whose caller was released is kept there all the same, and so is the operator's loss."""
-        if row["product"] != Product.RENTAL or row["close_outcome"] != Outcome.CANCELLED:
+        """Whether a lease whose caller was released is kept there all the same, and so is the operator's loss."""
+        is_rental = row["product"] == Product.RENTAL and row["close_outcome"] == Outcome.CANCELLED
+        if not is_rental and refunds.window_ends_at(self._house.stanza(row["upstream"]), row) is None:
             return False
         try:
             progress = await upstream.read(Watched(row["reference"], 1, row["service"], row["opened_at"]))
@@ -614,11 +646,10 @@ def _queue_notice(tx: Tx, account_id: int, activation_id: int, message_id: int, 
     )
 
 
-def _lose_rental(tx: Tx, activation_id: int, at: float) -> None:
-    """Books a rental that was given back to its caller, and not to us."""
+def _lose_released(tx: Tx, activation_id: int, at: float) -> bool:
+    """Books what was given back to its caller, and not to us; whether it was not booked before."""
     row = tx.one("select upstream, cost, cost_currency from activations where id = :id", id=activation_id)
-    if row is not None:
-        _book_loss(tx, activation_id, row, at)
+    return row is not None and _book_loss(tx, activation_id, row, at)
 
 
 def _lose_waiting_rental(
@@ -627,17 +658,18 @@ def _lose_waiting_rental(
     """As `_end`, where the upstream takes its price all the same."""
     if not _end(tx, activation_id, status, outcome, close_at, at):
         return False
-    _lose_rental(tx, activation_id, at)
+    _lose_released(tx, activation_id, at)
     return True
 
 
-def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> None:
+def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> bool:
     booked = tx.one(
         "select 1 as x from ledger where activation_id = :id and kind in ('cost', 'loss')", id=activation_id
     )
     if booked is None:
         cost = Money(row["cost"], row["cost_currency"])
         ledger.spend(tx, "loss", cost, row["upstream"], at, activation=activation_id, actor="delivery")
+    return booked is None
 
 
 def _retry(tx: Tx, activation_id: int) -> int | None:
@@ -724,14 +756,6 @@ def _cancel(
         if row is not None and int(row["exposed"]) > exposure_max:
             raise CancelTooEarly
     return ended
-
-
-def _closing(tx: Tx, now: float) -> Sequence[Row]:
-    return tx.all(
-        "select id, upstream, reference, close_outcome, close_tries, product, service, opened_at from activations"
-        " where close_outcome is not null and close_at <= :now order by close_at limit 50",
-        now=now,
-    )
 
 
 def _close_later(tx: Tx, activation_id: int, at: float) -> None:

@@ -35,6 +35,7 @@ from gateway.desk import Desk
 from gateway.errors import Unavailable
 from gateway.feed import Feed, take_asked
 from gateway.front import Front
+from gateway.guard import LOOK_SECONDS, SUBJECTS, Guard
 from gateway.health import Health
 from gateway.house import House
 from gateway.inbox import Inbox
@@ -141,7 +142,10 @@ class Gateway:
         enabled = [stanza for stanza in settings.upstreams.values() if stanza.enabled]
         upstreams = {stanza.name: self._build(stanza, settings.catalog) for stanza in enabled}
         market = Market(clock, health, view_of(settings, upstreams))
-        self.house = House(database.store, database.vault, clock, settings, upstreams, market, health, metrics)
+        self.house = House(
+            database.store, database.vault, clock, settings, upstreams, market, health, metrics,
+            guard=Guard(database.directory),
+        )  # fmt: skip
         redis_url = settings.environment.redis_url
         self._bus = self._join(redis_url) if redis_url and is_shareable(database, redis_url) else None
         self.callers = Callers(
@@ -153,7 +157,7 @@ class Gateway:
         self.rentals = Rentals(self.house, self.activations, self.purchases)
         self._courier = Courier(self.house)
         self._trials = Trials(self.house)
-        alerts = Alerts(database.store, metrics, clock, self._notifier.send)
+        self._alerts = alerts = Alerts(database.store, metrics, clock, self._notifier.send)
         self._overseer = Overseer(self.house, alerts)
         self._recharger = Recharger(self.house, alerts)
         self.sessions = Sessions(self.house, self.callers)
@@ -218,6 +222,7 @@ class Gateway:
         self.five = fivesim.FiveSim(self.front)
         self.app = compat.Dialects(self.front, pages, {fivesim.PREFIX: self.five})
         self._watcher: asyncio.Task[None] | None = None
+        self._guard: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._is_well = True
         self._check: asyncio.Task[None] | None = None
@@ -268,6 +273,8 @@ class Gateway:
         await self.purchases.recover()
         await self._overseer.restore()
         self._notifier.start()
+        await self._look_for_room()
+        self._guard = asyncio.create_task(self._keep_room())
         if self._bus is not None:
             self._bus.start()
         self.worker.start(works=self._duty is not Duty.SERVE)
@@ -275,9 +282,10 @@ class Gateway:
 
     async def stop(self) -> None:
         """Ends the loops, settles what is in flight, closes everything."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        watching = [task for task in (self._watcher, self._guard) if task is not None]
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
         await self.inbox.drain()
         await self.five.drain()
         await self.worker.stop()
@@ -304,6 +312,20 @@ class Gateway:
             yield
         finally:
             await self.stop()
+
+    async def _keep_room(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._look_for_room()
+            except Exception:
+                log.exception("guard.failed")
+
+    async def _look_for_room(self) -> None:
+        guard, store = self.house.guard, self.house.store
+        await asyncio.to_thread(guard.look, self.house.settings.gateway.guard, store.full_at, self._metrics)
+        for name, subject in SUBJECTS.items():
+            self._alerts.show(name, subject, guard.trouble.get(name, ""))
 
     # Configuration
 
@@ -365,17 +387,23 @@ class Gateway:
     # Seen from outside
 
     async def _health(self, _request: Request) -> Response:
-        """Ready: the database takes a write. Asked of it once a second at most, however often this is called."""
+        """Ready: the database takes a write, and there is room to buy.
+
+        Database and Redis are asked once a second at most, however often this is called.
+        """
         if time.monotonic() - self._checked_at >= HEALTH_SECONDS:
             if self._check is None or self._check.done():
                 self._check = asyncio.create_task(self._check_database())
             await asyncio.shield(self._check)
-        word = "ok" if self._is_well else "unavailable"
-        facts: dict[str, object] = {"status": word, "database": word}
+        trouble = self.house.guard.trouble
+        is_ready = self._is_well and not trouble
+        facts = {"status": "ok" if is_ready else "unavailable", "database": "ok" if self._is_well else "unavailable"}
+        if trouble:
+            facts["buying"] = f"stopped: {', '.join(trouble)}"
         if self.house.settings.environment.redis_url:
             is_away = self.limits.is_redis_away or (self._bus is not None and self._bus.is_away)
             facts["redis"] = "unavailable" if is_away else "ok"
-        return JSONResponse(facts, 200 if self._is_well else 503)
+        return JSONResponse(facts, 200 if is_ready else 503)
 
     async def _show_process(self, _request: Request) -> Response:
         """Which process this is, and what it does for all of them."""
@@ -383,6 +411,7 @@ class Gateway:
         return JSONResponse({"process": self.name, "work": held})
 
     async def _check_database(self) -> None:
+        await self.limits.look()
         try:
             await self.house.store.run(_probe)
             self._is_well = True

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import fuse, handed, ledger, tree
+from gateway import drift, fuse, handed, ledger, tree
 from gateway.accounts import Caller
 from gateway.caps import TAKES_NO_PLACE
 from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
@@ -383,10 +383,12 @@ def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, 
         return "gone"
     if age <= doubt_seconds(row):
         return ""
-    end(tx, row["id"], "gone", "never seen upstream", at)
+    cost, note = Money(row["cost_max"], row["currency"]), f"attempt {row['id']}"
+    # Without a list, only the balance there can tell; by now a number that was taken has ended by itself.
+    told = "" if found is not None else f"; {drift.said_of(tx, row['upstream'], row['started_at'], cost, at)}"
+    end(tx, row["id"], "gone", f"never seen upstream{told}", at)
     if row["product"] != Product.RENTAL:
         return "gone"
-    cost, note = Money(row["cost_max"], row["currency"]), f"attempt {row['id']}"
     ledger.spend(tx, "loss", cost, row["upstream"], at, activation=None, actor="settle", note=note)
     return "lost"
 
@@ -429,11 +431,16 @@ def has_moved(had_until: float, ends_at: float, hours: int) -> bool:
     return ends_at - had_until >= hours * 1800.0
 
 
-def lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> None:
-    """Books a lease that nobody has and that can't be given back. It is no activation's: its order may have another."""
-    if tx.execute("update attempts set state = 'gone' where id = :id and state = 'orphan'", id=attempt_id):
-        end(tx, attempt_id, "gone", "could not be given back", at)
-        ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=f"attempt {attempt_id}")
+def lose(tx: Tx, attempt_id: int, cost: Money, upstream: str, at: float) -> bool:
+    """Books a lease that nobody has and that can't be given back; whether this call did.
+
+    It is no activation's: its order may have another.
+    """
+    if not tx.execute("update attempts set state = 'gone' where id = :id and state = 'orphan'", id=attempt_id):
+        return False
+    end(tx, attempt_id, "gone", "could not be given back", at)
+    ledger.spend(tx, "loss", cost, upstream, at, activation=None, actor="settle", note=f"attempt {attempt_id}")
+    return True
 
 
 def mark_answered(tx: Tx, ids: Sequence[int]) -> None:

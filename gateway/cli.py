@@ -19,7 +19,7 @@ from typing import Any
 import click
 import uvicorn
 
-from gateway import accounts, forward, leases, ledger, logs
+from gateway import accounts, connections, forward, guard, leases, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Duty, Gateway, is_shareable
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
@@ -162,6 +162,7 @@ async def _supervise(
 
 def _run(context: Context, listener: socket.socket, duty: Duty, ready: int | None, status_port: int | None) -> None:
     """Serves until a signal ends it. `ready` is written to once it serves: what started it waits for that."""
+    guard.raise_limit()
     database = open_database(context.environment, answer_seconds=ANSWER_SECONDS)
     lock = lock_for_serving(database, is_shared=is_shareable(database, context.environment.get("REDIS_URL")))
     # Shared for a moment with the process that this one replaces.
@@ -218,7 +219,7 @@ async def _serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,  # it would believe whatever a local process says of addresses
-        http="httptools",
+        http=connections.protocol(gateway.house.guard),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
@@ -233,18 +234,21 @@ async def _serve(
 
     server = _Server(config, on_ready)
     gateway.is_stopping = lambda: server.should_exit
-    guards = [asyncio.create_task(_guard(server, lock))]
+    beside = [
+        asyncio.create_task(_guard(server, lock)),
+        asyncio.create_task(connections.keep_room(server, gateway.house.guard)),
+    ]
     if ready is not None:
-        guards.append(asyncio.create_task(_guard_parent(server)))
+        beside.append(asyncio.create_task(_guard_parent(server)))
     if status is not None:
-        beside = _Beside(uvicorn.Config(gateway.status_app, log_config=None, access_log=False, lifespan="off"))
-        guards.append(asyncio.create_task(beside.serve([status])))
+        inside = _Beside(uvicorn.Config(gateway.status_app, log_config=None, access_log=False, lifespan="off"))
+        beside.append(asyncio.create_task(inside.serve([status])))
     try:
         await server.serve([listener])
     finally:
-        for guard in guards:
-            guard.cancel()
-        await asyncio.gather(*guards, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 async def _guard(server: uvicorn.Server, lock: Lock) -> None:

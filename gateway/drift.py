@@ -17,6 +17,9 @@ DAY_SECONDS = 86_400.0
 KEPT_AT_LEAST_SECONDS = 3_600.0
 """A balance that did not change is noted again after this long."""
 
+SLACK_SECONDS = 1_200.0
+"""So much later, at most, than it is due a balance is noted while an upstream answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -65,6 +68,24 @@ def days(tx: Tx, first_day: float, until: float) -> list[Drift]:
     return found
 
 
+def said_of(tx: Tx, upstream: str, asked_at: float, cost: Money, now: float) -> str:
+    """What the upstream's balances say of a purchase whose reply was lost, in words for people.
+
+    They tell sums, not purchases: of two that were lost in the same time the words are about both.
+    """
+    first, last = _balance(tx, upstream, asked_at), _balance(tx, upstream, now)
+    if first is None or last is None or now - last["at"] > KEPT_AT_LEAST_SECONDS + SLACK_SECONDS:
+        return "no balance tells"
+    if last["at"] <= asked_at:
+        return "its balance has not changed: nothing was taken"
+    found = _between(tx, upstream, asked_at, first, last)
+    if found is None or found.currency != cost.currency:
+        return "no balance tells"
+    if found.drift * 2 >= cost.micros > 0:
+        return f"its balance fell by {Money(found.drift, found.currency)} more than is booked: perhaps taken"
+    return "its balance fell by no more than is booked: nothing was taken"
+
+
 def _day(tx: Tx, upstream: str, start: float) -> Drift | None:
     """From the last balance before the day (else its first) to its last."""
     end = start + DAY_SECONDS
@@ -72,6 +93,11 @@ def _day(tx: Tx, upstream: str, start: float) -> Drift | None:
     last = _balance(tx, upstream, end)
     if first is None or last is None or last["at"] < start or last["at"] <= first["at"]:
         return None
+    return _between(tx, upstream, start, first, last)
+
+
+def _between(tx: Tx, upstream: str, start: float, first: Row, last: Row) -> Drift | None:
+    """Between two balances; None where they are in different currencies."""
     currency = last["currency"]
     if first["currency"] != currency:
         return None

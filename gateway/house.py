@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.bus import Silence, Tells
+from gateway.guard import Guard
 from gateway.health import Health
 from gateway.live import LiveMap
 from gateway.metrics import Metrics
 from gateway.model import Clock
 from gateway.offers import Market
+from gateway.refunds import Losses
 from gateway.settings import Settings, Stanza
 from gateway.store import Store
 from gateway.upstream import Upstream
@@ -38,8 +40,16 @@ class House:
     status_calls: Counter[str] = field(default_factory=Counter)
     """Calls other than purchases, by upstream: what a poller paces itself by."""
 
+    guard: Guard = field(default_factory=Guard)
+    """Whether there is room to buy."""
+
+    losses: Losses = field(init=False)
+
     former: Mapping[str, Stanza] = field(default_factory=dict)
     """Stanzas of earlier configurations: numbers may still be open at an upstream that was taken out of the file."""
+
+    def __post_init__(self) -> None:
+        self.losses = Losses(self.metrics)
 
     def stanza(self, upstream: str) -> Stanza | None:
         """An upstream's stanza, be it the last one it had; None for one this process never knew."""

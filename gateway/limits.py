@@ -18,7 +18,7 @@ from limits.aio.strategies import FixedWindowRateLimiter as SharedLimiter
 from limits.errors import StorageError
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -62,6 +62,7 @@ class Limits:
         self._pool = _pool(redis_url) if redis_url else None
         self._shared = SharedLimiter(_storage(redis_url, self._pool)) if redis_url and self._pool else None
         self._rest_until = 0.0
+        self._is_away = False
         self._items: dict[int, RateLimitItemPerMinute] = {}
 
     def turn_seconds(self, who: int | str, per_minute: int) -> float:
@@ -95,13 +96,36 @@ class Limits:
         item, names = self._item(per_minute), ("change", str(who), str(int(self._clock() // WINDOW_SECONDS)))
         if not self._own.hit(item, *names, cost=count):
             return False
-        if self._shared is not None and time.monotonic() >= self._rest_until:
-            try:
-                return await self._shared.hit(item, *names, cost=count)
-            except (RedisError, StorageError, OSError) as error:
-                self._rest_until = time.monotonic() + REST_SECONDS
-                log.warning("limits.redis_away", error=type(error).__name__)
-        return True
+        if self._shared is None or time.monotonic() < self._rest_until:
+            return True
+        try:
+            # Connecting, greeting and counting together: each of them has a limit of its own as well.
+            async with asyncio.timeout(ANSWER_SECONDS):
+                is_within = await self._shared.hit(item, *names, cost=count)
+        except (RedisError, StorageError, OSError) as error:
+            self._rest(error)
+            return True
+        self._is_away = False
+        return is_within
+
+    async def look(self) -> None:
+        """Asks whether Redis answers, unless it is left alone for now; `is_redis_away` then says so."""
+        if self._pool is None or time.monotonic() < self._rest_until:
+            return
+        client = Redis(connection_pool=self._pool)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await client.ping()
+        except (RedisError, OSError) as error:
+            self._rest(error)
+        else:
+            self._is_away = False
+
+    def _rest(self, error: Exception) -> None:
+        self._rest_until = time.monotonic() + REST_SECONDS
+        if not self._is_away:
+            log.warning("limits.redis_away", error=type(error).__name__)
+        self._is_away = True
 
     def window_seconds_left(self) -> float:
         """How long the present minute of changes lasts."""
@@ -110,7 +134,7 @@ class Limits:
     @property
     def is_redis_away(self) -> bool:
         """Whether Redis is configured and did not answer when last asked."""
-        return self._shared is not None and time.monotonic() < self._rest_until
+        return self._is_away
 
     async def aclose(self) -> None:
         if self._pool is not None:

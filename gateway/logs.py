@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -42,11 +43,28 @@ def _redacted(_logger: Any, _method: str, line: Any) -> str:
     return redact(str(line))
 
 
+class _Lossy:
+    """Standard error, where a line that can't be written is lost: a full disk must not end what was about to go on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def configure(level: str, form: str) -> None:
     """Sets up structlog and the standard library's logging alike, to standard error.
 
     `level` is debug, info, warning or error; `form` is console, json, or auto (console on a terminal).
     """
+    stream = _Lossy(sys.stderr)
     is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -62,10 +80,10 @@ def configure(level: str, form: str) -> None:
     structlog.configure(
         processors=[*shared, *exceptions, renderer, _redacted],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, stream)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.model import Product
@@ -53,6 +55,19 @@ class Metrics:
         self.strangers = Gauge(
             "simroute_strangers", "Numbers open upstream that we know nothing of", ["upstream"], registry=self.registry
         )
+        self.refunds_open = Gauge(
+            "simroute_refunds_open", "Cancels not yet accepted there", ["upstream", "currency"], registry=self.registry
+        )
+        self.refunds_open_amount = Gauge(
+            "simroute_refunds_open_amount", "What those may cost", ["upstream", "currency"], registry=self.registry
+        )
+        self.refunds_lost = Counter(
+            "simroute_refunds_lost", "Numbers without a code that were not given back in time", ["upstream"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.refunds_lost_amount = Counter(
+            "simroute_refunds_lost_amount", "What those cost", ["upstream", "currency"], registry=self.registry
+        )
         self.late_messages = Counter(
             "simroute_late_messages", "Messages after the caller was released", ["upstream"], registry=self.registry
         )
@@ -65,6 +80,13 @@ class Metrics:
         self.upstream_balance = Gauge(
             "simroute_upstream_balance", "Our balance there", ["upstream", "currency"], registry=self.registry
         )
+        self.disk_free = Gauge("simroute_disk_free_bytes", "Free beside the SQLite file", registry=self.registry)
+        self.descriptors_free = Gauge(
+            "simroute_descriptors_free", "File descriptors this process may still open", registry=self.registry
+        )
+        # Nothing has been seen yet, and beside a database elsewhere nothing ever is: nought would be an alarm.
+        self.disk_free.set(math.nan)
+        self.descriptors_free.set(math.nan)
         self.notifications = Counter(
             "simroute_notifications", "Messages to the notification list by result", ["result"], registry=self.registry
         )

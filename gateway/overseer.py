@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from gateway import drift, fuse, revisions, switches
+from gateway import drift, fuse, refunds, revisions, switches
 from gateway.alerts import Alerts
 from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
@@ -105,6 +105,7 @@ class Overseer:
         """Shows what is wrong and writes the reports that changed; seconds to the next round. Raises Unavailable."""
         house, now = self._house, self._house.clock()
         blown = await house.store.read(fuse.stopped, now)
+        await self._show_refunds()
         self._alert({f"key {row['key_id']} of {row['account']}" for row in blown})
         await self._alerts.write()
         reports = {name: json.dumps(self._report(name), sort_keys=True) for name in house.upstreams}
@@ -114,6 +115,15 @@ class Overseer:
             await house.store.run(_write, changed, now)
             self._reported, self._reported_at = reports, now if is_due else self._reported_at
         return REPORT_SECONDS
+
+    async def _show_refunds(self) -> None:
+        gauges = self._house.metrics
+        gauges.refunds_open.clear()
+        gauges.refunds_open_amount.clear()
+        for row in await self._house.store.read(refunds.not_given_back):
+            names = (row["upstream"], row["currency"])
+            gauges.refunds_open.labels(*names).set(row["numbers"])
+            gauges.refunds_open_amount.labels(*names).set(int(row["amount"]) / MICROS)
 
     def _report(self, name: str) -> Mapping[str, Any]:
         house = self._house
@@ -148,6 +158,7 @@ class Overseer:
             for alert in ("upstream_down", "prices_stale", "exposure"):  # it only sees its open numbers through
                 self._alerts.show(alert, name, "")
         self._alerts.show("rates_stale", "exchange rates", self._rates(now))
+        self._alerts.replace("refund_lost", house.losses.sentences(now))
         for subject in blown:
             self._alerts.show("fuse_blown", subject, f"{subject} buys and receives no codes: it is stopped for a while")
         self._alerts.forget({*house.upstreams, "exchange rates", *blown})

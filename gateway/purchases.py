@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from gateway import attempts, fuse, handed, ladders, recharges
+from gateway import attempts, fuse, handed, ladders, recharges, refunds
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -166,11 +166,15 @@ class Purchases:
         return claimed if claimed is not None else await self._open_new(caller, order, is_gone, basis)
 
     def require_free(self, caller: Caller) -> None:
-        """Asked before an order is even read: a barred caller hears nothing else. Raises Suspended, Barred."""
+        """Asked before an order is even read: a barred caller hears nothing else.
+
+        Raises Suspended, Barred, and Unavailable where there is no room to buy.
+        """
         if caller.suspended_at is not None and caller.suspended_at <= self._house.clock():
             raise Suspended
         if caller.barred_until is not None and caller.barred_until > self._house.clock():
             raise Barred(caller.barred_until)
+        self._house.guard.require_room()
 
     async def _open_new(
         self,
@@ -370,16 +374,19 @@ class Purchases:
         failure = _Failure()
         for place, ranked in enumerate(intent.quotes):
             left = deadline - house.clock() - FIND_SECONDS
-            seconds = _seconds_for(ranked, left, is_last=place + 1 == len(intent.quotes))
+            is_last = place + 1 == len(intent.quotes)
+            seconds = _seconds_for(ranked, left, is_last=is_last)
             if seconds <= 0:
                 break
+            # An upstream that hangs hangs when it is asked for its list, too: the next one needs time as well.
+            find_until = deadline if is_last else min(deadline, house.clock() + seconds + FIND_SECONDS)
             if place:
                 cost_max = self._cost_max(ranked, caller, order, intent)
                 intent.attempt_id = await house.store.run(
                     attempts.begin, intent.activation_id, ranked.quote, cost_max, house.clock(), order.product
                 )
             try:
-                return await self._try_one(caller, order, intent, ranked, parent, seconds, deadline)
+                return await self._try_one(caller, order, intent, ranked, parent, seconds, find_until)
             except _Settled as error:
                 failure.reasons.append(error)
             except NothingTaken as error:
@@ -629,7 +636,8 @@ class Purchases:
             # Never nought, which says that it is kept.
             return ends_at, max(1.0, min(now + settings.rentals.refund_seconds, ends_at))
         ends_at = now + _least(settings.activations.life_seconds, order.life_seconds)
-        return (ends_at if lease.expires_at is None else min(ends_at, lease.expires_at)), None
+        ends_at = ends_at if lease.expires_at is None else min(ends_at, lease.expires_at)
+        return refunds.life_ends_at(self._house.stanza(quote.offer.upstream), opened_at, ends_at), None
 
     def _charged(self, caller: Caller, order: Order, quote: Quote, cost: Money) -> Quote:
         """The lower of what was quoted and what the number really cost, priced the same way: so at every level."""
@@ -676,9 +684,11 @@ class Purchases:
         if self._house.is_shared:
             await self._put_up_left_behind()
         rows = await self.block_doubtful()
-        for upstream in {row["upstream"] for row in rows}:
-            mine = [row for row in rows if row["upstream"] == upstream]
-            await self._settle_upstream(upstream, mine)
+        mine: dict[str, list[Row]] = {}
+        for row in rows:
+            mine.setdefault(row["upstream"], []).append(row)
+        # At once: one that hangs is not to keep the others' in doubt.
+        await asyncio.gather(*(self._settle_upstream(upstream, found) for upstream, found in mine.items()))
         if rows:
             await self.block_doubtful()
         await self._give_back_orphans()
@@ -777,7 +787,13 @@ class Purchases:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _give_back_orphans(self) -> None:
+        mine: dict[str, list[Row]] = {}
         for row in await self._house.store.read(attempts.orphans):
+            mine.setdefault(row["upstream"], []).append(row)
+        await asyncio.gather(*(self._give_back_each(rows) for rows in mine.values()))
+
+    async def _give_back_each(self, rows: Sequence[Row]) -> None:
+        for row in rows:
             await self._give_back(row)
 
     async def _give_back(self, row: Row) -> None:
@@ -795,7 +811,8 @@ class Purchases:
                 return
             log.warning("orphan.lost", upstream=row["upstream"], error=type(error).__name__)
             cost = Money(row["cost_max"], row["currency"])
-            await house.store.run(attempts.lose, row["id"], cost, row["upstream"], house.clock())
+            if await house.store.run(attempts.lose, row["id"], cost, row["upstream"], house.clock()):
+                house.losses.note(row["upstream"], cost, house.clock())
             return
         await house.store.run(attempts.end, row["id"], "cancelled", "given back", house.clock(), row["reference"])
 

@@ -357,6 +357,23 @@ class HealthSettings(Section):
     )
 
 
+class GuardSettings(Section):
+    disk_free_megabytes: float = Field(
+        default=64,
+        ge=0,
+        le=1_000_000_000,
+        allow_inf_nan=False,
+        description="Free space beside an SQLite file below which nothing is bought; 0 for no such limit.",
+    )
+    descriptors_free: int = Field(
+        default=64,
+        ge=0,
+        le=1_000_000,
+        description="Free file descriptors below which nothing is bought, and below half of which no new connections"
+        " are taken; 0 for no such limit.",
+    )
+
+
 class WebhooksSettings(Section):
     timeout_seconds: Seconds = Field(default=5.0, description="How long a receiver may take to answer a notice.")
     retry_seconds: Annotated[tuple[Seconds, ...], BeforeValidator(_as_tuple)] = Field(
@@ -406,6 +423,7 @@ class GatewaySettings(Section):
     activations: ActivationsSettings = ActivationsSettings()
     rentals: RentalsSettings = RentalsSettings()
     health: HealthSettings = HealthSettings()
+    guard: GuardSettings = GuardSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     sessions: SessionsSettings = SessionsSettings()
     lawful: LawfulSettings = LawfulSettings()
@@ -443,6 +461,11 @@ class StanzaKeys(Section):
         default="absorb",
         description="It refuses a cancel for now: `absorb` releases the caller at once and cancels later, "
         "`deny` tells the caller.",
+    )
+    refund_seconds: Annotated[float, Field(ge=60, le=86_400, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="How long after its purchase a number without a code can be given back there for its money; unset,"
+        " it is given back at its end in any case.",
     )
     exclusive: bool = Field(
         default=False,

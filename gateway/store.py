@@ -12,6 +12,7 @@ measurement).
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import sqlite3
@@ -46,6 +47,9 @@ GROUP_MAX = 64
 
 MINIMUM_SQLITE = (3, 35, 0)
 """The first SQLite with RETURNING."""
+
+_FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""No space on the device; and any other limit on what may be written, such as a quota's or a process's."""
 
 _PARAMETER = re.compile(r"(?<!:):([a-z_][a-z0-9_]*)")
 
@@ -107,6 +111,11 @@ class Store(Protocol):
     """The database."""
 
     dialect: str
+
+    @property
+    def full_at(self) -> float:
+        """When a write last failed for want of space, by the monotonic clock; never: minus infinity."""
+        ...
 
     async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs a unit of work in a transaction and returns what it returned once that is durable.
@@ -183,6 +192,7 @@ class SqliteStore:
         self._reader: sqlite3.Connection | None = None
         self._reader_inode = 0
         self._closed = False
+        self.full_at = -math.inf
 
     async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
@@ -277,8 +287,11 @@ class SqliteStore:
         if error is None:
             return False
         if not (isinstance(error, sqlite3.OperationalError) and "locked" in str(error)):
-            _close(self._writer)
-            self._writer = None
+            if _is_full(error):
+                self.full_at = time.monotonic()
+            else:
+                _close(self._writer)
+                self._writer = None
             _fail(jobs, error)
             return False
         now = time.monotonic()
@@ -309,6 +322,11 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as error:
             return error
         return None
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether there was no room to write. The connection is as good as before, and a new one would need room itself."""
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) in _FULL_CODES
 
 
 def _fail(jobs: Sequence[_Job], error: Exception) -> None:
@@ -376,15 +394,18 @@ class PostgresStore:
         self._down_until = 0.0
         self._opened = False
         self._closed = False
+        self.full_at = -math.inf
 
     async def run(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
             raise Unavailable
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs))
+        given_up = threading.Event()
+        work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs, given_up))
         done, _ = await asyncio.wait({work}, timeout=self._answer_seconds)
         if not done:
-            # What comes of it later is found out by the next one who looks, as after a crash.
+            # Undone, unless its commit is on the way: that is found out by the next one who looks, as after a crash.
+            given_up.set()
             work.add_done_callback(lambda late: late.cancelled() or late.exception())
             self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable
@@ -405,25 +426,28 @@ class PostgresStore:
             text = self._statements[sql] = _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
         return text
 
-    def _work(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
-        # While the server is away, everybody waiting for the same time-out would hold all threads.
-        if time.monotonic() < self._down_until:
+    def _work(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
+        # While the server is away, everybody waiting for the same time-out would hold all threads; and who queued
+        # behind them in vain is not to be served before those who came since.
+        if given_up.is_set() or time.monotonic() < self._down_until:
             raise Unavailable
         try:
-            return self._try(unit, args, kwargs)
+            return self._try(unit, args, kwargs, given_up)
         except (errors.DeadlockDetected, errors.SerializationFailure) as error:
             raise Unavailable from error
         except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
-            if not isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
+            if isinstance(error, errors.DiskFull):
+                self.full_at = time.monotonic()
+            elif not isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
                 self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable from error
 
-    def _try(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+    def _try(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
         """Again after a deadlock, and with another connection where the server ended the one from the pool."""
         conflicts, left = 0, self._connections
         while True:
             try:
-                return self._once(unit, args, kwargs)
+                return self._once(unit, args, kwargs, given_up)
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 conflicts += 1
                 if conflicts == self.TRIES:
@@ -433,13 +457,16 @@ class PostgresStore:
                 if not left:
                     raise psycopg.OperationalError("connections keep breaking") from error
 
-    def _once(self, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
+    def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
         if not self._opened:
             self._pool.open()
             self._opened = True
         with self._pool.connection() as connection:
             try:
-                return unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)
+                result = unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)
+                if given_up.is_set():
+                    raise Unavailable  # its caller was told that nothing was done
+                return result
             except psycopg.OperationalError as error:
                 if connection.closed:
                     raise _Broken from error

@@ -16,6 +16,7 @@ from gateway.feed import Feed
 from gateway.house import House
 from gateway.inbox import drop_pushes
 from gateway.leases import AllMine, Leases
+from gateway.live import Live
 from gateway.overseer import Overseer
 from gateway.poller import Poller
 from gateway.purchases import Purchases
@@ -50,6 +51,7 @@ ENDS = "ends"
 """What time does to activations, as work that is leased."""
 
 REPORT = "report"
+TOGETHER = 25
 UPSTREAM_LOOPS = ("poll", "offers", "balance")
 
 Round = Callable[[], Awaitable[float]]
@@ -120,6 +122,7 @@ class Worker:
 
     def _shared_work(self) -> dict[str, Round]:
         return {
+            "close": self._close_upstream,
             "settle": self._settle,
             "strangers": self._sweep_strangers,
             REPORT: self._overseer.report,
@@ -163,7 +166,7 @@ class Worker:
             return  # never started: a command line that looks on must not act upstream
         try:
             await self._purchases.note_answered()
-            if self._works and self._leases.holds(ENDS):
+            if self._works and self._leases.holds("close"):
                 await self._activations.close_upstream()
             await self._readers.write()
             if isinstance(self._leases, Leases):
@@ -210,21 +213,26 @@ class Worker:
         await self._callers.refresh()
         await self._sessions.refresh()
         await self._overseer.follow_switches()
-        does_ends = self._works and self._leases.holds(ENDS)
-        if does_ends:
+        if self._works and self._leases.holds(ENDS):
             await self._activations.keep_rentals()
             await self._activations.expire()
-        for live in await self._purchases.overdue():
-            try:
-                await self._activations.give_back(live)
-            except NotAllowedNow:
-                pass  # its code came after all, and was paid for
-            except CallerError:
-                self._purchases.abandon(live, "")
-        if does_ends:
-            await self._activations.close_upstream()
+        overdue = await self._purchases.overdue()
+        for start in range(0, len(overdue), TOGETHER):
+            await asyncio.gather(*map(self._give_back, overdue[start : start + TOGETHER]))
         await self._measure()
         self._database(is_well=True)
+        return TICK_SECONDS
+
+    async def _give_back(self, live: Live) -> None:
+        try:
+            await self._activations.give_back(live)
+        except NotAllowedNow:
+            pass  # its code came after all, and was paid for
+        except CallerError:
+            self._purchases.abandon(live, "")
+
+    async def _close_upstream(self) -> float:
+        await self._activations.close_upstream(waits=False)
         return TICK_SECONDS
 
     async def _watch(self) -> float:

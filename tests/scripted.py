@@ -362,6 +362,10 @@ class Faulty:
             await self._store.run(unit, *args, **kwargs)
         raise error()
 
+    @property
+    def full_at(self) -> float:
+        return self._store.full_at
+
     async def read(self, unit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._is_dead:
             raise Died
@@ -496,7 +500,8 @@ class World:
     async def round(self) -> None:
         """What the worker's loops do in one round each; a database that is away costs the round, as there."""
         gateway = self.gateway
-        for work in (gateway.purchases.note_answered, gateway.worker._tick, gateway.worker._settle, self.poll):
+        tell = gateway.activations.close_upstream
+        for work in (gateway.purchases.note_answered, gateway.worker._tick, tell, gateway.worker._settle, self.poll):
             try:
                 await work()
             except Unavailable:

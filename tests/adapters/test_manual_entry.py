@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Away:
     database: Database
     fails: str = ""
     dialect: str = ""
+    full_at: float = -math.inf
 
     async def run(self, unit: Unit[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.fails == "before":

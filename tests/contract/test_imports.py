@@ -29,14 +29,14 @@ LAYERS = (
     "money", "codes", "vault", "notify", "logs", "limits", "bus", "supervisor", "migrations", "catalog",
     "fivesim_words", "ds_words",
     # The words everybody uses
-    "errors", "model", "metrics", "settings", "rules",
+    "errors", "model", "metrics", "settings", "guard", "rules",
     # The seam, the database, and what is kept in memory
     "inhouse", "upstream", "store", "leases", "live", "health", "passwords",
     # Decisions: pure, from facts to a short-list
     "pricing", "ladders", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "tree", "markups", "levels", "caps", "fuse", "handed",
-    "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
+    "database", "revisions", "records", "history", "journal", "refunds", "tree", "markups", "levels", "caps", "fuse",
+    "handed", "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "feed", "sessions", "attempts", "payments",
@@ -46,8 +46,8 @@ LAYERS = (
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger", "cli_markups",
-    "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli_webhooks", "cli",
+    "front", "app", "terminal", "connections", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger",
+    "cli_markups", "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli_webhooks", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 

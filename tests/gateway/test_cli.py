@@ -244,7 +244,7 @@ def test_commands_that_look_do_nothing_upstream(shell: Shell, monkeypatch: pytes
     """A server may run beside them: what it is about to cancel or finish is left to it."""
     closed: list[str] = []
 
-    async def close_upstream(_self: Activations) -> None:
+    async def close_upstream(_self: Activations, *, waits: bool = True) -> None:
         closed.append("closed")
 
     monkeypatch.setattr(Activations, "close_upstream", close_upstream)

@@ -119,6 +119,32 @@ async def test_a_caller_that_gives_up_does_not_undo_what_it_asked_for(store: Sto
     assert await store.read(names) == ["next", "slow"]
 
 
+async def test_what_a_caller_gave_up_on_is_undone_and_what_queued_behind_it_is_not_begun(postgres_url: str) -> None:
+    """A server that says nothing: its clients were told that nothing was done."""
+    store = PostgresStore(postgres_url, connections=1, answer_seconds=2.0)
+    await store.run(create)
+    store._answer_seconds = 0.2
+    started, go, begun = threading.Event(), threading.Event(), list[str]()
+
+    def stuck(tx: Tx) -> None:
+        add(tx, "given up")
+        started.set()
+        go.wait(10)
+
+    def behind(_tx: Tx) -> None:
+        begun.append("behind")
+
+    for error in await asyncio.gather(store.run(stuck), store.run(behind), return_exceptions=True):
+        assert isinstance(error, Unavailable)
+    assert started.is_set()
+    go.set()
+    store._answer_seconds, store._down_until = 10.0, 0.0
+    await store.run(add, "later")
+    assert await store.read(names) == ["later"]
+    assert begun == []
+    await store.close()
+
+
 async def test_a_unit_that_reads_sees_one_moment(store: Store) -> None:
     """What `ledger verify` adds up beside a running server must not shift under it."""
     await store.run(add, "first")

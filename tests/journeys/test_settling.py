@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway import drift
 from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS, give_up_order
 from gateway.errors import NoNumbers
 from gateway.model import LeaseState, Status
+from gateway.money import Money
 from tests.scripted import World, worlds
 
 
@@ -178,3 +180,33 @@ async def test_the_operator_of_a_number_survives_a_restart(world: World) -> None
     recalled = world.gateway.house.live.get(live.id)
     assert recalled is not None
     assert (recalled.operator, recalled.number) == (named.operator, named.number)
+
+
+@pytest.mark.parametrize(
+    ("taken", "words"),
+    [(0, "has not changed: nothing was taken"), (120_000, "fell by 0.12 USD more than is booked: perhaps taken")],
+)
+async def test_without_a_list_the_balance_says_what_came_of_a_lost_purchase(
+    world: World, taken: int, words: str
+) -> None:
+    await world.store.run(drift.note_balance, "two", Money(5_000_000, "USD"), world.watch() - 60)
+    world.one.buys.append("sold_out")
+    world.two.buys.append("doubt")
+    with pytest.raises(NoNumbers):
+        await world.buy(world.order(price_max="0.50"))
+    await world.store.run(drift.note_balance, "two", Money(5_000_000 - taken, "USD"), world.watch() + 300)
+    world.watch.now += NEVER_LISTED_SECONDS + 1
+    await world.gateway.purchases.settle()
+    (row,) = await world.rows("select reason from attempts where upstream = 'two'")
+    assert row["reason"] == f"never seen upstream; its balance {words}"
+
+
+async def test_where_no_balance_is_known_that_is_said(world: World) -> None:
+    world.one.buys.append("sold_out")
+    world.two.buys.append("doubt")
+    with pytest.raises(NoNumbers):
+        await world.buy(world.order(price_max="0.50"))
+    world.watch.now += NEVER_LISTED_SECONDS + 1
+    await world.gateway.purchases.settle()
+    (row,) = await world.rows("select reason from attempts where upstream = 'two'")
+    assert row["reason"] == "never seen upstream; no balance tells"
