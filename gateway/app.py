@@ -44,6 +44,7 @@ from gateway.purchases import Purchases
 from gateway.readers import Readers
 from gateway.recharger import Recharger
 from gateway.rentals import Rentals
+from gateway.retention import Keeper
 from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
 from gateway.store import Tx
@@ -135,6 +136,7 @@ class Gateway:
             self._overseer,
             self.readers,
             self._recharger,
+            Keeper(self.house, alerts),
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)

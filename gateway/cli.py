@@ -28,6 +28,8 @@ from gateway.cli_ledger import audit_group, ledger_group
 from gateway.cli_markups import markup_group, price_steps
 from gateway.cli_money import deposit_group, recharge_group, voucher_group
 from gateway.cli_numbers import numbers_group
+from gateway.cli_retention import retention_group
+from gateway.cli_secrets import secrets_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.cli_usage import show_usage
 from gateway.cli_users import users_group
@@ -434,6 +436,8 @@ main.add_command(catalog_group)
 main.add_command(ledger_group)
 main.add_command(audit_group)
 main.add_command(users_group)
+main.add_command(retention_group)
+main.add_command(secrets_group)
 main.add_command(markup_group)
 main.add_command(show_usage)
 

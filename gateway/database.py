@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any, Protocol
 
 import psycopg
 
-from gateway import migrations
-from gateway.store import Store, connect, sqlite_path
+from gateway import keyring, migrations
+from gateway.store import Store, connect, sqlite_path, transaction
 from gateway.vault import SECRET_NAMES, Secrets, SecretsError, Vault, create_secrets, read_secrets, read_secrets_file
 
 EMBEDDED_URL = "sqlite:///var/simroute.db"
@@ -78,7 +79,16 @@ def _embedded(url: str, environment: Mapping[str, str]) -> Database:
     secrets = _secrets(secrets_path, environment)
     if migrations.sqlite_version(path) != migrations.LATEST:
         migrations.upgrade(f"sqlite:///{path}")
-    return Database(url, connect(url), Vault(secrets), path.parent)
+    return Database(url, connect(url), _entered(url, Vault(secrets)), path.parent)
+
+
+def _entered(url: str, vault: Vault) -> Vault:
+    """The vault, after a look whether its ring opens what is in the database. Raises SecretsError."""
+    now = time.time()
+    with transaction(url) as tx:
+        if not keyring.is_entered(tx, vault, now):
+            keyring.enter(tx, vault, now)
+    return vault
 
 
 def _secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
@@ -104,7 +114,7 @@ def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
         raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
     if current != migrations.LATEST:
         migrations.upgrade(url)
-    return Database(url, store, Vault(secrets), None)
+    return Database(url, store, _entered(url, Vault(secrets)), None)
 
 
 def _server_version(connection: psycopg.Connection[tuple[str]]) -> str:

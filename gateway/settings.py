@@ -383,6 +383,15 @@ class LawfulSettings(Section):
     )
 
 
+class RetentionSettings(Section):
+    days: int = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="For so long numbers and messages are kept after their activation has ended; 0 for ever.",
+    )
+
+
 class GatewaySettings(Section):
     """`gateway.toml`."""
 
@@ -395,6 +404,7 @@ class GatewaySettings(Section):
     webhooks: WebhooksSettings = WebhooksSettings()
     sessions: SessionsSettings = SessionsSettings()
     lawful: LawfulSettings = LawfulSettings()
+    retention: RetentionSettings = RetentionSettings()
 
 
 # --- upstreams.toml --------------------------------------------------------------------------------------------------

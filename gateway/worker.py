@@ -19,6 +19,8 @@ from gateway.poller import Poller
 from gateway.purchases import Purchases
 from gateway.readers import WRITE_SECONDS, Readers
 from gateway.recharger import Recharger
+from gateway.reencryption import Resealer
+from gateway.retention import Keeper
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
 from gateway.sessions import Sessions
@@ -62,6 +64,7 @@ class Worker:
         overseer: Overseer,
         readers: Readers,
         recharger: Recharger,
+        keeper: Keeper,
     ) -> None:
         self._house = house
         self._callers = callers
@@ -72,6 +75,8 @@ class Worker:
         self._overseer = overseer
         self._readers = readers
         self._recharger = recharger
+        self._keeper = keeper
+        self._resealer = Resealer(house.store, house.vault, house.clock, house.metrics)
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
@@ -90,6 +95,8 @@ class Worker:
         self._begin("recharge", self._recharger.round)
         self._begin("payment hook", self._recharger.call)
         self._begin("usage", self._roll_up)
+        self._begin("retention", self._keeper.round)
+        self._begin("reencryption", self._resealer.round)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0015"
+LATEST = "data"
 
 
 def sqlalchemy_url(url: str) -> str:
