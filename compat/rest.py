@@ -76,6 +76,9 @@ STREAM_SECONDS_MAX = 300.0
 """A browser reconnects by itself and goes on where it was; so a key that was revoked does not listen for long."""
 
 PUBLIC = ((b"cache-control", b"public, max-age=300"),)
+PAGE_POLICY = (
+    b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 
 _ID = re.compile(ACTIVATION_ID)
 
@@ -384,7 +387,7 @@ def _pages(described: Json) -> Sequence[Operation]:
         return unless_known(call, as_json.etag, Reply(as_json.body, headers=PUBLIC))
 
     async def show_page(call: Call) -> Reply:
-        headers = (*PUBLIC, (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"))
+        headers = (*PUBLIC, (b"content-security-policy", PAGE_POLICY))
         return unless_known(call, as_page.etag, Reply(as_page.body, 200, b"text/html; charset=utf-8", headers))
 
     return (

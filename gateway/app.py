@@ -172,7 +172,8 @@ class Gateway:
         )
         pages.router.redirect_slashes = False
         self.five = fivesim.FiveSim(self.front)
-        self.app = compat.Dialects(self.front, pages, {fivesim.PREFIX: self.five})
+        secured = compat.Secured(pages, settings.gateway.server.hsts_seconds)
+        self.app = compat.Dialects(self.front, secured, {fivesim.PREFIX: self.five})
         self._watcher: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._is_well = True

@@ -34,6 +34,7 @@ from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.cli_usage import show_usage
 from gateway.cli_users import users_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
+from gateway.edge import Edge, bounded
 from gateway.errors import UpstreamError
 from gateway.model import Order
 from gateway.money import parse, plain
@@ -125,7 +126,8 @@ async def _serve(context: Context, database: Database, listener: socket.socket, 
         access_log=False,
         server_header=False,
         proxy_headers=False,  # it would believe whatever a local process says of addresses
-        http="httptools",
+        http=bounded(Edge.of(gateway.house.settings.gateway.server)),
+        ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )

@@ -64,6 +64,8 @@ def open_database(environment: Mapping[str, str], *, answer_seconds: float | Non
         return _server(url, environment, connect(url, answer_seconds=answer_seconds))
     except (OSError, ValueError, sqlite3.Error) as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
 
 
 def _embedded(url: str, environment: Mapping[str, str]) -> Database:

@@ -6,8 +6,10 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import psycopg
+import redis
 
 from gateway.keyring import PLACES
 from gateway.store import sqlite_path
@@ -38,3 +40,21 @@ def _values(url: str, sql: str) -> Iterator[str]:
         with psycopg.connect(url) as server:
             found = server.execute(sql).fetchall()
     return (row[0] for row in found if row[0])
+
+
+def kept_in_redis(url: str) -> bytes:
+    """Every key and value in Redis, whatever its kind."""
+    with redis.Redis.from_url(url) as server:
+        return b"\n".join(part for key in server.scan_iter() for part in (key, _value(server, key)))
+
+
+def _value(server: Any, key: bytes) -> bytes:
+    readers = {
+        b"string": server.get,
+        b"hash": server.hgetall,
+        b"list": lambda name: server.lrange(name, 0, -1),
+        b"set": server.smembers,
+        b"zset": lambda name: server.zrange(name, 0, -1, withscores=True),
+        b"stream": server.xrange,
+    }
+    return repr(readers[server.type(key)](key)).encode()
