@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from compat import _rest_people, _rest_resellers
+from compat import _rest_people, _rest_resellers, _rest_retention
 from compat._rest_document import Json, document
 from compat._rest_http import (
     PREFIX,
@@ -97,6 +97,7 @@ def routes(
         *rental_operations(front, once, waiting),
         *_rest_people.operations(front),
         *_rest_resellers.operations(front),
+        *_rest_retention.operations(front),
     )
     by_path: dict[str, list[Operation]] = {}
     for operation in (*operations, *_pages(document(operations))):

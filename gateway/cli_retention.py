@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from gateway import accounts, audit, retention
+from gateway import retention
 from gateway.database import Database
+from gateway.manage import COMMAND_LINE
 from gateway.store import Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database
 
 DEFAULT = "default"
-ACTOR = "cli"
 
 
 class _Days(click.ParamType[int | None]):
@@ -88,12 +88,9 @@ def set_term(context: Context, name: str, days: int | None) -> None:
     """Keep an account's numbers and messages, and those of all below it, for less than others': DAYS, or `default`."""
     deployment_days, now = context.settings().gateway.retention.days, time.time()
 
-    def change(tx: Tx) -> int:
-        account_id = int(accounts.find(tx, name)["id"])
-        retention.set_days(tx, account_id, days, deployment_days, now, actor=ACTOR)
-        audit.note(tx, now, ACTOR, "retention.set", f"account:{account_id}", account_id=account_id, days=days)
-        return retention.days_of(tx, account_id, deployment_days)
-
-    kept = with_database(context, lambda database: database.store.run(change))
-    sentence = f"{name}: kept for {kept} days" if kept else f"{name}: kept for ever"
-    tell(context, {"account": name, "days": kept or None}, sentence)
+    found = with_database(
+        context,
+        lambda database: database.store.run(retention.set_term, COMMAND_LINE, name, days, deployment_days, now),
+    )
+    sentence = f"{name}: kept for {found.days} days" if found.days else f"{name}: kept for ever"
+    tell(context, {"account": name, "days": found.days, "own_days": found.own_days}, sentence)

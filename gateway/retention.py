@@ -17,10 +17,11 @@ from pathlib import Path
 
 import structlog
 
-from gateway import tree
+from gateway import accounts, audit, manage, tree
 from gateway.alerts import Alerts
 from gateway.errors import Unavailable
 from gateway.house import House
+from gateway.manage import Manager
 from gateway.store import Row, SqliteStore, Store, Tx
 
 BATCH = 100
@@ -103,6 +104,39 @@ def set_days(tx: Tx, account_id: int, days: int | None, deployment_days: int, at
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """For how many days: what holds for an account, what it was told itself, what holds for everybody. None for ever,
+    and for nothing told."""
+
+    days: int | None
+    own_days: int | None
+    house_days: int | None
+
+
+def term(tx: Tx, manager: Manager, name: str, deployment_days: int) -> Term:
+    """An account's, as far as `manager` sees it. Raises UnknownAccount."""
+    return _term(tx, accounts.find(tx, name, manager.account_id)["id"], deployment_days)
+
+
+def set_term(tx: Tx, manager: Manager, name: str, days: int | None, deployment_days: int, at: float) -> Term:
+    """As `set_days`, by name, within what the manager may change; in the audit log.
+
+    Raises RetentionError, and as `manage.require` and `accounts.find`.
+    """
+    manage.require(tx, manager, at)
+    account_id = int(accounts.find(tx, name, manager.account_id)["id"])
+    set_days(tx, account_id, days, deployment_days, at, actor=manager.actor)
+    audit.note(tx, at, manager.actor, "account.retention", f"account:{account_id}", account_id=account_id, days=days)
+    return _term(tx, account_id, deployment_days)
+
+
+def _term(tx: Tx, account_id: int, deployment_days: int) -> Term:
+    own = tx.one("select days from retention_terms where account_id = :id", id=account_id)
+    days = days_of(tx, account_id, deployment_days)
+    return Term(days or None, own["days"] if own else None, deployment_days or None)
+
+
 def terms(tx: Tx) -> Sequence[Row]:
     """The accounts with a term of their own: `name`, `days`, `changed_at`, `actor`."""
     return tx.all(
@@ -132,11 +166,8 @@ def _among(tx: Tx, sql: str, ids: Sequence[int], **values: object) -> int:
 
 
 def _empty_activations(tx: Tx, ids: Sequence[int], at: float) -> None:
-    for row in tx.all(
-        "select id, upstream, reference from activations where upstream in (select upstream from number_leases"  # noqa: S608 — whole numbers
-        f" union select upstream from desk_tasks) and id in ({', '.join(str(int(one)) for one in ids)})"
-    ):
-        _empty_lease(tx, row, at)
+    for one in ids:
+        _empty_lease(tx, one, at)
     messages = "select id from messages where activation_id in (:ids)"
     # Whatever is still to be sent would have nothing to say.
     _among(
@@ -157,10 +188,11 @@ _EMPTY_MESSAGES = (
 )
 
 
-def _empty_lease(tx: Tx, row: Row, at: float) -> None:
+def _empty_lease(tx: Tx, activation_id: int, at: float) -> None:
     """What a pool or a desk of ours keeps of an activation's number goes with the activation's own."""
-    reference = row["reference"] or ""
-    if not (reference.isascii() and reference.isdigit() and len(reference) <= 18):
+    row = tx.one("select upstream, reference from activations where id = :id", id=activation_id)
+    reference = (row["reference"] if row else None) or ""
+    if row is None or not (reference.isascii() and reference.isdigit() and len(reference) <= 18):
         return
     lease = {"upstream": row["upstream"], "lease": int(reference)}
     found = tx.all("select id from number_messages where upstream = :upstream and lease_id = :lease", **lease)

@@ -107,6 +107,7 @@ ENDPOINTS: dict[str, Entry] = {
     "statement": ACCOUNT, "statement_csv": ACCOUNT, "audit": NOTHING,
     "usage": ACCOUNT, "usage_csv": Entry("account", [Try("/api/v1/accounts/{it}/usage.csv?by=account,key")]),
     "markups": ACCOUNT, "set_markups": Entry("account", [Try(body={"markups": []})]), "end_markups": ACCOUNT,
+    "retention": ACCOUNT, "set_retention": Entry("account", [Try(body={"days": 7})]), "end_retention": ACCOUNT,
 }  # fmt: skip
 """By the operation's name."""
 
@@ -231,6 +232,7 @@ class World:
                 "users",
                 "transfers",
                 "markups",
+                "retention_terms",
                 "audit",
             )
             return [[dict(row) for row in tx.all(f"select * from {name} order by 1")] for name in tables]  # noqa: S608 — constant names

@@ -345,5 +345,35 @@ async def test_the_command_line_says_what_is_kept_and_deletes_now(tmp_path: Path
         after = await asyncio.to_thread(shell.json, "retention", "status")
         assert (after["overdue"], [row["days"] for row in after["accounts"]]) == (0, [7])
         assert "30 days" in await asyncio.to_thread(shell.ok, "retention", "set", "alice", "default")
-        noted = await rows(house.database.store, "select action from audit where action like 'retention%'")
+        noted = await rows(house.database.store, "select action from audit where action = 'account.retention'")
         assert len(noted) == 2
+
+
+async def test_a_reseller_says_for_its_own_branch_how_long_and_never_longer(light: StillHouse) -> None:
+    await light.open_account("bob", "1.00")
+
+    def child(tx: Tx) -> None:
+        accounts.create(tx, "child", "USD", NOON, is_demo=True, parent="alice")
+
+    await light.database.store.run(child)
+    headers = {"authorization": f"Bearer {light.keys['alice']}"}
+    transport = httpx.ASGITransport(app=light.gateway.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway/api/v1", headers=headers) as client:
+        at = "/accounts/{}/retention".format
+        shown = (await client.get(at("child"))).json()
+        assert shown == {"account": "child", "days": 30, "own_days": None, "house_days": 30}
+        assert (await client.put(at("alice"), json={"days": 7})).json()["days"] == 7
+        assert (await client.put(at("child"), json={"days": 9})).json() == {
+            "account": "child",
+            "days": 7,
+            "own_days": 9,
+            "house_days": 30,
+        }
+        for days in (31, 0, -1, 1.5, "7", None):
+            assert (await client.put(at("child"), json={"days": days})).status_code in (400, 422)
+        assert (await client.put(at("bob"), json={"days": 3})).status_code == 404
+        assert (await client.delete(at("alice"))).status_code == 204
+        assert (await client.get(at("child"))).json()["days"] == 9
+    noted = await rows(light.database.store, "select actor from audit where action = 'account.retention'")
+    assert len(noted) == 3
+    assert all(row["actor"].startswith("key:") for row in noted)

@@ -24,6 +24,7 @@ def upgrade() -> None:
     _partial("activations_kept", "activations", ["ended_at"], "number_sealed is not null")
     _partial("activations_kept_by_account", "activations", ["account_id", "ended_at"], "number_sealed is not null")
     _partial("messages_kept", "messages", ["received_at"], "text_sealed <> ''")
+    op.create_index("number_messages_by_age", "number_messages", ["recorded_at"])
     op.create_table(
         "sealing_keys",
         sa.Column("fingerprint", sa.Text, primary_key=True),
