@@ -10,9 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import accounts, retention
+from gateway import accounts, retention, roster
 from gateway.alerts import Alerts, standing
+from gateway.database import open_database
 from gateway.errors import Unavailable
+from gateway.numbers import number_digest
 from gateway.retention import Keeper, RetentionError
 from gateway.store import Store, Tx
 from tests.canaries import dumped, sealed_values
@@ -377,3 +379,100 @@ async def test_a_reseller_says_for_its_own_branch_how_long_and_never_longer(ligh
     noted = await rows(light.database.store, "select actor from audit where action = 'account.retention'")
     assert len(noted) == 3
     assert all(row["actor"].startswith("key:") for row in noted)
+
+
+async def test_pools_and_desks_keep_nothing_either(database_url: str) -> None:
+    """What came in for numbers of one's own, what was typed at a desk, and numbers taken out of their pool."""
+    database = open_database(environment(database_url))
+    store, seal = database.store, database.vault.seal
+    number, now = "628000111222", 100 * DAY
+
+    def plant(tx: Tx, removed_at: float | None, at: float) -> None:
+        number_id = tx.insert(
+            "insert into numbers (upstream, digest, number_sealed, country, carrier, source, services, is_enabled,"
+            " quarantined_until, used_at, version, created_at, removed_at) values ('own', :digest, :sealed, 6, '', '',"
+            " '', 1, 0, 0, 0, 1, :removed) returning id",
+            digest=number_digest(database.vault, f"{number}{at:.0f}"), sealed=seal(number), removed=removed_at,
+        )  # fmt: skip
+        lease = tx.insert(
+            "insert into number_leases (upstream, number_id, service, price, currency, state, messages, is_waiting,"
+            " opened_at, expires_at, ended_at, cool_until) values ('own', :number, 'tg', 1, 'USD', 'finished', 1, 0,"
+            " :at, :at, :at, 0) returning id",
+            number=number_id, at=at,
+        )  # fmt: skip
+        for lease_id, identity in ((lease, "a"), (None, "b")):
+            message = tx.insert(
+                "insert into number_messages (upstream, source, identity, number_id, lease_id, to_sealed, device,"
+                " sender_sealed, text_sealed, reason, received_at, recorded_at) values ('own', '', :identity, :number,"
+                " :lease, :sealed, '', :sealed, :sealed, '', :at, :at) returning id",
+                identity=f"{identity}{at}", number=number_id, lease=lease_id, sealed=seal("text"), at=at,
+            )  # fmt: skip
+            for place, whole in ((1, message), (2, None)):
+                tx.execute(
+                    "insert into number_parts (upstream, source, identity, whole, place, total, number_id, message_id,"
+                    " to_sealed, device, sender_sealed, text_sealed, received_at, recorded_at) values ('own', '',"
+                    " :identity, 'w', :place, 2, :number, :message, :sealed, '', :sealed, :sealed, :at, :at)",
+                    identity=f"{identity}{place}{at}", place=place, number=number_id, message=whole,
+                    sealed=seal("part"), at=at,
+                )  # fmt: skip
+        task = tx.insert(
+            "insert into desk_tasks (upstream, service, country, operator, cost, currency, state, number_sealed,"
+            " created_at, waits_until, until_at, round) values ('desk', 'tg', 6, '', 1, 'USD', 'leased', :sealed, 1, 1,"
+            " :at, 1) returning id",
+            sealed=seal(number), at=at,
+        )  # fmt: skip
+        tx.execute(
+            "insert into desk_messages (task_id, round, code_sealed, text_sealed, received_at) values (:task, 1,"
+            " :sealed, :sealed, :at)",
+            task=task, sealed=seal("code"), at=at,
+        )  # fmt: skip
+
+    async def left() -> dict[str, int]:
+        tables = {
+            "numbers": "number_sealed <> ''", "number_messages": "1 = 1", "number_parts": "1 = 1",
+            "desk_tasks": "number_sealed is not null", "desk_messages": "1 = 1",
+        }  # fmt: skip
+        found = {}
+        for table, kept in tables.items():
+            row = (await rows(store, f"select count(*) as n from {table} where {kept}"))[0]  # noqa: S608 — constant text
+            found[table] = int(row["n"])
+        return found
+
+    await store.run(plant, now - 31 * DAY, now - 31 * DAY)
+    await store.run(plant, None, now - 29 * DAY)
+    each = {"numbers": 1, "number_messages": 2, "number_parts": 4, "desk_tasks": 1, "desk_messages": 1}
+    assert await left() == {table: 2 * count for table, count in each.items()}
+    await retention.delete_overdue(store, now, 30)
+    assert await left() == each
+    await retention.delete_overdue(store, now + 2 * DAY, 30)
+    assert await left() == {**dict.fromkeys(each, 0), "numbers": 1}  # it stands in its pool still
+
+    # A number that comes back into its pool can be leased again.
+    spec = roster.specify(database.vault, f"{number}{now - 31 * DAY:.0f}", "line 1", {"country": 6})
+    assert (await store.run(roster.put, "own", [spec], now)).added == 1
+    sealed = [row["number_sealed"] for row in await rows(store, "select number_sealed from numbers order by id")]
+    assert database.vault.open(sealed[0]) == f"{number}{now - 31 * DAY:.0f}"
+    await store.close()
+
+
+async def test_what_a_desk_of_ours_keeps_goes_with_the_activation_of_a_shorter_term(light: StillHouse) -> None:
+    activation, _ = await received(light)
+    database = light.database
+
+    def at_the_desk(tx: Tx) -> None:
+        task = tx.insert(
+            "insert into desk_tasks (upstream, service, country, operator, cost, currency, state, number_sealed,"
+            " created_at, waits_until, until_at, ended_at, round) values ('desk', 'tg', 6, '', 1, 'USD', 'finished',"
+            " :sealed, 1, 1, :at, :at, 1) returning id",
+            sealed=database.vault.seal("62800"), at=light.clock.now,
+        )  # fmt: skip
+        tx.execute(
+            "update activations set upstream = 'desk', reference = :task where id = :id",
+            task=str(task), id=int(activation),
+        )  # fmt: skip
+        retention.set_days(tx, accounts.find(tx, "alice")["id"], 2, 30, NOON, actor="test")
+
+    await database.store.run(at_the_desk)
+    light.clock.now += 3 * DAY
+    await keeper(light).round()
+    assert await rows(database.store, "select number_sealed from desk_tasks") == [{"number_sealed": None}]
