@@ -69,6 +69,8 @@ class Bounded(HttpToolsProtocol):
         self._linger: asyncio.TimerHandle | None = None
         self._in_head = False
         self._in_message = False
+        self._is_short = False
+        """Whether a head that ends in these bytes can't be too large: nearly every poll's, which is not measured."""
         self._bytes = 0
         """Of the head, as long as it is not whole; of the body after that."""
 
@@ -96,6 +98,7 @@ class Bounded(HttpToolsProtocol):
         if self._linger is not None or self.transport.is_closing():
             return
         was_in_head = self._in_head
+        self._is_short = not was_in_head and len(data) <= self.edge.head_bytes_max
         super().data_received(data)
         if self._linger is not None or self.transport.is_closing():
             return
@@ -156,6 +159,11 @@ class Bounded(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._bytes = 0
+        if not self._is_short or self.parser.get_method() != b"GET":
+            self._measure()
+        super().on_headers_complete()
+
+    def _measure(self) -> None:
         if len(self.url) > self.edge.head_bytes_max:
             self._too_large(HTTPStatus.REQUEST_URI_TOO_LONG, "the address is too long")
         size = len(self.url)
@@ -165,7 +173,6 @@ class Bounded(HttpToolsProtocol):
                 self._too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")
         if size > self.edge.head_bytes_max:
             self._too_large(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is too large")
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._bytes += len(body)

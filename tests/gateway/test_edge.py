@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,21 +14,33 @@ import pytest
 from gateway import edge
 from gateway.edge import Edge
 from gateway.settings import ServerSettings
-from tests.harness import PATH, config_directory, environment
+from tests.harness import PATH, config_directory, environment, server
 from tests.wire import on_a_socket, still_house
 
 LIMITS = """[server]
 connections_max = 12
 head_bytes_max = 2048
 body_bytes_max = 4096
-request_seconds = 0.6
+request_seconds = 1.5
 hsts_seconds = 3600
 """
 POST = f"POST {PATH} HTTP/1.1\r\nHost: g\r\nContent-Type: application/x-www-form-urlencoded\r\n".encode()
 
 
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """`simroute serve`, one for all."""
+    directory = tmp_path_factory.mktemp("edge")
+    values = environment(f"sqlite:///{directory}/simroute.db")
+    with server(config_directory(directory, gateway=LIMITS), values, directory / "log") as process:
+        yield int(process.base.rpartition(":")[2])
+        assert process.stop() == 0
+    assert "Traceback" not in (directory / "log").read_text()
+
+
 @pytest.fixture
-async def port(tmp_path: Path, sqlite_url: str) -> AsyncIterator[int]:
+async def own_port(tmp_path: Path, sqlite_url: str) -> AsyncIterator[int]:
+    """A server in this process, whose connections nobody else has."""
     directory = config_directory(tmp_path, gateway=LIMITS)
     async with still_house(directory, environment(sqlite_url)) as house, on_a_socket(house.gateway) as found:
         yield found
@@ -131,25 +143,25 @@ async def test_a_request_that_trickles_is_cut_off(port: int) -> None:
 async def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
     started = time.monotonic()
     assert await answer(port) == b""
-    assert time.monotonic() - started > 0.4
+    assert time.monotonic() - started > 1.0
 
 
 async def test_a_connection_between_two_requests_is_not_hurried(port: int) -> None:
     async with connected(port) as (reader, writer), asyncio.timeout(10):
-        for _ in range(3):
+        for _ in range(2):
             writer.write(request("/health/live", close=False))
             assert b"200" in await reader.readuntil(b"\r\n")
             await reader.readuntil(b'"ok"}')
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.7)
 
 
-async def test_one_connection_too_many_is_told_so_and_those_there_are_served_on(port: int) -> None:
-    there = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
+async def test_one_connection_too_many_is_told_so_and_those_there_are_served_on(own_port: int) -> None:
+    there = [await asyncio.open_connection("127.0.0.1", own_port) for _ in range(12)]
     for _, writer in there:
         writer.write(request("/health/live", close=False))
     for reader, _ in there:
         await reader.readuntil(b'"ok"}')
-    found = await answer(port, request())
+    found = await answer(own_port, request())
     assert found.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 1\r\n" in found
     assert found.endswith(b"too many connections")
@@ -157,21 +169,21 @@ async def test_one_connection_too_many_is_told_so_and_those_there_are_served_on(
         writer.write(request("/health/live"))
         assert b'"ok"}' in await reader.read()
         writer.close()
-    assert await is_well(port)
+    assert await is_well(own_port)
 
 
 async def test_a_flood_of_refused_connections_is_cut_off_without_an_answer(
-    port: int, monkeypatch: pytest.MonkeyPatch
+    own_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge, "LINGERING_MAX", 2)
-    there = [await asyncio.open_connection("127.0.0.1", port) for _ in range(12)]
-    refused = [await asyncio.open_connection("127.0.0.1", port) for _ in range(6)]
+    there = [await asyncio.open_connection("127.0.0.1", own_port) for _ in range(12)]
+    refused = [await asyncio.open_connection("127.0.0.1", own_port) for _ in range(6)]
     found = await asyncio.gather(*(reader.read() for reader, _ in refused), return_exceptions=True)
     assert sum(isinstance(one, bytes) and one.startswith(b"HTTP/1.1 503 ") for one in found) == 2
     for _, writer in (*there, *refused):
         writer.close()
     await asyncio.sleep(edge.LINGER_SECONDS + 0.2)
-    assert await is_well(port)
+    assert await is_well(own_port)
 
 
 async def ask_on(writer: asyncio.StreamWriter) -> None:
@@ -182,13 +194,15 @@ async def ask_on(writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-async def test_a_client_that_reads_nothing_of_its_answer_is_cut_off(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_reads_nothing_of_its_answer_is_cut_off(
+    own_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(edge, "STALLED_SECONDS", 0.3)
-    async with connected(port) as (_, writer), asyncio.timeout(20):
+    async with connected(own_port) as (_, writer), asyncio.timeout(20):
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         with pytest.raises(ConnectionError):
             await ask_on(writer)
-    assert await is_well(port)
+    assert await is_well(own_port)
 
 
 async def test_pipelined_requests_count_each_for_itself(port: int) -> None:
