@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from gateway import audit, keyring, retention
+from gateway import audit, keyring, logs, retention
 from gateway.database import Database
 from gateway.reencryption import Resealer, census
 from gateway.store import Tx
@@ -64,6 +64,7 @@ def _state(place: int, *, is_needed: bool) -> str:
 @click.pass_obj
 def reencrypt(context: Context) -> None:
     """Bring everything under the newest key now; a server that runs does so by itself, in small batches."""
+    logs.configure("error", "auto")  # a value that no key opens is told there
 
     async def run(database: Database) -> int:
         store = database.store
