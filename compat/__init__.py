@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from compat._dialect import Dialect
 from compat._endpoint import Endpoint
 from compat._lists import Lists
+from compat._secured import Secured
 from compat.daisysms import DaisySms
 from compat.dssmshub import DsSmsHub
 from compat.fivesim_api1 import FiveSimApi1
@@ -19,6 +20,8 @@ from compat.smsbower import SmsBower
 from compat.smshub import SmsHub
 from compat.tigersms import TigerSms
 from gateway.front import Front
+
+__all__ = ["DIALECTS", "PATHS", "Dialects", "Secured"]
 
 PATHS = ("/stubs/handler_api.php", "/stubs/handler_api")
 """Both were served by shops, with and without a slash behind."""

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from compat import _rest_alerts, _rest_deposits, _rest_people, _rest_resellers, _rest_webhooks
+from compat import _rest_alerts, _rest_deposits, _rest_people, _rest_resellers, _rest_retention, _rest_webhooks
 from compat._rest_document import Json, document
 from compat._rest_http import (
     PREFIX,
@@ -73,6 +73,9 @@ STREAM_SECONDS_MAX = 300.0
 """A browser reconnects by itself and goes on where it was; so a key that was revoked does not listen for long."""
 
 PUBLIC = ((b"cache-control", b"public, max-age=300"),)
+PAGE_POLICY = (
+    b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
 
 _ID = re.compile(ACTIVATION_ID)
 
@@ -94,6 +97,7 @@ def routes(
         *_rest_deposits.operations(front),
         *_rest_alerts.operations(front),
         *_rest_webhooks.operations(front),
+        *_rest_retention.operations(front),
     )
     by_path: dict[str, list[Operation]] = {}
     for operation in (*operations, *_pages(document(operations))):
@@ -367,7 +371,7 @@ def _pages(described: Json) -> Sequence[Operation]:
         return unless_known(call, as_json.etag, Reply(as_json.body, headers=PUBLIC))
 
     async def show_page(call: Call) -> Reply:
-        headers = (*PUBLIC, (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"))
+        headers = (*PUBLIC, (b"content-security-policy", PAGE_POLICY))
         return unless_known(call, as_page.etag, Reply(as_page.body, 200, b"text/html; charset=utf-8", headers))
 
     return (

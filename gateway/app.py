@@ -52,6 +52,7 @@ from gateway.purchases import Purchases
 from gateway.readers import Readers
 from gateway.recharger import Recharger
 from gateway.rentals import Rentals
+from gateway.retention import Keeper
 from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
 from gateway.store import Tx
@@ -178,6 +179,7 @@ class Gateway:
             self.readers,
             self._recharger,
             WebhookWatch(self.house, alerts),
+            Keeper(self.house, alerts),
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)
@@ -220,7 +222,8 @@ class Gateway:
         )
         pages.router.redirect_slashes = False
         self.five = fivesim.FiveSim(self.front)
-        self.app = compat.Dialects(self.front, pages, {fivesim.PREFIX: self.five})
+        secured = compat.Secured(pages, settings.gateway.server.hsts_seconds)
+        self.app = compat.Dialects(self.front, secured, {fivesim.PREFIX: self.five})
         self._watcher: asyncio.Task[None] | None = None
         self._guard: asyncio.Task[None] | None = None
         self._checked_at = 0.0

@@ -29,11 +29,14 @@ from gateway.cli_ledger import audit_group, ledger_group
 from gateway.cli_markups import markup_group, price_steps
 from gateway.cli_money import deposit_group, recharge_group, voucher_group
 from gateway.cli_numbers import numbers_group
+from gateway.cli_retention import retention_group
+from gateway.cli_secrets import secrets_group
 from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.cli_usage import show_usage
 from gateway.cli_users import users_group
 from gateway.cli_webhooks import webhook_group
 from gateway.database import Database, Lock, lock_for_serving, open_database
+from gateway.edge import Edge, bounded
 from gateway.errors import UpstreamError
 from gateway.model import Order
 from gateway.money import parse, plain
@@ -219,7 +222,8 @@ async def _serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,  # it would believe whatever a local process says of addresses
-        http=connections.protocol(gateway.house.guard),
+        http=connections.protocol(gateway.house.guard, bounded(Edge.of(gateway.house.settings.gateway.server))),
+        ws="none",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=STOP_SECONDS,
     )
@@ -570,6 +574,8 @@ main.add_command(catalog_group)
 main.add_command(ledger_group)
 main.add_command(audit_group)
 main.add_command(users_group)
+main.add_command(retention_group)
+main.add_command(secrets_group)
 main.add_command(markup_group)
 main.add_command(webhook_group)
 main.add_command(show_usage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -14,20 +14,23 @@ SILENT_SECONDS = 3.0
 """A connection on which nothing was asked for so long can be closed: no client connects that long beforehand."""
 
 
-def protocol(guard: Guard) -> type[asyncio.Protocol]:
-    """The server's protocol; a connection that would take one of the last descriptors is closed at once."""
+class Guarded(HttpToolsProtocol):
+    """A connection that would take one of the last descriptors is closed at once."""
 
-    class Guarded(HttpToolsProtocol):
-        made_at = 0.0
+    guard: ClassVar[Guard]
+    made_at = 0.0
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.made_at = self.loop.time()
-            descriptor = transport.get_extra_info("socket").fileno()
-            if guard.is_too_many(descriptor):
-                transport.abort()
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.made_at = self.loop.time()
+        descriptor = transport.get_extra_info("socket").fileno()
+        if self.guard.is_too_many(descriptor):
+            transport.abort()
 
-    return Guarded
+
+def protocol(guard: Guard, base: type[HttpToolsProtocol]) -> type[HttpToolsProtocol]:
+    """The protocol of a server with this guard, which does besides what `base` does."""
+    return type("Guarded", (Guarded, base), {"guard": guard})
 
 
 async def keep_room(server: uvicorn.Server, guard: Guard) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any, Protocol
 
 import psycopg
 
-from gateway import migrations
-from gateway.store import Store, connect, sqlite_path
+from gateway import keyring, migrations
+from gateway.store import Store, connect, sqlite_path, transaction
 from gateway.vault import SECRET_NAMES, Secrets, SecretsError, Vault, create_secrets, read_secrets, read_secrets_file
 
 EMBEDDED_URL = "sqlite:///var/simroute.db"
@@ -63,6 +64,8 @@ def open_database(environment: Mapping[str, str], *, answer_seconds: float | Non
         return _server(url, environment, connect(url, answer_seconds=answer_seconds))
     except (OSError, ValueError, sqlite3.Error) as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
+    except psycopg.OperationalError as error:
+        raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
 
 
 def _embedded(url: str, environment: Mapping[str, str]) -> Database:
@@ -78,7 +81,16 @@ def _embedded(url: str, environment: Mapping[str, str]) -> Database:
     secrets = _secrets(secrets_path, environment)
     if migrations.is_older(migrations.sqlite_version(path)):
         migrations.upgrade(f"sqlite:///{path}")
-    return Database(url, connect(url), Vault(secrets), path.parent)
+    return Database(url, connect(url), _entered(url, Vault(secrets)), path.parent)
+
+
+def _entered(url: str, vault: Vault) -> Vault:
+    """The vault, after a look whether its ring opens what is in the database. Raises SecretsError."""
+    now = time.time()
+    with transaction(url) as tx:
+        if not keyring.is_entered(tx, vault, now):
+            keyring.enter(tx, vault, now)
+    return vault
 
 
 def _secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
@@ -104,7 +116,7 @@ def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
         raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
     if migrations.is_older(current):
         migrations.upgrade(url)
-    return Database(url, store, Vault(secrets), None)
+    return Database(url, store, _entered(url, Vault(secrets)), None)
 
 
 def _server_version(connection: psycopg.Connection[tuple[str]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from cachetools import LRUCache
+from cachetools import Cache, LRUCache
 
 from gateway.model import Product, Status
 
@@ -110,6 +110,12 @@ class LiveMap:
             if self._open.pop(live.id, None) is not None:
                 _drop(self._by_account, live.account_id, live.id)
                 _drop(self._by_upstream, live.upstream, live.reference)
+
+    def forget_ended(self, cutoff: Callable[[int], float]) -> None:
+        """Drops what ended before the time that `cutoff` says for its account."""
+        for live in [Cache.__getitem__(self._ended, key) for key in self._ended]:  # looked at, not used
+            if live.ended_at is not None and live.ended_at < cutoff(live.account_id):
+                del self._ended[live.id]
 
     def at_upstream(self, upstream: str) -> Mapping[str, Live]:
         """Open activations leased from an upstream, by its reference."""

@@ -29,8 +29,9 @@ _SECRET = re.compile(
 )
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 _HASH = re.compile(r"\$argon2\w+\$[^\s\"']+")
-_KEY = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{32}(?![A-Za-z0-9])")
-_NUMBER = re.compile(r"(?<![\w.:-])\+?\d{10,15}(?![\w.:-])")
+# What stands before a value in an address may be written as %3D or %2B.
+_KEY = re.compile(r"(?:(?<=%[0-9A-Fa-f]{2})|(?<![A-Za-z0-9]))[A-Za-z0-9]{32}(?![A-Za-z0-9])")
+_NUMBER = re.compile(r"(?:(?<=%[0-9A-Fa-f]{2})|(?<![\w.:-]))\+?\d{10,15}(?![\w.:-])")
 
 
 def redact(line: str) -> str:

@@ -103,6 +103,17 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.sealing_keys = Gauge(
+            "simroute_sealing_keys", "Keys under which something may be sealed; 1 where all is", registry=self.registry
+        )
+        self.resealing_places = Gauge(
+            "simroute_resealing_places", "Columns yet to be sealed under the newest key", registry=self.registry
+        )
+        self.resealed = Counter("simroute_resealed", "Values brought under the newest key", registry=self.registry)
+        self.retention_overdue = Gauge(
+            "simroute_retention_overdue", "Rows whose numbers or messages should be deleted", registry=self.registry
+        )
+
     def count(self, product: Product, upstream: str, status: str) -> None:
         """Counts what became of an order; those for rentals and more time apart from the others."""
         counter = self.activations if product.is_for_codes else self.rentals

@@ -90,7 +90,8 @@ def put(tx: Tx, upstream: str, specs: Sequence[NumberSpec], at: float) -> Put:
             tx.execute("update numbers set device = null where digest = :digest", digest=spec.digest)
     for spec in (*revived, *changed):
         # A number that was taken out and comes back is as it would be if it were new, but for its history.
-        defaults = _DEFAULTS if spec in revived else {}
+        # Its number may have been deleted meanwhile.
+        defaults = {**_DEFAULTS, "number_sealed": spec.sealed} if spec in revived else {}
         _change(tx, known[spec.digest]["id"], {**defaults, **spec.values})
     _insert(tx, upstream, new, at)
     return Put(len(new) + len(revived), len(changed), len(specs) - len(new) - len(revived) - len(changed))

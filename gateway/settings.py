@@ -240,6 +240,21 @@ class ServerSettings(Section):
     cors_origins: Annotated[tuple[Origin, ...], BeforeValidator(_as_tuple)] = Field(
         default=(), description="Pages that may call the JSON API from a browser, such as `https://app.example.com`."
     )
+    connections_max: int = Field(
+        default=4000, ge=1, le=1_000_000, description="Connections of clients at a time; further ones are told 503."
+    )
+    head_bytes_max: int = Field(
+        default=32768, ge=1024, le=1_048_576, description="Most bytes of a request's line and headers together."
+    )
+    body_bytes_max: int = Field(
+        default=1_048_576, ge=1024, le=104_857_600, description="Most bytes of a request's body."
+    )
+    request_seconds: Seconds = Field(
+        default=20, description="How long a client may take to send a request, or to begin with one."
+    )
+    hsts_seconds: int = Field(
+        default=0, ge=0, le=63_072_000, description="For how long browsers shall come by HTTPS only; 0 says nothing."
+    )
     default_country: int = Field(default=0, ge=0, description="Country id used where a client names none.")
     dialect: DialectName = Field(
         default="sms_activate", description="What clients are answered in where neither the path nor the key says."
@@ -414,6 +429,15 @@ class LawfulSettings(Section):
     )
 
 
+class RetentionSettings(Section):
+    days: int = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="For so long numbers and messages are kept after their activation has ended; 0 for ever.",
+    )
+
+
 class GatewaySettings(Section):
     """`gateway.toml`."""
 
@@ -427,6 +451,7 @@ class GatewaySettings(Section):
     webhooks: WebhooksSettings = WebhooksSettings()
     sessions: SessionsSettings = SessionsSettings()
     lawful: LawfulSettings = LawfulSettings()
+    retention: RetentionSettings = RetentionSettings()
 
 
 # --- upstreams.toml --------------------------------------------------------------------------------------------------

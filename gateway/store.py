@@ -18,8 +18,9 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
@@ -146,6 +147,22 @@ def connect(url: str, *, answer_seconds: float | None = None) -> Store:
     raise ValueError("DATABASE_URL must begin with sqlite:/// or postgresql://")
 
 
+@contextmanager
+def transaction(url: str) -> Iterator[Tx]:
+    """One transaction on a connection of its own, for what is done before there is a loop; committed at its end."""
+    if urlsplit(url).scheme == "sqlite":
+        with closing(sqlite3.connect(sqlite_path(url), timeout=5.0)) as connection, connection:
+            connection.row_factory = sqlite3.Row
+            yield Tx(connection)
+    else:
+        with psycopg.connect(url, connect_timeout=5, row_factory=dict_row) as server:
+            yield Tx(cast(_Connection, server), _translated)
+
+
+def _translated(sql: str) -> str:
+    return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
+
+
 def sqlite_path(url: str) -> Path:
     """The file behind `sqlite:///relative` or `sqlite:////absolute`."""
     return Path(unquote(url.removeprefix("sqlite:///")))
@@ -249,6 +266,7 @@ class SqliteStore:
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")
         connection.execute("pragma foreign_keys = on")
+        connection.execute("pragma secure_delete = on")  # what is deleted is overwritten in the file
         return connection
 
     def _connection(self) -> sqlite3.Connection:
@@ -423,7 +441,7 @@ class PostgresStore:
     def _translate(self, sql: str) -> str:
         text = self._statements.get(sql)
         if text is None:
-            text = self._statements[sql] = _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
+            text = self._statements[sql] = _translated(sql)
         return text
 
     def _work(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:

@@ -105,12 +105,18 @@ def _versions(text: str) -> Sequence[tuple[str, bytes]]:
     return found
 
 
-def _fernet(key: str) -> Fernet:
+def _fernet_key(key: str) -> bytes:
     """A key in Fernet's own form, or any long text, from which one is derived."""
     try:
-        return Fernet(key)
+        Fernet(key)
     except ValueError:
-        return Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()))
+        return base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest())
+    return key.encode()
+
+
+def _fingerprint(key: bytes) -> str:
+    """A name for a key, from which nothing follows; the same for every way of writing it."""
+    return hmac.digest(base64.urlsafe_b64decode(key), b"simroute data key", "sha256").hex()[:12]
 
 
 class Vault:
@@ -119,7 +125,11 @@ class Vault:
     def __init__(self, values: Secrets) -> None:
         self._salts = _versions(values.api_key_salt)
         self._index = _versions(values.index_key)[0]
-        self._ring = MultiFernet([_fernet(key) for key in listed(values.data_encryption_keys)])
+        keys = [_fernet_key(key) for key in listed(values.data_encryption_keys)]
+        self._fernets = {_fingerprint(key): Fernet(key) for key in keys}
+        self._ring = MultiFernet(list(self._fernets.values()))
+        self.fingerprints = tuple(self._fernets)
+        """What the keys of the ring are called where their names are shown, newest first."""
         self.webhook_secret = values.webhook_secret.encode()
         self.session_secrets = [secret.encode() for secret in listed(values.jwt_secret_key)]
 
@@ -150,8 +160,32 @@ class Vault:
         return self._ring.encrypt(plain.encode()).decode()
 
     def open(self, sealed: str) -> str:
-        """What `seal` was given. Raises SecretsError when no key of the ring fits."""
+        """What `seal` was given, and empty for what has been deleted since, which is empty itself.
+
+        Raises SecretsError when no key of the ring fits.
+        """
+        if not sealed:
+            return ""
         try:
             return self._ring.decrypt(sealed.encode()).decode()
         except InvalidToken:
             raise SecretsError("DATA_ENCRYPTION_KEYS holds no key that opens this database's data") from None
+
+    def fingerprint_of(self, sealed: str) -> str | None:
+        """The key that opens it; None where none of the ring does."""
+        for fingerprint, fernet in self._fernets.items():
+            try:
+                fernet.decrypt(sealed.encode())
+            except InvalidToken:
+                continue
+            return fingerprint
+        return None
+
+    def reseal(self, sealed: str) -> str | None:
+        """The same under the newest key; None where it is already. Raises SecretsError when no key fits."""
+        if self.fingerprint_of(sealed) == self.fingerprints[0]:
+            return None
+        try:
+            return self._ring.rotate(sealed.encode()).decode()
+        except InvalidToken:
+            raise SecretsError("no key of the ring fits") from None

@@ -22,6 +22,8 @@ from gateway.poller import Poller
 from gateway.purchases import Purchases
 from gateway.readers import WRITE_SECONDS, Readers
 from gateway.recharger import Recharger
+from gateway.reencryption import Resealer
+from gateway.retention import Keeper
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
 from gateway.sessions import Sessions
@@ -80,6 +82,7 @@ class Worker:
         readers: Readers,
         recharger: Recharger,
         webhook_watch: WebhookWatch,
+        keeper: Keeper,
     ) -> None:
         self._house = house
         self._leases = leases
@@ -93,6 +96,8 @@ class Worker:
         self._readers = readers
         self._recharger = recharger
         self._webhook_watch = webhook_watch
+        self._keeper = keeper
+        self._resealer = Resealer(house.store, house.vault, house.clock, house.metrics)
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leased: set[str] = set()
@@ -105,6 +110,8 @@ class Worker:
         self._begin("answered", self._note_answered)
         self._begin("tick", self._tick)
         self._begin("readers", self._note_readers)
+        # In every process: each notes under which key it seals.
+        self._begin("reencryption", self._resealer.round)
         if self._feed is not None:
             self._begin("feed", self._feed.round)
             self._begin("asked", self._feed.tell_asked)
@@ -137,6 +144,7 @@ class Worker:
             "recharge": self._recharger.round,
             "payment hook": self._recharger.call,
             "webhook watch": self._webhook_watch.round,
+            "retention": self._keeper.round,
         }
 
     def follow_upstreams(self) -> None:

@@ -17,6 +17,7 @@ import uvicorn
 from gateway import accounts, ledger
 from gateway.app import Gateway
 from gateway.database import Database, open_database
+from gateway.edge import Edge, bounded
 from gateway.errors import Unavailable
 from gateway.poller import Poller
 from gateway.store import Tx
@@ -109,7 +110,13 @@ async def on_a_socket(gateway: Gateway) -> AsyncIterator[int]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            gateway.app, log_config=None, access_log=False, server_header=False, http="httptools", lifespan="off"
+            gateway.app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            http=bounded(Edge.of(gateway.house.settings.gateway.server)),
+            ws="none",
+            lifespan="off",
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listener]))

@@ -116,6 +116,7 @@ ENDPOINTS: dict[str, Entry] = {
     "statement": ACCOUNT, "statement_csv": ACCOUNT, "audit": NOTHING,
     "usage": ACCOUNT, "usage_csv": Entry("account", [Try("/api/v1/accounts/{it}/usage.csv?by=account,key")]),
     "markups": ACCOUNT, "set_markups": Entry("account", [Try(body={"markups": []})]), "end_markups": ACCOUNT,
+    "retention": ACCOUNT, "set_retention": Entry("account", [Try(body={"days": 7})]), "end_retention": ACCOUNT,
 }  # fmt: skip
 """By the operation's name."""
 
@@ -252,6 +253,7 @@ class World:
                 "transfers",
                 "payments",
                 "markups",
+                "retention_terms",
                 "audit",
                 "notices",
                 "webhook_secrets",

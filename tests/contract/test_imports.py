@@ -35,19 +35,21 @@ LAYERS = (
     # Decisions: pure, from facts to a short-list
     "pricing", "ladders", "routing", "offers",
     # Units of work on the store
-    "database", "revisions", "records", "history", "journal", "refunds", "tree", "markups", "levels", "caps", "fuse",
-    "handed", "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
+    "keyring", "reencryption", "database", "revisions", "records", "history", "journal", "refunds", "tree", "markups",
+    "levels", "caps", "fuse", "handed", "proofs", "ledger", "seals", "statements", "usage", "audit", "drift",
+    "recharges", "deposits", "vouchers",
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "feed", "sessions", "attempts", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_endpoints",
     "webhook_log", "webhook_forms", "webhook_wire", "webhooks", "webhook_watch", "rentals", "poller", "overseer",
-    "recharger", "worker",
+    "recharger", "retention", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "connections", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger",
-    "cli_markups", "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli_webhooks", "cli",
+    "edge", "front", "app", "terminal", "connections", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk",
+    "cli_ledger", "cli_markups", "cli_money", "cli_retention", "cli_secrets", "cli_upstreams", "cli_usage",
+    "cli_users", "cli_webhooks", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 

@@ -16,7 +16,15 @@ SECRETS = [TOKEN, HASH, new_api_key(), "+447700900123"]
 
 @pytest.mark.parametrize("secret", SECRETS, ids=("token", "hash", "key", "number"))
 @pytest.mark.parametrize(
-    "line", ["{}", "x={}&y=1", "'authorization': 'Bearer {}'", '{{"error": "{}"}}', "Bearer {} no"]
+    "line",
+    [
+        "{}",
+        "x={}&y=1",
+        "'authorization': 'Bearer {}'",
+        '{{"error": "{}"}}',
+        "Bearer {} no",
+        "next=%2Fx%3Fk%3D{}%26a%3D1",
+    ],
 )
 def test_a_secret_is_blotted_out_wherever_it_stands(secret: str, line: str) -> None:
     redacted = redact(line.format(secret))

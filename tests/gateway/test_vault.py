@@ -52,6 +52,33 @@ def test_a_foreign_key_is_told_in_words() -> None:
         vault().open(vault().seal("text"))
 
 
+def test_what_was_deleted_opens_as_nothing() -> None:
+    assert vault().open("") == ""
+
+
+def test_a_value_is_brought_under_the_newest_key_once() -> None:
+    old, new = Fernet.generate_key().decode(), LONG
+    sealed = vault(DATA_ENCRYPTION_KEYS=old).seal("text")
+    rotated = vault(DATA_ENCRYPTION_KEYS=f"{new},{old}")
+    newest, oldest = rotated.fingerprints
+    assert rotated.fingerprint_of(sealed) == oldest
+    fresh = rotated.reseal(sealed)
+    assert fresh is not None
+    assert rotated.fingerprint_of(fresh) == newest
+    assert rotated.reseal(fresh) is None
+    assert vault(DATA_ENCRYPTION_KEYS=new).open(fresh) == "text"
+    assert vault().fingerprint_of(sealed) is None
+    with pytest.raises(SecretsError):
+        vault().reseal(sealed)
+
+
+def test_fingerprints_name_keys_and_tell_nothing_of_them() -> None:
+    key = Fernet.generate_key().decode()
+    one, same = vault(DATA_ENCRYPTION_KEYS=f"{key},{LONG}"), vault(DATA_ENCRYPTION_KEYS=f"{LONG},{key}")
+    assert one.fingerprints == tuple(reversed(same.fingerprints))
+    assert all(re.fullmatch("[0-9a-f]{12}", fingerprint) for fingerprint in one.fingerprints)
+
+
 def test_any_long_text_serves_as_encryption_key() -> None:
     assert vault(DATA_ENCRYPTION_KEYS=LONG).open(vault(DATA_ENCRYPTION_KEYS=LONG).seal("text")) == "text"
 
