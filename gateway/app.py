@@ -24,6 +24,7 @@ from compat import desk, fivesim, payments, pushes, rest
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.alerts import Alerts
+from gateway.archivist import Archivist
 from gateway.catalog import Catalog
 from gateway.database import Database
 from gateway.desk import Desk
@@ -135,6 +136,7 @@ class Gateway:
             self._overseer,
             self.readers,
             self._recharger,
+            Archivist(self.house, database.url, alerts),
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)

@@ -76,6 +76,25 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.in_doubt_since = Gauge(
+            "simroute_in_doubt_oldest_timestamp_seconds",
+            "When the oldest purchase still in doubt was made",
+            ["upstream"],
+            registry=self.registry,
+        )
+        self.backup_at = Gauge(
+            "simroute_backup_timestamp_seconds", "When the last good backup was taken; 0 for never",
+            registry=self.registry,
+        )  # fmt: skip
+        self.database_up = Gauge("simroute_database_up", "Whether the database answers", registry=self.registry)
+        self.database_up.set(1)
+        self.loop_lag = Histogram(
+            "simroute_loop_lag_seconds",
+            "How late the event loop comes back to what is due",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+
     def count(self, product: Product, upstream: str, status: str) -> None:
         """Counts what became of an order; those for rentals and more time apart from the others."""
         counter = self.activations if product.is_for_codes else self.rentals

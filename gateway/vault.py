@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KEY_LENGTH = 32
 KEY_ALPHABET = string.ascii_letters + string.digits
@@ -117,7 +119,8 @@ class Vault:
     def __init__(self, values: Secrets) -> None:
         self._salts = _versions(values.api_key_salt)
         self._index = _versions(values.index_key)[0]
-        self._ring = MultiFernet([_fernet(key) for key in listed(values.data_encryption_keys)])
+        self._data_keys = tuple(key.encode() for key in listed(values.data_encryption_keys))
+        self._ring = MultiFernet([_fernet(key.decode()) for key in self._data_keys])
         self.webhook_secret = values.webhook_secret.encode()
         self.session_secrets = [secret.encode() for secret in listed(values.jwt_secret_key)]
 
@@ -133,6 +136,10 @@ class Vault:
         """A digest to look things up by; the same value for another purpose has another digest."""
         version, key = self._index
         return f"{version}:{hmac.digest(key, f'{purpose}:{value}'.encode(), 'sha256').hex()}"
+
+    def derived_keys(self, purpose: str) -> Sequence[bytes]:
+        """32 bytes made of each key of the ring, newest first; those for another purpose say nothing of them."""
+        return [HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(key) for key in self._data_keys]
 
     def seal(self, plain: str) -> str:
         return self._ring.encrypt(plain.encode()).decode()

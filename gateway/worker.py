@@ -11,6 +11,7 @@ import structlog
 from gateway import caps, handed, usage
 from gateway.accounts import Callers
 from gateway.activations import Activations
+from gateway.archivist import Archivist
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
 from gateway.house import House
 from gateway.inbox import drop_pushes
@@ -62,6 +63,7 @@ class Worker:
         overseer: Overseer,
         readers: Readers,
         recharger: Recharger,
+        archivist: Archivist,
     ) -> None:
         self._house = house
         self._callers = callers
@@ -72,6 +74,7 @@ class Worker:
         self._overseer = overseer
         self._readers = readers
         self._recharger = recharger
+        self._archivist = archivist
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.is_database_well = True
@@ -90,6 +93,9 @@ class Worker:
         self._begin("recharge", self._recharger.round)
         self._begin("payment hook", self._recharger.call)
         self._begin("usage", self._roll_up)
+        self._begin("backup", self._archivist.round)
+        self._begin("queues", self._overseer.look_at_queues)
+        self._begin("pulse", self._overseer.feel_pulse)
         self.follow_upstreams()
 
     def follow_upstreams(self) -> None:
@@ -139,6 +145,7 @@ class Worker:
     def _database(self, *, is_well: bool) -> None:
         if is_well is not self.is_database_well:
             self.is_database_well = is_well
+            self._house.metrics.database_up.set(is_well)
             log.warning("database.changed", is_well=is_well)
 
     async def _note_answered(self) -> float:

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0015"
+LATEST = "backups"
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -45,3 +45,13 @@ def sqlite_version(path: Path) -> str:
     finally:
         connection.close()
     return str(row[0]) if row else ""
+
+
+def known() -> frozenset[str]:
+    """Every revision this code can work from: a database at any other was made by a newer version."""
+    from alembic.config import Config  # as above
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(HERE))
+    return frozenset(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())

@@ -26,7 +26,8 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words", "ds_words",
+    "money", "codes", "vault", "sealed_stream", "notify", "logs", "limits", "migrations", "catalog", "fivesim_words",
+    "ds_words",
     # The words everybody uses
     "errors", "model", "metrics", "settings", "rules",
     # The seam, the database, and what is kept in memory
@@ -37,15 +38,17 @@ LAYERS = (
     "database", "revisions", "records", "history", "journal", "tree", "markups", "levels", "caps", "fuse", "handed",
     "proofs", "ledger", "seals", "statements", "usage", "audit", "drift", "recharges", "deposits", "vouchers",
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
+    "backups", "restoring",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "sessions", "attempts", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhooks", "rentals", "poller", "overseer", "recharger",
+    "archivist",
     "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger", "cli_markups",
-    "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli",
+    "front", "app", "terminal", "cli_accounts", "cli_backups", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger",
+    "cli_markups", "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 
