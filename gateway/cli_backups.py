@@ -23,29 +23,29 @@ _directory = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command("backup")
-@click.option("--to", "directory", type=_directory, help="Directory to write it to, instead of the settings' own.")
+@click.option("--to", "where", type=_directory, help="Directory to write it to, instead of the settings' own.")
 @common
 @click.pass_obj
-def take_backup(context: Context, directory: Path | None) -> None:
+def take_backup(context: Context, where: Path | None) -> None:
     """Write a backup of the database, which may be in use. The secrets are not in it: keep them apart."""
     url, settings = _own_url(context.environment), context.settings().gateway.backup
     if backups.kind_of(url) == backups.SQLITE and not sqlite_path(url).exists():
         raise click.ClickException(f"there is no database {sqlite_path(url)}")
     vault = Vault(_secrets(context.environment, url))
-    taken = backups.take(url, vault, directory or _place(context, url), time.time(), tools=settings.postgresql_tools)
+    taken = backups.take(url, vault, where or _place(context, url), time.time(), tools=settings.postgresql_tools)
     words = f"written: {taken.path} ({taken.size} bytes). The secrets are not in it: keep them apart"
     tell(context, _facts(taken, vault), words)
 
 
 @click.command("backups")
-@click.option("--in", "directory", type=_directory, help="Directory to look in, instead of the settings' own.")
+@click.option("--in", "where", type=_directory, help="Directory to look in, instead of the settings' own.")
 @common
 @click.pass_obj
-def list_backups(context: Context, directory: Path | None) -> None:
+def list_backups(context: Context, where: Path | None) -> None:
     """The backups there are, newest first, and whether we have the key of each."""
     url = _own_url(context.environment)
     vault = Vault(_secrets(context.environment, url))
-    found = backups.listed(directory or _place(context, url))
+    found = backups.listed(where or _place(context, url))
     show(context, [_facts(one, vault) for one in found], COLUMNS)
 
 

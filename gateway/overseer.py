@@ -21,6 +21,7 @@ from gateway.health import Phase
 from gateway.house import House
 from gateway.money import MICROS, Money
 from gateway.pricing import rates_trouble_seconds
+from gateway.restoring import RESTORED
 from gateway.settings import Stanza
 from gateway.store import Row, Tx
 from gateway.upstream import HasUnmapped, KeptByUs, Upstream
@@ -40,8 +41,7 @@ DEAD_SECONDS = 3600.0
 PULSE_SECONDS = 0.5
 
 NO_WEBHOOK = "no webhook set"
-RESTORED = "restored from a backup"
-"""Last results of notices that were given up although no receiver refused them."""
+"""The last result of a notice that was given up although no receiver refused it."""
 
 log = structlog.get_logger()
 
