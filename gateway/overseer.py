@@ -224,9 +224,7 @@ def _late(name: str) -> str:
 def _dead(rows: Sequence[Row]) -> str:
     notices = sum(row["notices"] for row in rows)
     most = ", ".join(row["name"] for row in rows[:EXAMPLES])
-    return (
-        f"{notices} webhooks were given up within an hour, of {len(rows)} accounts: {most}; their receivers refuse them"
-    )
+    return f"webhooks given up within an hour: {notices}, of {most}: their receivers refuse them or do not answer"
 
 
 def _dead_notices(tx: Tx, since: float) -> Sequence[Row]:
