@@ -69,6 +69,10 @@ class Metrics:
             "simroute_notifications", "Messages to the notification list by result", ["result"], registry=self.registry
         )
         self.notices = Counter("simroute_notices", "Webhook attempts by result", ["result"], registry=self.registry)
+        for result in ("sent", "retry", "refused", "dead"):
+            self.notices.labels(result)  # from nought on: of a series that begins at 1 no increase is seen
+        for result in ("sent", "failed", "dropped"):
+            self.notifications.labels(result)
         self.offers_at = Gauge(
             "simroute_offers_timestamp_seconds",
             "When the price list in use was read",
