@@ -22,6 +22,7 @@ from gateway import accounts, forward, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Gateway
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
+from gateway.cli_activations import activation_group
 from gateway.cli_backups import list_backups, restore_backup, take_backup
 from gateway.cli_desk import desk_group
 from gateway.cli_fuse import key_fuse
@@ -437,6 +438,7 @@ main.add_command(audit_group)
 main.add_command(users_group)
 main.add_command(markup_group)
 main.add_command(show_usage)
+main.add_command(activation_group)
 main.add_command(take_backup)
 main.add_command(list_backups)
 main.add_command(restore_backup)

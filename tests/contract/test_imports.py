@@ -47,7 +47,8 @@ LAYERS = (
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "front", "app", "terminal", "cli_accounts", "cli_backups", "cli_fuse", "cli_numbers", "cli_desk", "cli_ledger",
+    "front", "app", "terminal", "cli_accounts", "cli_activations", "cli_backups", "cli_fuse", "cli_numbers",
+    "cli_desk", "cli_ledger",
     "cli_markups", "cli_money", "cli_upstreams", "cli_usage", "cli_users", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
