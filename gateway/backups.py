@@ -25,6 +25,7 @@ from typing import IO
 
 import psycopg
 from psycopg import conninfo
+from psycopg.pq import Conninfo
 
 from gateway.database import schema_of
 from gateway.sealed_stream import NotWhole, read_header, write_sealed
@@ -316,7 +317,8 @@ def running_tool(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One of PostgreSQL's own tools at work on a database. Raises BackupError where it fails; ended with the block.
 
-    The address, which holds a password, stands in a file that only we can read, not in the list of processes.
+    The address, which holds a password, goes by the environment, which only we can read, and not into the list of
+    processes.
     """
     path = shutil.which(name, path=tools or None)
     if path is None:
@@ -325,11 +327,10 @@ def running_tool(
             f"there is no {name} {where}: install PostgreSQL's client tools, of the server's version or newer, or name"
             " their directory in backup.postgresql_tools"
         )
-    service, errors = partial / "service", partial / "errors"
-    service.touch(0o600)
-    service.write_text("[simroute]\n" + "".join(f"{k}={v}\n" for k, v in conninfo.conninfo_to_dict(url).items()))
-    command = [path, *options, "--no-password", "--dbname=service=simroute"]
-    environment = {**os.environ, "PGSERVICEFILE": str(service), "LC_ALL": "C"}
+    errors = partial / "errors"
+    address, variables = _address(url)
+    command = [path, *options, "--no-password", f"--dbname={address}"]
+    environment = {**os.environ, **variables, "LC_ALL": "C"}
     with errors.open("xb") as complaints:
         process = subprocess.Popen(  # noqa: S603 — no shell, and no argument from outside
             command, stdin=stdin, stdout=stdout, stderr=complaints, env=environment
@@ -351,6 +352,15 @@ def running_tool(
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
+
+
+def _address(url: str) -> tuple[str, Mapping[str, str]]:
+    """What a tool is told of an address: by argument the database and what has no variable, by variables the rest."""
+    variables = {option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
+    given = {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items()}
+    shown = {name: value for name, value in given.items() if name == "dbname" or name not in variables}
+    shown.pop("sslpassword", None)  # has no variable, and must not be seen
+    return conninfo.make_conninfo(**shown), {variables[name]: given[name] for name in given.keys() & variables.keys()}
 
 
 def _complaint(errors: Path) -> str:

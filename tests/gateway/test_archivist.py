@@ -18,7 +18,7 @@ from gateway.archivist import Archivist
 from gateway.backups import BackupError
 from gateway.database import open_database
 from gateway.store import Row
-from tests.harness import config_directory, environment
+from tests.harness import config_directory, environment, house
 from tests.scripted import Watch
 
 HOUR = 3600.0
@@ -164,3 +164,18 @@ async def test_none_are_taken_or_missed_where_none_are_wanted(looked: Looked) ->
         assert await looked.at(NOON + day * DAY, by) == []
     assert looked.told == []
     assert await house.store.read(alerts.standing) == []
+
+
+async def test_a_running_gateway_takes_the_one_it_missed(sqlite_url: str, tmp_path: Path) -> None:
+    """Nothing is set: on SQLite they go beside the database."""
+    values = environment(sqlite_url)
+    database = await asyncio.to_thread(open_database, values)
+    await database.store.run(archivist.begin, archivist.NAME, NOON)
+    await database.store.close()
+    async with house(config_directory(tmp_path), values) as running:
+        registry, deadline = running.gateway.house.metrics.registry, time.monotonic() + 20
+        while not registry.get_sample_value("simroute_backup_timestamp_seconds"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        (one,) = backups.listed(tmp_path / "backups")
+    assert one.header.key in backups.keys(running.database.vault)

@@ -194,21 +194,23 @@ def test_a_missing_tool_is_named_with_what_to_do(postgres_url: str, tmp_path: Pa
         there.take()
 
 
-def test_what_a_tool_complains_of_is_told_without_the_password(tmp_path: Path) -> None:
+def test_what_a_tool_complains_of_is_told_and_the_password_is_no_argument(tmp_path: Path) -> None:
     tool = tmp_path / "pg_dump"
-    tool.write_text('#!/bin/sh\necho "$@" >> ' + f"{tmp_path}/arguments\n" + "echo 'pg_dump: error: no' >&2; exit 1\n")
+    script = ("#!/bin/sh", f'echo "$@" > {tmp_path}/arguments', f"env > {tmp_path}/variables")
+    tool.write_text("\n".join([*script, "echo 'pg_dump: error: no' >&2", "echo 'DETAIL: a row' >&2", "exit 1"]))
     tool.chmod(0o755)
-    options: list[str] = []
-    (tmp_path / "partial").mkdir()
+    url = "postgresql://ann:a-secret@db.example.com/x?keepalives=1&sslpassword=another-secret"
     with (
-        pytest.raises(BackupError, match="pg_dump failed: pg_dump: error: no"),
-        backups.running_tool("pg_dump", options, "postgresql://ann:a-secret@db/x", tmp_path / "partial", str(tmp_path)),
+        pytest.raises(BackupError, match=r"^pg_dump failed: pg_dump: error: no$"),
+        backups.running_tool("pg_dump", ["--one"], url, tmp_path, str(tmp_path)),
     ):
         pass
-    assert "a-secret" not in (tmp_path / "arguments").read_text()
-    service = tmp_path / "partial" / "service"
-    assert "password=a-secret\n" in service.read_text()
-    assert stat.S_IMODE(service.stat().st_mode) == 0o600
+    arguments = (tmp_path / "arguments").read_text()
+    assert "secret" not in arguments
+    assert all(word in arguments for word in ("--one", "dbname=x", "keepalives=1"))
+    assert {"PGPASSWORD=a-secret", "PGUSER=ann", "PGHOST=db.example.com"} <= {
+        *(tmp_path / "variables").read_text().splitlines()
+    }
 
 
 # Restoring
