@@ -154,7 +154,18 @@ def test_a_full_disk_leaves_no_file(place: Place, tmp_path: Path) -> None:
     limit = 200_000 if place.url.startswith("sqlite:") else 4_000
     directory = config_directory(tmp_path, gateway=f'[backup]\npostgresql_tools = "{place.tools}"\n')
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), "--config", str(directory), "backup", "--to", str(place.directory)],
+        [
+            sys.executable,
+            "-B",
+            "-c",
+            LIMITED,
+            str(limit),
+            "--config",
+            str(directory),
+            "backup",
+            "--to",
+            str(place.directory),
+        ],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], **place.values},
         capture_output=True,
