@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import sqlite3
 import subprocess
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ PAGES_A_STEP = 256
 STEP_PAUSE_SECONDS = 0.005
 """After each megabyte: whoever commits meanwhile shares the disk."""
 
+LOOK_SECONDS = 0.5
 INSTRUCTIONS_A_LOOK = 1_000_000
 """SQLite's, between two looks whether to stop."""
 
@@ -58,6 +60,7 @@ LOCK_WAIT = "30s"
 _PARTIAL = ".simroute-"
 
 ShouldStop = Callable[[], bool]
+Content = Generator[bytes, None, None]
 
 
 class BackupError(Exception):
@@ -181,8 +184,8 @@ def take(
 ) -> Backup:
     """Writes a backup of a database, which may be in use, into a directory, made where there is none. Blocks.
 
-    `tools` is the directory of `pg_dump`; empty, it is looked for on PATH. Raises BackupError; then
-    nothing was written.
+    `tools` is the directory of `pg_dump`; empty, it is looked for on PATH. Raises BackupError; then nothing was
+    written.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -191,9 +194,11 @@ def take(
             named, key = next(iter(keys(vault).items()))  # the newest
             header = Header(FORMAT, kind, schema_of(url), named, at)
             content = _of_sqlite if kind == SQLITE else _of_postgresql
-            with (partial / "sealed").open("xb") as file:
-                plain = _synced(file, content(url, partial, tools, should_stop))
-                write_sealed(file, MAGIC, json.dumps(asdict(header)).encode(), key, plain)
+            with (
+                (partial / "sealed").open("xb") as file,
+                closing(content(url, partial, tools, should_stop)) as plain,  # which ends a tool at work, too
+            ):
+                write_sealed(file, MAGIC, json.dumps(asdict(header)).encode(), key, _synced(file, plain))
                 file.flush()
                 os.fsync(file.fileno())
             return read(_name(partial / "sealed", directory, at))
@@ -250,7 +255,7 @@ def _synced(file: IO[bytes], plain: Iterator[bytes]) -> Iterator[bytes]:
             done = file.tell()
 
 
-def _of_sqlite(url: str, partial: Path, _tools: str, should_stop: ShouldStop) -> Iterator[bytes]:
+def _of_sqlite(url: str, partial: Path, _tools: str, should_stop: ShouldStop) -> Content:
     source, copy = sqlite_path(url), partial / "copy"
     size, free = source.stat().st_size, shutil.disk_usage(partial).free
     if free < 2 * size + SPARE_BYTES:  # the copy and, at worst, a backup as big
@@ -294,14 +299,21 @@ def check(connection: sqlite3.Connection) -> None:
         raise BackupError("the database is damaged (pragma integrity_check): keep older backups, and see to the disk")
 
 
-def _of_postgresql(url: str, partial: Path, tools: str, should_stop: ShouldStop) -> Iterator[bytes]:
+def _of_postgresql(url: str, partial: Path, tools: str, should_stop: ShouldStop) -> Content:
     options = ("--format=custom", "--no-owner", "--no-privileges", f"--lock-wait-timeout={LOCK_WAIT}")
     with running_tool("pg_dump", options, url, partial, tools, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None  # noqa: S101 — for the type checker
-        while piece := process.stdout.read(READ_BYTES):
+        output = process.stdout.fileno()
+        while True:
+            # It may say nothing for long, while it waits for a lock: whoever wants to stop does not wait with it.
+            is_ready, _, _ = select.select([output], [], [], LOOK_SECONDS)
             if should_stop():
                 raise Stopped("given up")
-            yield piece
+            if is_ready:
+                piece = os.read(output, READ_BYTES)
+                if not piece:
+                    return
+                yield piece
 
 
 @contextmanager
