@@ -28,6 +28,7 @@ from compat import desk, fivesim, payments, pushes, rest
 from gateway.accounts import Callers
 from gateway.activations import Activations
 from gateway.alerts import Alerts
+from gateway.archivist import Archivist
 from gateway.bus import Bus
 from gateway.catalog import Catalog
 from gateway.database import Database
@@ -180,6 +181,7 @@ class Gateway:
             self._recharger,
             WebhookWatch(self.house, alerts),
             Keeper(self.house, alerts),
+            Archivist(self.house, database.url, alerts),
         )
         self.limits = Limits(settings.environment.redis_url, clock)
         self.inbox = Inbox(self.house, self.activations, self.purchases)

@@ -23,6 +23,8 @@ from gateway import accounts, connections, forward, guard, leases, ledger, logs
 from gateway.accounts import Caller
 from gateway.app import Duty, Gateway, is_shareable
 from gateway.cli_accounts import account_group, is_sandbox, key_group, sells_sandbox_only, transfer
+from gateway.cli_activations import activation_group
+from gateway.cli_backups import list_backups, restore_backup, take_backup
 from gateway.cli_desk import desk_group
 from gateway.cli_fuse import key_fuse
 from gateway.cli_ledger import audit_group, ledger_group
@@ -579,6 +581,10 @@ main.add_command(secrets_group)
 main.add_command(markup_group)
 main.add_command(webhook_group)
 main.add_command(show_usage)
+main.add_command(activation_group)
+main.add_command(take_backup)
+main.add_command(list_backups)
+main.add_command(restore_backup)
 
 if __name__ == "__main__":
     main()

@@ -78,7 +78,7 @@ def _embedded(url: str, environment: Mapping[str, str]) -> Database:
             create_secrets(secrets_path)
         if not path.exists():
             migrations.create_sqlite(path)
-    secrets = _secrets(secrets_path, environment)
+    secrets = find_secrets(secrets_path, environment)
     if migrations.is_older(migrations.sqlite_version(path)):
         migrations.upgrade(f"sqlite:///{path}")
     return Database(url, connect(url), _entered(url, Vault(secrets)), path.parent)
@@ -93,7 +93,8 @@ def _entered(url: str, vault: Vault) -> Vault:
     return vault
 
 
-def _secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
+def find_secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
+    """Those of the environment, and from the file beside a SQLite database those it leaves out. Raises SecretsError."""
     given = {name: environment[name] for name in SECRET_NAMES if environment.get(name, "").strip()}
     try:
         return read_secrets({**read_secrets_file(path), **given})
@@ -110,13 +111,20 @@ def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
     try:
-        with psycopg.connect(url, connect_timeout=5) as connection:
-            current = _server_version(connection)
+        current = schema_of(url)
     except psycopg.OperationalError as error:
         raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
     if migrations.is_older(current):
         migrations.upgrade(url)
     return Database(url, store, _entered(url, Vault(secrets)), None)
+
+
+def schema_of(url: str) -> str:
+    """The revision a database stands at, empty for an empty one. Raises psycopg.Error, sqlite3.Error."""
+    if url.startswith("sqlite:"):
+        return migrations.sqlite_version(sqlite_path(url))
+    with psycopg.connect(url, connect_timeout=5) as connection:
+        return _server_version(connection)
 
 
 def _server_version(connection: psycopg.Connection[tuple[str]]) -> str:

@@ -96,6 +96,10 @@ class Metrics:
         )
         self.notices_dead = Gauge("simroute_notices_dead", "Notices given up", registry=self.registry)
         self.webhooks_disabled = Gauge("simroute_webhooks_disabled", "Webhooks disabled now", registry=self.registry)
+        for result in ("sent", "retry", "refused", "dead"):
+            self.notices.labels(result)  # from nought on: of a series that begins at 1 no increase is seen
+        for result in ("sent", "failed", "dropped"):
+            self.notifications.labels(result)
         self.offers_at = Gauge(
             "simroute_offers_timestamp_seconds",
             "When the price list in use was read",
@@ -112,6 +116,24 @@ class Metrics:
         self.resealed = Counter("simroute_resealed", "Values brought under the newest key", registry=self.registry)
         self.retention_overdue = Gauge(
             "simroute_retention_overdue", "Rows whose numbers or messages should be deleted", registry=self.registry
+        )
+        self.in_doubt_since = Gauge(
+            "simroute_in_doubt_oldest_timestamp_seconds",
+            "When the oldest purchase still in doubt was made",
+            ["upstream"],
+            registry=self.registry,
+        )
+        self.backup_at = Gauge(
+            "simroute_backup_timestamp_seconds", "When the last good backup was taken; 0 for never",
+            registry=self.registry,
+        )  # fmt: skip
+        self.database_up = Gauge("simroute_database_up", "Whether the database answers", registry=self.registry)
+        self.database_up.set(1)
+        self.loop_lag = Histogram(
+            "simroute_loop_lag_seconds",
+            "How late the event loop comes back to what is due",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
         )
 
     def count(self, product: Product, upstream: str, status: str) -> None:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Set
+import time
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import structlog
 
-from gateway import drift, fuse, refunds, revisions, switches
+from gateway import attempts, drift, fuse, refunds, revisions, switches
 from gateway.alerts import Alerts
 from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
 from gateway.house import House
 from gateway.money import MICROS, Money
 from gateway.pricing import rates_trouble_seconds
+from gateway.restoring import RESTORED
 from gateway.settings import Stanza
-from gateway.store import Tx
+from gateway.store import Row, Tx
 from gateway.upstream import HasUnmapped, KeptByUs, Upstream
 
 REPORT_SECONDS = 2.0
@@ -31,6 +33,15 @@ HEARTBEAT_SECONDS = 15.0
 BALANCE_DEADLINE_SECONDS = 20.0
 BALANCE_RETRY_SECONDS = 60.0
 EXAMPLES = 5
+QUEUES_SECONDS = 15.0
+LATE_SECONDS = 600.0
+"""A purchase in doubt so much longer than any may stay there is one that nobody settles."""
+
+DEAD_SECONDS = 3600.0
+PULSE_SECONDS = 0.5
+
+NO_WEBHOOK = "no webhook set"
+"""The last result of a notice that was given up although no receiver refused it."""
 
 log = structlog.get_logger()
 
@@ -125,6 +136,29 @@ class Overseer:
             gauges.refunds_open.labels(*names).set(row["numbers"])
             gauges.refunds_open_amount.labels(*names).set(int(row["amount"]) / MICROS)
 
+    async def look_at_queues(self) -> float:
+        """Raises the alerts about what waits too long or was given up; seconds to the next look. Raises Unavailable."""
+        house, now = self._house, self._house.clock()
+        doubts = await house.store.read(attempts.unsettled)
+        oldest = {row["upstream"]: row["started_at"] for row in sorted(doubts, key=lambda row: -row["started_at"])}
+        house.metrics.in_doubt_since.clear()
+        for name, since in oldest.items():
+            house.metrics.in_doubt_since.labels(name).set(since)
+        late = {
+            row["upstream"] for row in doubts if now - row["started_at"] > attempts.doubt_seconds(row) + LATE_SECONDS
+        }
+        self._alerts.replace("in_doubt_old", {f"upstream:{name}": _late(name) for name in late})
+        dead = await house.store.read(_dead_notices, now - DEAD_SECONDS)
+        self._alerts.replace("notices_failing", {"webhooks:dead": _dead(dead)} if dead else {})
+        return QUEUES_SECONDS
+
+    async def feel_pulse(self) -> float:
+        """Notes how late the event loop wakes whoever sleeps: that late comes every answer, too."""
+        due = time.monotonic() + PULSE_SECONDS
+        await asyncio.sleep(PULSE_SECONDS)
+        self._house.metrics.loop_lag.observe(max(0.0, time.monotonic() - due))
+        return 0.0
+
     def _report(self, name: str) -> Mapping[str, Any]:
         house = self._house
         circuit = house.health.state(name)
@@ -192,6 +226,28 @@ def _low(name: str, balance: Money, stanza: Stanza) -> str:
     if balance.micros >= limit:
         return ""
     return f"{balance} left at {name}, less than the {stanza.balance_low} of balance_low: top it up there"
+
+
+def _late(name: str) -> str:
+    return f"a purchase at {name} is still in doubt, longer than any should be: look for it there, see the log"
+
+
+def _dead(rows: Sequence[Row]) -> str:
+    notices = sum(row["notices"] for row in rows)
+    most = ", ".join(row["name"] for row in rows[:EXAMPLES])
+    return f"webhooks given up within an hour: {notices}, of {most}: their receivers refuse them or do not answer"
+
+
+def _dead_notices(tx: Tx, since: float) -> Sequence[Row]:
+    """By account, most first. Those given up for want of an address were nobody's failure."""
+    return tx.all(
+        "select a.name, count(*) as notices from notices n join accounts a on a.id = n.account_id"
+        " where n.state = 'dead' and n.ended_at > :since and n.last_result not in (:unset, :restored)"
+        " group by a.name order by notices desc, a.name",
+        since=since,
+        unset=NO_WEBHOOK,
+        restored=RESTORED,
+    )
 
 
 def _write(tx: Tx, reports: Mapping[str, str], at: float) -> None:

@@ -418,6 +418,28 @@ class SessionsSettings(Section):
     life_seconds: Seconds = Field(default=43200, description="How long a person stays signed in.")
 
 
+class BackupSettings(Section):
+    directory: str = Field(
+        default="",
+        description="Where the daily backups go; empty, `backups` beside a SQLite database, and none of PostgreSQL.",
+    )
+    hour: int = Field(default=3, ge=0, le=23, description="The hour (UTC) from which the day's backup is taken.")
+    keep_daily: int = Field(
+        default=3, ge=0, le=366, description="The last backup of each of so many days is kept; 0 takes none."
+    )
+    keep_weekly: int = Field(default=2, ge=0, le=520, description="And the last of each of so many weeks.")
+    alert_hours: float = Field(
+        default=50,
+        gt=0,
+        le=8760,
+        allow_inf_nan=False,
+        description="A last good backup older than this raises an alert.",
+    )
+    postgresql_tools: str = Field(
+        default="", description="Directory of `pg_dump` and `pg_restore`; empty, they are looked for on `PATH`."
+    )
+
+
 class LawfulSettings(Section):
     denied_services: Services = Field(
         default=frozenset(),
@@ -450,6 +472,7 @@ class GatewaySettings(Section):
     guard: GuardSettings = GuardSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     sessions: SessionsSettings = SessionsSettings()
+    backup: BackupSettings = BackupSettings()
     lawful: LawfulSettings = LawfulSettings()
     retention: RetentionSettings = RetentionSettings()
 

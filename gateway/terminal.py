@@ -15,6 +15,7 @@ import click
 from gateway import logs
 from gateway.accounts import AccountError
 from gateway.app import Gateway, read_settings
+from gateway.backups import BackupError
 from gateway.database import Database, DatabaseError, open_database
 from gateway.errors import Unavailable
 from gateway.money import MoneyError
@@ -44,7 +45,7 @@ class Group(click.Group):
             return super().invoke(ctx)
         except SettingsError as error:
             raise click.ClickException("\n".join(error.problems)) from None
-        except (AccountError, DatabaseError, SecretsError, MoneyError, ValueError) as error:
+        except (AccountError, BackupError, DatabaseError, SecretsError, MoneyError, ValueError) as error:
             raise click.ClickException(str(error)) from None
         except Unavailable:
             raise click.ClickException("the database does not answer; nothing was done") from None

@@ -125,7 +125,9 @@ class Vault:
     def __init__(self, values: Secrets) -> None:
         self._salts = _versions(values.api_key_salt)
         self._index = _versions(values.index_key)[0]
-        keys = [_fernet_key(key) for key in listed(values.data_encryption_keys)]
+        data_keys = listed(values.data_encryption_keys)
+        self._data_keys = tuple(key.encode() for key in data_keys)
+        keys = [_fernet_key(key) for key in data_keys]
         self._fernets = {_fingerprint(key): Fernet(key) for key in keys}
         self._ring = MultiFernet(list(self._fernets.values()))
         self.fingerprints = tuple(self._fernets)
@@ -155,6 +157,10 @@ class Vault:
             return self.webhook_secret
         purpose = f"webhooks of account {account_id}, version {version}".encode()
         return HKDF(SHA256(), SECRET_LENGTH_MIN, salt=None, info=purpose).derive(self.webhook_secret)
+
+    def derived_keys(self, purpose: str) -> Sequence[bytes]:
+        """32 bytes made of each key of the ring, newest first; those for another purpose say nothing of them."""
+        return [HKDF(SHA256(), 32, salt=None, info=purpose.encode()).derive(key) for key in self._data_keys]
 
     def seal(self, plain: str) -> str:
         return self._ring.encrypt(plain.encode()).decode()

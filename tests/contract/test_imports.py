@@ -26,8 +26,8 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "notify", "logs", "limits", "bus", "supervisor", "migrations", "catalog",
-    "fivesim_words", "ds_words",
+    "money", "codes", "vault", "sealed_stream", "notify", "logs", "limits", "bus", "supervisor", "migrations",
+    "catalog", "fivesim_words", "ds_words",
     # The words everybody uses
     "errors", "model", "metrics", "settings", "guard", "rules",
     # The seam, the database, and what is kept in memory
@@ -39,17 +39,18 @@ LAYERS = (
     "levels", "caps", "fuse", "handed", "proofs", "ledger", "seals", "statements", "usage", "audit", "drift",
     "recharges", "deposits", "vouchers",
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
+    "backups", "restoring",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "feed", "sessions", "attempts", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_endpoints",
     "webhook_log", "webhook_forms", "webhook_wire", "webhooks", "webhook_watch", "rentals", "poller", "overseer",
-    "recharger", "retention", "worker",
+    "recharger", "retention", "archivist", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring
-    "edge", "front", "app", "terminal", "connections", "cli_accounts", "cli_fuse", "cli_numbers", "cli_desk",
-    "cli_ledger", "cli_markups", "cli_money", "cli_retention", "cli_secrets", "cli_upstreams", "cli_usage",
-    "cli_users", "cli_webhooks", "cli",
+    "edge", "front", "app", "terminal", "connections", "cli_accounts", "cli_activations", "cli_backups", "cli_fuse",
+    "cli_numbers", "cli_desk", "cli_ledger", "cli_markups", "cli_money", "cli_retention", "cli_secrets",
+    "cli_upstreams", "cli_usage", "cli_users", "cli_webhooks", "cli",
 )  # fmt: skip
 """The modules of `gateway`, lowest first: each leans only on those before it. A new module takes its place here."""
 

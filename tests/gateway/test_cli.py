@@ -82,6 +82,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "ledger head": (),
     "ledger statement": ("alice",),
     "db upgrade": (),
+    "backup": (),
+    "backups": (),
+    "activation unsettled": (),
     "offers": ("--service", "tg", "--country", "6"),
     "explain": ("tg", "6"),
     "upstreams drain": ("sandbox",),
@@ -100,10 +103,11 @@ ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
     "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
     "user enable", "user password", "audit export", "deposit assign", "deposit dismiss", "voucher revoke",
-    "voucher redeem", "markup remove", "account accept-terms",
+    "voucher redeem", "markup remove", "account accept-terms", "restore",
+    "activation show",
 }  # fmt: skip
-"""A server, a program of its own, what prints lines, and what needs a desk, a number, a person, a payment, a voucher or
-a markup: tested where those are."""
+"""A server, a program of its own, what prints lines, and what needs a desk, a number, a person, a payment, a voucher, a
+markup, a backup or an activation: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:

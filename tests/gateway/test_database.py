@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from pathlib import Path
 
@@ -155,3 +156,13 @@ async def test_what_was_written_before_rentals_is_kept_and_can_still_be_written(
     assert row is not None
     assert dict(row) == {"product": "sms", "parent_id": None, "refundable_until": None}
     await store.close()
+
+
+async def test_a_schema_of_a_newer_version_is_refused_with_a_sentence(sqlite_url: str) -> None:
+    values = environment(sqlite_url)
+    await _open(values)
+    with sqlite3.connect(sqlite_path(sqlite_url)) as connection:
+        connection.execute("update alembic_version set version_num = '9999'")
+    connection.close()
+    with pytest.raises(DatabaseError, match="of a newer simroute: run that version, or restore a backup"):
+        open_database(values)

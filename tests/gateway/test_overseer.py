@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from gateway import alerts, switches
+from gateway import accounts, alerts, attempts, switches
 from gateway.accounts import Caller
 from gateway.alerts import Alerts
 from gateway.app import Gateway
@@ -21,7 +22,9 @@ from gateway.database import open_database
 from gateway.errors import Refused, Unwell
 from gateway.model import Clock, Order
 from gateway.money import Money
-from gateway.overseer import Overseer
+from gateway.overseer import DEAD_SECONDS, LATE_SECONDS, NO_WEBHOOK, Overseer
+from gateway.restoring import RESTORED
+from gateway.store import Tx
 from gateway.upstream import OfferTable
 from tests.harness import config_directory, environment, run_cli, server
 from tests.scripted import Scripted, Watch
@@ -255,3 +258,100 @@ async def test_upstreams_shows_what_a_server_sees_and_drains_it(sqlite_url: str,
         assert told.stdout == "sandbox takes orders\n"
     unknown = await asyncio.to_thread(run_cli, values, directory, "upstreams", "drain", "nobody")
     assert (unknown.returncode, unknown.stderr) == (1, "Error: there is no upstream nobody in upstreams.toml\n")
+
+
+# --- what waits too long ---
+
+
+async def test_a_purchase_in_doubt_for_too_long_is_told_once(view: Seen) -> None:
+    house = view.gateway.house
+
+    def doubt(tx: Tx) -> None:
+        now = NOON
+        account = accounts.create(tx, "alice", "USD", now, is_demo=False)
+        accounts.issue_key(tx, house.vault, "alice", now)
+        activation = tx.insert(
+            "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
+            " opened_at, fingerprint, config_version, ended_at) values (:account, 1, 'tg', 6, '', 'failed', 0, 'USD',"
+            " :at, '', '', :at) returning id",
+            account=account,
+            at=now,
+        )
+        tx.execute(
+            "insert into attempts (activation_id, upstream, service, country, cost_max, currency, state, started_at)"
+            " values (:activation, 'one', 'tg', 6, 100, 'USD', 'in_doubt', :at)",
+            activation=activation,
+            at=now,
+        )
+
+    await house.store.run(doubt)
+    view.watch.now += attempts.NEVER_LISTED_SECONDS
+    await view.overseer.look_at_queues()
+    assert view.told == []
+    sample = house.metrics.registry.get_sample_value
+    assert sample("simroute_in_doubt_oldest_timestamp_seconds", {"upstream": "one"}) == NOON
+    view.watch.now += LATE_SECONDS + 1
+    for _ in range(2):
+        await view.overseer.look_at_queues()
+        await view.overseer.report()
+    assert [title for title, _ in view.told if "doubt" in title] == ["simroute: in doubt old: upstream:one"]
+    await house.store.run(lambda tx: tx.execute("update attempts set state = 'gone'"))
+    await view.overseer.look_at_queues()
+    assert [title for title, _ in view.told if "doubt" in title][1:] == [
+        "simroute: in doubt old: upstream:one is well again"
+    ]
+    assert sample("simroute_in_doubt_oldest_timestamp_seconds", {"upstream": "one"}) is None
+
+
+async def test_webhooks_that_were_given_up_are_told_by_account_and_not_those_nobody_refused(view: Seen) -> None:
+    store = view.gateway.house.store
+
+    def dead(tx: Tx, name: str, result: str) -> None:
+        account = accounts.create(tx, name, "USD", NOON, is_demo=False)
+        accounts.issue_key(tx, view.gateway.house.vault, name, NOON)
+        activation = tx.insert(
+            "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
+            " opened_at, fingerprint, config_version, ended_at) values (:account, 1, 'tg', 6, '', 'finished', 0, 'USD',"
+            " :at, '', '', :at) returning id",
+            account=account,
+            at=NOON,
+        )
+        message = tx.insert(
+            "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at, is_shown)"
+            " values (:id, 'x', 1, '', '', :at, 1) returning id",
+            id=activation,
+            at=NOON,
+        )
+        tx.execute(
+            "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at, ended_at,"
+            " last_result) values (:account, :activation, :message, 'native', 'dead', 0, :at, :at, :result)",
+            account=account,
+            activation=activation,
+            message=message,
+            at=NOON,
+            result=result,
+        )
+
+    await store.run(dead, "bob", NO_WEBHOOK)
+    await store.run(dead, "carol", RESTORED)
+    await view.overseer.look_at_queues()
+    assert view.told == []
+    await store.run(dead, "alice", "http 500")
+    for _ in range(2):
+        await view.overseer.look_at_queues()
+    ((title, words),) = view.told
+    assert title == "simroute: notices failing: webhooks:dead"
+    assert words.startswith("webhooks given up within an hour: 1, of alice:")
+    view.watch.now += DEAD_SECONDS + 1
+    await view.overseer.look_at_queues()
+    assert len(view.told) == 2
+
+
+async def test_the_pulse_of_the_event_loop_is_measured(view: Seen) -> None:
+    beat = asyncio.create_task(view.overseer.feel_pulse())
+    await asyncio.sleep(0.4)
+    time.sleep(0.4)  # noqa: ASYNC251 — the stall that is to be noticed
+    await beat
+    registry = view.gateway.house.metrics.registry
+    assert registry.get_sample_value("simroute_loop_lag_seconds_count") == 1
+    assert (registry.get_sample_value("simroute_loop_lag_seconds_sum") or 0) > 0.1
