@@ -15,6 +15,10 @@ Row = Mapping[str, Any]
 ORDER_SLACK_SECONDS = 15.0
 """How far a sale may be from the attempt it came of: an order's time, and what two clocks differ."""
 
+TRACEBACK = "Traceback (most recent call last)"
+NOT_STARTED = "in _lifespan"
+"""A database that goes away while a process starts ends it; the server in front tells that with the whole stack."""
+
 ENDED = frozenset({"finished", "cancelled", "expired", "failed"})
 DOUBTFUL = frozenset({"in_doubt", "gone", "cancelled"})
 """Attempts that may stand for a number which was never seen. One that was given back stands for another one where an
@@ -233,9 +237,9 @@ def logs_tell_no_secret(found: Evidence) -> Problems:
 def nothing_unforeseen_was_raised(found: Evidence) -> Problems:
     """Whatever breaks is expected somewhere: no stack of calls is ever written."""
     yield from found.ends
-    times = found.logs.count("Traceback (most recent call last)")
-    if times:
-        yield f"{times} errors were met unprepared: search the logs for Traceback"
+    for line in found.logs.splitlines():
+        if TRACEBACK in line and not (NOT_STARTED in line and "errors.Unavailable" in line):
+            yield f"an error was met unprepared: {line[-300:]}"
 
 
 CHECKS: tuple[Callable[[Evidence], Problems], ...] = (

@@ -81,7 +81,8 @@ class Deal:
     is_cancelled: bool = False
     """The client was told that it gave the number back, or that it was over without a code."""
 
-    is_finished: bool = False
+    is_finishing: bool = False
+    """Its client has said that it is done with it, whether or not it heard the answer."""
 
 
 @dataclass
@@ -217,7 +218,7 @@ class HandlerClient(Client):
                 deal.codes.append(code)
             return "code"
         if word == "STATUS_CANCEL":
-            if deal.codes and not deal.is_finished:
+            if deal.codes and not deal.is_finishing:
                 self.journal.surprises.append(f"activation {deal.id} had a code and is cancelled")
             deal.is_cancelled = not deal.codes
             return "over"
@@ -228,9 +229,9 @@ class HandlerClient(Client):
 
     async def change(self, deal: Deal, what: str) -> bool:
         number = {"again": 3, "finish": 6, "cancel": 8}[what]
+        deal.is_finishing |= what == "finish"
         answer = await self.call("setStatus", id=deal.id, status=number)
         deal.is_cancelled |= what == "cancel" and answer == "ACCESS_CANCEL"
-        deal.is_finished |= what == "finish" and answer == "ACCESS_ACTIVATION"
         return answer not in ("", "ERROR_SQL")
 
 
@@ -282,7 +283,6 @@ class RestClient(Client):
         path = {"again": "another-sms", "finish": "finish", "cancel": "cancel"}[what]
         answer = await self.call("POST", f"/activations/ver_{deal.id}/{path}")
         deal.is_cancelled |= bool(answer) and answer.get("status") == "cancelled"
-        deal.is_finished |= bool(answer) and answer.get("status") == "finished"
         return answer is not None
 
     async def messages(self, activation_id: int) -> list[str] | None:

