@@ -97,7 +97,8 @@ class Limits:
         if self._shared is not None and time.monotonic() >= self._rest_until:
             try:
                 return await self._shared.hit(item, *names, cost=count)
-            except (RedisError, StorageError, OSError) as error:
+            except (RedisError, StorageError, OSError, RuntimeError) as error:
+                # RuntimeError is what uvloop raises where a connection closes while it is written to.
                 self._rest_until = time.monotonic() + REST_SECONDS
                 log.warning("limits.redis_away", error=type(error).__name__)
         return True
