@@ -37,9 +37,9 @@ REST_SHARE = 4
 
 LIFE_SECONDS = 20.0
 ORDER_SECONDS = 5.0
-READY_SECONDS = 40.0
+READY_SECONDS = 120.0
 PATIENCE_SECONDS = 15.0
-QUIET_SECONDS = 30.0
+QUIET_SECONDS = 60.0
 """How long a phase after the storm may take by the clock on the wall."""
 
 LEFT_BEHIND_SECONDS = 45.0

@@ -40,7 +40,8 @@ class Proxy:
             found = writer.get_extra_info("socket")
             if found is not None and found.family != socket.AF_UNIX:
                 # Without lingering a close is a reset: what was on its way is lost.
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                with suppress(OSError):  # closed already
+                    found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async def cut(self) -> None:
