@@ -322,6 +322,11 @@ class Purchases:
             left = deadline - house.clock() - FIND_SECONDS
             seconds = _seconds_for(ranked, left, is_last=place + 1 == len(intent.quotes))
             if seconds <= 0:
+                if not place:
+                    # Its row is there already: left pending, it would keep what is in doubt in its place unsettled.
+                    await house.store.run(
+                        attempts.end, intent.attempt_id, "refused", "no time was left to ask", house.clock()
+                    )
                 break
             if place:
                 cost_max = self._cost_max(ranked, caller, order, intent)
