@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import sqlite3
@@ -561,6 +562,14 @@ def _write_journals(found: Stage) -> None:
         (found.directory / f"client-{number}.journal").write_text("\n".join(client.journal.lines) + "\n")
 
 
+def _write_rows(directory: Path, said: Evidence) -> None:
+    """For whoever looks for the reason: the database is gone by then."""
+    for name in ("accounts", "activations", "attempts", "holds", "ledger", "messages", "notices"):
+        lines = [json.dumps(row) for row in getattr(said, name)]
+        (directory / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (directory / "sold").write_text("\n".join(map(str, said.sold)) + "\n")
+
+
 async def run(settings: Settings, directory: Path) -> Report:
     """A whole storm; logs and journals are left in the directory."""
     (directory / "plan").write_text("\n".join(map(str, settings.plan)) + "\n")
@@ -577,4 +586,7 @@ async def run(settings: Settings, directory: Path) -> Report:
             for task in trading:
                 task.cancel()
             _write_journals(found)
-        return Report(settings, directory, _facts(found, said), checks.problems(said))
+        report = Report(settings, directory, _facts(found, said), checks.problems(said))
+        if report.problems:
+            _write_rows(directory, said)
+        return report
