@@ -187,6 +187,8 @@ class Postgres:
         self._log = directory / "log"
         self._server = server
         self.url = str(server.get_uri())
+        self.restarting = asyncio.Lock()
+        """One that is being started can't be ended in good order, and is not struck before it runs."""
 
     def end(self) -> None:
         self._control("-w", "-m", "immediate", "stop")

@@ -370,9 +370,10 @@ def _full_at(found: Stage) -> int:
 async def _lock(found: Stage, blow: Blow) -> None:
     other = sqlite3.connect(found.directory / "simroute.db", isolation_level=None, timeout=5, check_same_thread=False)
     try:
-        await asyncio.to_thread(other.execute, "begin immediate")
-        await asyncio.sleep(blow.seconds)
-        other.execute("rollback")
+        with suppress(sqlite3.OperationalError):  # somebody else has it for long
+            await asyncio.to_thread(other.execute, "begin immediate")
+            await asyncio.sleep(blow.seconds)
+            other.execute("rollback")
     finally:
         other.close()
 
@@ -398,10 +399,11 @@ async def _break_postgres(found: Stage, blow: Blow) -> None:
         await wire.freeze()
         await asyncio.sleep(blow.seconds)
         await wire.mend()
-    elif server.is_running():
-        await asyncio.to_thread(server.end)
-        await asyncio.sleep(blow.seconds)
-        await asyncio.to_thread(server.begin)
+    else:
+        async with server.restarting:
+            await asyncio.to_thread(server.end)
+            await asyncio.sleep(blow.seconds)
+            await asyncio.to_thread(server.begin)
 
 
 async def storm(found: Stage) -> None:
