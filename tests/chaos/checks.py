@@ -12,8 +12,9 @@ from tests.chaos.upstreams import Sold
 
 Row = Mapping[str, Any]
 
-ORDER_SLACK_SECONDS = 15.0
-"""How far a sale may be from the attempt it came of: an order's time, and what two clocks differ."""
+ORDER_SLACK_SECONDS = 30.0
+"""How far a sale may be from the attempt it came of: an order's time, what two clocks differ, and
+what a machine that is short of time keeps a request waiting."""
 
 TRACEBACK = "Traceback (most recent call last)"
 NOT_STARTED = "in _lifespan"

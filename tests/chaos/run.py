@@ -49,8 +49,9 @@ UNLISTED_SECONDS = 1600.0
 """How far time is moved on, phase by phase: past the settling of orders left behind, of purchases that a list would
 show and of strangers, and of those that no list shows."""
 
-DISK_PAGES = 4
-PAGE_BYTES = 4096
+DISK_BYTES = 16384
+"""What a file may have on a full disk: neither the journal of SQLite nor its pages can be written."""
+
 POLITE = ("status 1:", "status 3:")
 """How a gateway ends that can't start, and says why."""
 
@@ -336,7 +337,7 @@ async def strike(found: Stage, blow: Blow) -> None:
                 lambda: market.end(blow.target, blow.fault),
             )
         case "fill_disk":
-            await _for(blow, lambda: process.limit_files(_full_at(found)), lambda: process.limit_files(-1))
+            await _for(blow, lambda: process.limit_files(DISK_BYTES), lambda: process.limit_files(-1))
         case "lock_sqlite":
             await _lock(found, blow)
         case "flush_redis" | "kill_redis" | "freeze_redis":
@@ -346,8 +347,9 @@ async def strike(found: Stage, blow: Blow) -> None:
 
 
 async def _served(process: Process) -> None:
+    """Waits until it serves, but not for ever. Of one without a port nobody knows."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS if process.port else 0.0):
             while not process.is_serving:  # noqa: ASYNC110 — another process tells, by what it writes
                 await asyncio.sleep(0.05)
 
@@ -358,13 +360,6 @@ async def _for(blow: Blow, begin: Callable[[], Any], end: Callable[[], Any]) -> 
         await asyncio.sleep(blow.seconds)
     finally:
         end()
-
-
-def _full_at(found: Stage) -> int:
-    """A little more than the files have now."""
-    path = found.directory / "simroute.db"
-    sizes = [one.stat().st_size for one in (path, path.with_name("simroute.db-wal")) if one.exists()]
-    return max(sizes) + DISK_PAGES * PAGE_BYTES
 
 
 async def _lock(found: Stage, blow: Blow) -> None:
@@ -575,6 +570,14 @@ def _write_rows(directory: Path, said: Evidence) -> None:
 async def run(settings: Settings, directory: Path) -> Report:
     """A whole storm; logs and journals are left in the directory."""
     (directory / "plan").write_text("\n".join(map(str, settings.plan)) + "\n")
+    try:
+        return await _run(settings, directory)
+    except BaseException as error:
+        error.add_note(f"logs, journals and the plan: {directory}\nagain: {settings.command}")
+        raise
+
+
+async def _run(settings: Settings, directory: Path) -> Report:
     async with stage(settings, directory) as found:
         trading = [asyncio.create_task(client.trade()) for client in found.clients]
         try:
@@ -588,7 +591,7 @@ async def run(settings: Settings, directory: Path) -> Report:
             for task in trading:
                 task.cancel()
             _write_journals(found)
-        report = Report(settings, directory, _facts(found, said), checks.problems(said))
-        if report.problems:
-            _write_rows(directory, said)
-        return report
+    report = Report(settings, directory, _facts(found, said), checks.problems(said))
+    if report.problems:
+        _write_rows(directory, said)
+    return report
