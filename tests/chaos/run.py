@@ -39,6 +39,7 @@ REST_SHARE = 4
 LIFE_SECONDS = 20.0
 ORDER_SECONDS = 5.0
 READY_SECONDS = 120.0
+TRIES_MAX = 3
 PATIENCE_SECONDS = 15.0
 QUIET_SECONDS = 60.0
 """How long a phase after the storm may take by the clock on the wall."""
@@ -235,7 +236,7 @@ async def stage(settings: Settings, directory: Path) -> AsyncIterator[Stage]:
         stack.push_async_callback(_stop, found)
         for process in processes:
             process.start()
-            await _ready(found, process)
+            await _ready(found, process, tries_max=TRIES_MAX)
         yield found
 
 
@@ -285,11 +286,13 @@ async def _open_accounts(found: Stage) -> None:
             found.clients.append(kind(key, Journal(name), chance, ports, lambda: found.is_closed))
 
 
-async def _ready(found: Stage, process: Process) -> None:
-    """Waits until it serves, and knows all prices."""
+async def _ready(found: Stage, process: Process, tries_max: int | None = None) -> None:
+    """Waits until it serves, and knows all prices. RuntimeError where it ended so often before it did."""
     key = found.clients[0].key
 
     async def is_ready() -> bool:
+        if tries_max is not None and len(process.ends) >= tries_max:
+            raise RuntimeError(f"{process.name} does not start: {process.ends[-1]}")
         if not process.port:
             return True
         with suppress(Lost):
@@ -298,7 +301,7 @@ async def _ready(found: Stage, process: Process) -> None:
             return answer.status == 200 and '"am"' in prices.body
         return False
 
-    await found.until(f"{process.name} is ready: {' / '.join(process.ends[-1:])}", is_ready, READY_SECONDS)
+    await found.until(f"{process.name} is ready", is_ready, READY_SECONDS)
 
 
 async def _stop(found: Stage) -> None:
