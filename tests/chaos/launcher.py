@@ -2,11 +2,13 @@
 
     python -m tests.chaos.launcher FILE serve --port 8000
 
-Only the time of day is moved: what is measured by the monotonic clock goes on as in any process.
+Only the time of day is moved: what is measured by the monotonic clock goes on as in any process. It ends with whoever
+started it, however that ended.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ LOOK_SECONDS = 0.02
 def follow(path: Path) -> None:
     """Moves `time.time` for everything that is imported after this call."""
     real = time.time
-    ahead = _read(path, 0.0)
+    ahead, parent = _read(path, 0.0), os.getppid()
 
     def moved() -> float:
         return real() + ahead
@@ -27,6 +29,8 @@ def follow(path: Path) -> None:
         nonlocal ahead
         while True:
             time.sleep(LOOK_SECONDS)
+            if os.getppid() != parent:
+                os._exit(1)
             ahead = _read(path, ahead)
 
     time.time = moved
