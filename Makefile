@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 CODE := gateway adapters compat tests bench
 
-.PHONY: run test check format bench conformance lock clean
+.PHONY: run test check format bench chaos conformance lock clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/simroute serve
@@ -24,6 +24,11 @@ format: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m bench $(ARGS)
+
+# Breaks running gateways by a seeded plan and makes up the accounts afterwards; a failing seed fails again:
+# make chaos ARGS='--seed 7 --seconds 120 --database postgresql'
+chaos: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 # Published clients in an environment of their own, against a running gateway; the table goes into the docs.
 # INSTALL=1 lets root fetch the tools that scripts want, by apt; what is missing is skipped, and the table says so.

@@ -135,7 +135,7 @@ class Bus:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with suppress(RedisError, OSError):
+        with suppress(RedisError, OSError, RuntimeError):
             await self._redis.aclose()
 
     async def _say(self) -> None:
@@ -146,7 +146,7 @@ class Bus:
             words = self._words()
             try:
                 await self._redis.publish(self._channel, words)
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, RuntimeError) as error:
                 self._gone(error)
                 await asyncio.sleep(REST_SECONDS)
 
@@ -168,7 +168,7 @@ class Bus:
                     await pubsub.subscribe(self._channel)
                     self._back()
                     await self._listen(pubsub)
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, RuntimeError) as error:
                 self._gone(error)
                 await asyncio.sleep(REST_SECONDS)
 

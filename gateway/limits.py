@@ -102,7 +102,8 @@ class Limits:
             # Connecting, greeting and counting together: each of them has a limit of its own as well.
             async with asyncio.timeout(ANSWER_SECONDS):
                 is_within = await self._shared.hit(item, *names, cost=count)
-        except (RedisError, StorageError, OSError) as error:
+        except (RedisError, StorageError, OSError, RuntimeError) as error:
+            # RuntimeError is what uvloop raises where a connection closes while it is written to.
             self._rest(error)
             return True
         self._is_away = False
@@ -116,7 +117,7 @@ class Limits:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await client.ping()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, RuntimeError) as error:
             self._rest(error)
         else:
             self._is_away = False

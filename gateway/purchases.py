@@ -377,6 +377,11 @@ class Purchases:
             is_last = place + 1 == len(intent.quotes)
             seconds = _seconds_for(ranked, left, is_last=is_last)
             if seconds <= 0:
+                if not place:
+                    # Its row is there already: left pending, it would keep what is in doubt in its place unsettled.
+                    await house.store.run(
+                        attempts.end, intent.attempt_id, "refused", "no time was left to ask", house.clock()
+                    )
                 break
             # An upstream that hangs hangs when it is asked for its list, too: the next one needs time as well.
             find_until = deadline if is_last else min(deadline, house.clock() + seconds + FIND_SECONDS)

@@ -67,15 +67,19 @@ async def test_without_an_answer_from_redis_the_process_counts_by_itself() -> No
     await limits.aclose()
 
 
-async def test_when_redis_goes_away_nobody_starts_afresh(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+async def test_when_redis_goes_away_nobody_starts_afresh(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     limits, key = Limits(redis_url, Clock()), uuid.uuid4().int % 2**40
     assert [await limits.change(key, 3) for _ in range(2)] == [True, True]
 
     async def gone(*_: object, **_more: object) -> bool:
-        raise OSError
+        raise error
 
     monkeypatch.setattr(limits._shared, "hit", gone)
     assert [await limits.change(key, 3) for _ in range(2)] == [True, False]
+    assert limits.is_redis_away
     await limits.aclose()
 
 

@@ -1,8 +1,10 @@
-"""A TCP proxy whose wire can be cut or frozen: until it is mended nothing connects, or nothing moves."""
+"""A TCP proxy whose wire can be cut, frozen or reset: until it is mended nothing connects, or nothing moves."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from psycopg import conninfo
 
 @dataclass
 class Proxy:
-    """In front of one PostgreSQL, on a port that stays the same."""
+    """In front of one server, on a port that stays the same. `behind` is where it is, as libpq writes it."""
 
     behind: str
     port: int = 0
@@ -32,6 +34,16 @@ class Proxy:
         """Takes connections and bytes, and passes nothing on."""
         self._moves.clear()
 
+    def reset(self) -> None:
+        """Breaks every connection in the middle of whatever it says; new ones are taken."""
+        for writer in list(self._writers):
+            found = writer.get_extra_info("socket")
+            if found is not None and found.family != socket.AF_UNIX:
+                # Without lingering a close is a reset: what was on its way is lost.
+                with suppress(OSError):  # closed already
+                    found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
     async def cut(self) -> None:
         """Closes every connection and takes no new ones."""
         if self._server is not None:
@@ -49,10 +61,15 @@ class Proxy:
         assert task is not None
         self._pipes.add(task)
         self._writers.add(writer)
+        ends = [writer]
         with suppress(OSError, asyncio.CancelledError):
             up, down = await self._connect()
+            ends.append(down)
             self._writers.add(down)
             await asyncio.gather(self._pump(reader, down), self._pump(up, writer))
+        for end in ends:
+            end.close()  # also where nobody listens behind: whoever connected must not wait for ever
+        self._writers.difference_update(ends)
         self._pipes.discard(task)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -72,7 +89,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy(behind: str) -> AsyncIterator[Proxy]:
-    """A proxy in front of a database."""
+    """A proxy in front of a database, or of whatever else listens there."""
     found = Proxy(behind)
     await found.mend()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,19 @@ async def test_a_number_on_its_way_to_another_order_is_not_taken_for_a_lost_one(
     await world.gateway.purchases.settle()
     assert await states(world) == ["one leased", "one gone", "two refused"]
     assert world.one.sold[live.reference].state is LeaseState.OPEN
+
+
+async def test_an_order_without_time_to_ask_anybody_holds_nothing_up(world: World) -> None:
+    """A process stood still, or its clock was put right: the first attempt is written, and nobody is asked."""
+    await fail_to_buy(world, "doubt")
+    with pytest.raises(NoNumbers):
+        await world.buy(replace(world.order(), started_at=world.watch.now - 60.0))
+    assert await states(world) == ["one in_doubt", "two refused", "two refused"]
+    assert (len(world.one.asked), len(world.two.asked)) == (1, 1)
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.gateway.purchases.settle()
+    assert await states(world) == ["one gone", "two refused", "two refused"]
+    await world.check()
 
 
 async def test_an_order_that_looks_for_its_own_number_is_not_interfered_with(world: World) -> None:
