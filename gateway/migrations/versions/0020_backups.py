@@ -23,4 +23,4 @@ def upgrade() -> None:
         sa.Column("problem", sa.Text, nullable=False, server_default=""),
     )
     is_dead = sa.text("state = 'dead'")
-    op.create_index("notices_dead", "notices", ["ended_at"], sqlite_where=is_dead, postgresql_where=is_dead)
+    op.create_index("notices_dead_by_time", "notices", ["ended_at"], sqlite_where=is_dead, postgresql_where=is_dead)
