@@ -16,7 +16,7 @@ from gateway.store import Tx
 from gateway.webhook_forms import EXAMPLE_TEXT
 from gateway.webhooks import Courier
 from tests.compat._rest_client import RestHouse, rest_house
-from tests.gateway.noticing import Receiver, receiving, x_signature
+from tests.gateway.noticing import Receiver, carried, receiving, x_signature
 from tests.harness import environment
 
 GATEWAY = "[webhooks]\nallow_http = true\nallow_private_addresses = true\nretry_seconds = [1]\n"
@@ -54,7 +54,7 @@ async def receive(api: RestHouse, who: str = "alice") -> str:
     await api.house.passes(2.0)
     courier = Courier(api.house.gateway.house)
     try:
-        await courier.round()
+        await carried(courier)
     finally:
         await courier.aclose()
     return bought

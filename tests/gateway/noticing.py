@@ -24,6 +24,7 @@ from gateway.offers import Market
 from gateway.settings import GatewaySettings, Settings, WebhooksSettings, load_settings
 from gateway.store import Row, Store, Tx
 from gateway.vault import Secrets, Vault
+from gateway.webhooks import Courier
 
 SHIPPED_CATALOG = Path(__file__).parents[2] / "config" / "catalog"
 WEBHOOK_SECRET = "not-a-real-secret-webhooks-00000000"
@@ -215,3 +216,9 @@ async def tell(house: House, sql: str, **values: Any) -> None:
 
 def counted(house: House, result: str) -> float:
     return house.metrics.registry.get_sample_value("simroute_notices_total", {"result": result}) or 0.0
+
+
+async def carried(courier: Courier) -> None:
+    """One round, and all that it started, however long the machine takes for it."""
+    await courier.round()
+    await asyncio.gather(*courier._in_flight)

@@ -42,6 +42,7 @@ from tests.gateway.noticing import (
     WEBHOOK_SECRET,
     Receiver,
     advance,
+    carried,
     configure,
     counted,
     empty_sqlite,
@@ -346,7 +347,7 @@ async def test_a_redirect_is_a_failure_and_is_not_followed(
 ) -> None:
     receiver.headers = {"Location": receiver.url("/elsewhere")}
     notice_id = await queue(receiver.url(f"/{status}"))
-    await courier.round()
+    await carried(courier)
 
     assert receiver.paths() == [f"/{status}"]
     row = await notice(house, notice_id)
@@ -698,10 +699,10 @@ async def test_a_name_that_leads_inside_the_second_time_is_refused_then(
         url = f"http://hooks.example.com:{public.port}/hook"
         resolver("127.0.0.2")
         first = await queue(url)
-        await couriers().round()
+        await carried(couriers())
         resolver("127.0.0.1")
         second = await queue(url)
-        await couriers().round()
+        await carried(couriers())
     assert (await notice(house, first))["state"] == "sent"
     assert (await notice(house, second))["last_result"] == "refused: private address"
     assert (len(public.received), receiver.received) == (1, [])
@@ -723,7 +724,7 @@ async def test_of_several_addresses_of_a_name_only_a_public_one_is_connected_to(
         resolver(*addresses)
         for _ in range(2):
             await queue(f"http://hooks.example.com:{public.port}/hook")
-        await courier.round()
+        await carried(courier)
     assert receiver.received == []
     assert len(public.received) == 2
 
