@@ -310,7 +310,7 @@ async def test_the_audit_log_shows_ones_own_branch(shop: Shop) -> None:
     everything = [
         json.loads(line)["action"] for line in (await shop.ask("GET", "/api/v1/audit", key=ole)).text.splitlines()
     ]
-    assert everything == ["account.create", "account.suspend"]
+    assert everything == ["session.open", "account.create", "account.suspend"]
 
 
 async def test_first_keys_may_manage_and_others_may_not_unless_told(shop: Shop) -> None:
