@@ -241,10 +241,13 @@ CLOCKS_APART_SECONDS = 60.0
 """How far the clocks of processes may differ that write one key's rows."""
 
 _MISSES = (
-    "select coalesce(k.origin_id, k.id) as origin, v.id, v.ended_at from activations v"
+    "select coalesce(k.origin_id, k.id) as origin, v.id,"
+    " case when v.status in ('cancelled', 'expired') then v.ended_at end as ended_at from activations v"
     " join api_keys k on k.id = v.key_id where v.product <> 'extension' and (v.status in ('cancelled', 'expired')"
     " or (v.product = 'rental' and v.refundable_until = 0))"
 )
+"""When a rental was kept is not written down, so it has no time here: its end comes long after it has missed."""
+
 _CODES = (
     "select coalesce(k.origin_id, k.id) as origin, max(l.at) as at from ledger l"
     " join activations v on v.id = l.activation_id join api_keys k on k.id = v.key_id"
