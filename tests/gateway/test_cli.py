@@ -89,16 +89,23 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "numbers add": ("447700900123", "--country", "GB"),
     "numbers list": (),
     "numbers messages": (),
+    "webhook list": (),
+    "webhook set": ("alice", "https://example.com/hook", "--format", "standard"),
+    "webhook enable": ("alice",),
+    "webhook secret": ("alice",),
+    "webhook rotate": ("alice", "--grace", "60"),
+    "webhook log": ("alice",),
+    "webhook notices": ("alice", "--state", "dead"),
 }
 
 ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
     "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
     "user enable", "user password", "audit export", "deposit assign", "deposit dismiss", "voucher revoke",
-    "voucher redeem", "markup remove", "account accept-terms",
+    "voucher redeem", "markup remove", "account accept-terms", "webhook test", "webhook replay",
 }  # fmt: skip
-"""A server, a program of its own, what prints lines, and what needs a desk, a number, a person, a payment, a voucher or
-a markup: tested where those are."""
+"""A server, a program of its own, what prints lines, and what needs a desk, a number, a person, a payment, a voucher, a
+markup or a webhook: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
