@@ -97,17 +97,24 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "numbers add": ("447700900123", "--country", "GB"),
     "numbers list": (),
     "numbers messages": (),
+    "webhook list": (),
+    "webhook set": ("alice", "https://example.com/hook", "--format", "standard"),
+    "webhook enable": ("alice",),
+    "webhook secret": ("alice",),
+    "webhook rotate": ("alice", "--grace", "60"),
+    "webhook log": ("alice",),
+    "webhook notices": ("alice", "--state", "dead"),
 }
 
 ELSEWHERE = {
     "serve", "forward", "desk supply", "desk fail", "desk offer", "numbers import", "numbers show", "numbers enable",
     "numbers disable", "numbers quarantine", "numbers release", "numbers remove", "user add", "user disable",
     "user enable", "user password", "audit export", "deposit assign", "deposit dismiss", "voucher revoke",
-    "voucher redeem", "markup remove", "account accept-terms", "restore",
-    "activation show",
+    "voucher redeem", "markup remove", "account accept-terms", "restore", "activation show", "webhook test",
+    "webhook replay", "worker", "processes",
 }  # fmt: skip
 """A server, a program of its own, what prints lines, and what needs a desk, a number, a person, a payment, a voucher, a
-markup, a backup or an activation: tested where those are."""
+markup, a backup, an activation, a webhook or PostgreSQL: tested where those are."""
 
 
 def commands(group: click.Group, prefix: str = "") -> Iterator[str]:
