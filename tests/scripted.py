@@ -378,7 +378,7 @@ class Faulty:
 TABLES = (
     "ended_sessions, users, seals, payments, vouchers, voucher_batches, voucher_tries, recharge_runs, recharges,"
     " notices, messages, transfers, ledger, holds, counters, rules, balances, attempts, activations, api_keys,"
-    " account_tree, accounts"
+    " account_tree, accounts, fuses, fuse_stops"
 )
 
 
