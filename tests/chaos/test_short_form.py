@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.run import Settings, run
+from tests.chaos.run import run
+from tests.chaos.stage import Settings
 
 SECONDS = 10.0
 STORMS = [
