@@ -1,4 +1,4 @@
-"""A short storm on each database. `make chaos` makes longer ones; a seed that fails fails again there."""
+"""A short storm on each database. `make chaos` makes longer ones, and repeats the plan of one that failed."""
 
 from __future__ import annotations
 
