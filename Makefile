@@ -25,7 +25,7 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m bench $(ARGS)
 
-# Breaks running gateways by a seeded plan and makes up the accounts afterwards; a failing seed fails again:
+# Breaks running gateways by a plan and makes up the accounts afterwards; the seed of a run that failed repeats its plan:
 # make chaos ARGS='--seed 7 --seconds 120 --database postgresql'
 chaos: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.chaos $(ARGS)

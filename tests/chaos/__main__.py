@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.run import Settings, run
+from tests.chaos.run import run
+from tests.chaos.stage import Settings
 
 
 def main() -> int:

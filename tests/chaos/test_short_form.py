@@ -1,4 +1,4 @@
-"""A short storm on each database. `make chaos` makes longer ones; a seed that fails fails again there."""
+"""A short storm on each database. `make chaos` makes longer ones, and repeats the plan of one that failed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.run import Settings, run
+from tests.chaos.run import run
+from tests.chaos.stage import Settings
 
 SECONDS = 10.0
 STORMS = [
