@@ -20,6 +20,8 @@ from gateway.cli import DEMO_KEY_FILE
 from gateway.guard import Guard
 from tests.harness import PATH, Server, config_directory, environment, house, run_cli, server
 
+pytestmark = pytest.mark.timeout(180)  # a server of its own each, which takes its time on a busy machine
+
 PATIENCE_SECONDS = 20.0
 MEGABYTE = 1_000_000
 UNLIMITED = "[limits]\nchanges_per_minute = 100000\n"
