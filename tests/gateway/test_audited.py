@@ -37,9 +37,12 @@ READS = {
     "serve", "check-config", "doctor", "offers", "explain", "forward", "account list", "account tree", "key list",
     "deposit list", "voucher list", "recharge show", "numbers list", "numbers show", "numbers messages", "desk list",
     "upstreams", "upstreams push-urls", "catalog coverage", "ledger verify", "ledger head", "ledger statement",
-    "audit export", "user list", "markup list", "usage", "db upgrade",
+    "audit export", "user list", "markup list", "usage", "db upgrade", "worker", "processes", "activation show",
+    "activation unsettled", "backup", "backups", "restore", "retention status", "retention run", "secrets status",
+    "webhook list", "webhook log", "webhook notices", "webhook test", "webhook replay",
 }  # fmt: skip
-"""What changes nothing of anybody's. The schema has a history of its own."""
+"""What changes nothing of anybody's, or only what the server would change by itself. The schema has a history of its
+own, a restored database says so itself, and what is replayed has to have been given up first."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,12 @@ RUNS = [
     Run("recharge off", ["acme-shop"], "recharge.off"),
     Run("markup set", ["acme", "--percent", "5"], "account.markups"),
     Run("markup remove", ["acme", "1"], "account.markups"),
+    Run("retention set", ["acme", "7"], "account.retention"),
+    Run("secrets reencrypt", [], "secrets.reencrypt"),
+    Run("webhook set", ["acme", "https://example.com/hook"], "webhook.set"),
+    Run("webhook enable", ["acme"], "webhook.enable"),
+    Run("webhook secret", ["acme"], "webhook.secret"),
+    Run("webhook rotate", ["acme"], "webhook.rotate"),
     Run("numbers add", [NUMBER, "--country", "16"], "numbers.put"),
     Run("numbers import", ["{file}"], "numbers.put"),
     Run("numbers disable", [NUMBER], "number.disable"),

@@ -19,8 +19,13 @@ AT = 1_750_000_000.0
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    opened = await asyncio.to_thread(open_database, environment(database_url))
+def values(database_url: str) -> dict[str, str]:
+    return environment(database_url)
+
+
+@pytest.fixture
+async def database(values: dict[str, str]) -> AsyncIterator[Database]:
+    opened = await asyncio.to_thread(open_database, values)
     await opened.store.run(accounts.create, "alice", "USD", AT, is_demo=False)
     yield opened
     await opened.store.close()
@@ -108,14 +113,17 @@ async def test_a_row_put_in_between_is_seen(database: Database) -> None:
     assert await problems(database) == ["ledger: rows 1 to 3 were 2 when they were sealed, now they are not"]
 
 
-async def test_a_seal_can_not_be_made_anew_without_the_key(database: Database, database_url: str) -> None:
+async def test_a_seal_can_not_be_made_anew_without_the_key(
+    database: Database, database_url: str, values: dict[str, str]
+) -> None:
     """Somebody who edits a row and seals it again with a key of his own is found out, and so is all that follows."""
     await deposit(database, 3)
     sealer = await sealed(database)
     await deposit(database, 3)
     await sealer.round(AT)
     await sealer.round(AT)
-    stranger = await asyncio.to_thread(open_database, environment(database_url))
+    others = environment(database_url, DATA_ENCRYPTION_KEYS=values["DATA_ENCRYPTION_KEYS"])
+    stranger = await asyncio.to_thread(open_database, others)
     await edit(database, "update ledger set amount = 77 where id = 1")
     await edit(database, "delete from seals")
     again = Sealer(stranger.store, stranger.vault)
