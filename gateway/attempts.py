@@ -345,13 +345,29 @@ def give_up_order(tx: Tx, activation_id: int, at: float) -> bool:
 
 
 def orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference: str, at: float) -> str:
-    """Marks the lease as nobody's, unless its activation was written after all: then the fingerprint of that."""
+    """Marks the lease as nobody's, unless its activation was written after all: then the fingerprint of that.
+
+    One that is another activation's stays that one's.
+    """
     row = tx.one("select fingerprint from activations where id = :id and status = 'waiting'", id=activation_id)
     if row is not None:
         return str(row["fingerprint"])
-    end(tx, attempt_id, "orphan", "could not be written down", at, reference)
+    attempt = tx.one("select upstream from attempts where id = :id", id=attempt_id)
+    if attempt is not None:
+        end_unattached(tx, attempt_id, attempt["upstream"], reference, at, "could not be written down")
     fail_order(tx, activation_id, at)
     return ""
+
+
+def doubt_forgotten(tx: Tx, before: float, at: float) -> int:
+    """Puts in doubt what was asked before then and never ended, though its order has: how many there were."""
+    return tx.execute(
+        "update attempts set state = 'in_doubt', reason = 'never ended', ended_at = :at"
+        " where state = 'pending' and reference is null and started_at <= :before"
+        " and activation_id in (select id from activations where ended_at is not null and ended_at <= :before)",
+        before=before,
+        at=at,
+    )
 
 
 def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, is_ours_alone: bool) -> str:

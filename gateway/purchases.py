@@ -592,10 +592,7 @@ class Purchases:
         except handed.Repeated:
             raise await self._turned_down(intent, lease, "the account was handed this number before") from None
         except Conflict:
-            is_ours = await house.store.run(
-                attempts.end_unattached, intent.attempt_id, quote.offer.upstream, lease.reference, now
-            )
-            raise _Settled("the order was given up meanwhile" if is_ours else "handed out a lease we have") from None
+            raise await self._unattached(intent, quote.offer.upstream, lease) from None
         except Unavailable:
             # The number is ours and the database is away: `settle` writes it down as soon as it can.
             self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
@@ -610,6 +607,16 @@ class Purchases:
         house.live.put(live)
         house.metrics.count(live.product, live.upstream, "opened")
         return live
+
+    async def _unattached(self, intent: Intent, upstream: str, lease: Lease) -> _Settled:
+        """A lease for an order that is over, or one that we have; what to raise. Raises Unavailable."""
+        store, now = self._house.store, self._house.clock()
+        try:
+            is_ours = await store.run(attempts.end_unattached, intent.attempt_id, upstream, lease.reference, now)
+        except Unavailable:
+            self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
+            raise
+        return _Settled("the order was given up meanwhile" if is_ours else "handed out a lease we have")
 
     async def _turned_down(self, intent: Intent, lease: Lease, reason: str) -> _Settled:
         """A number nobody here wants goes back; what to raise. Raises Unavailable."""
@@ -662,6 +669,11 @@ class Purchases:
                     self.abandon(live, row["fingerprint"])
             # The upstreams are asked by the first round of `settle`, beside the first clients.
             await self._give_up_left_behind(house.clock())
+        forgotten = await house.store.run(
+            attempts.doubt_forgotten, house.clock() - 2 * LEFT_BEHIND_SECONDS, house.clock()
+        )
+        if forgotten:
+            log.warning("attempts.forgotten", attempts=forgotten)
         await self.block_doubtful()
 
     async def _put_up_left_behind(self) -> None:

@@ -12,11 +12,11 @@ from tests.chaos.stage import Settings
 SECONDS = 10.0
 STORMS = [
     pytest.param(
-        Settings(seed, SECONDS, database, clients=16, has_redis=has_redis),  # type: ignore[arg-type]
+        Settings(seed, SECONDS, database, clients=16, has_redis=has_redis, processes=served, workers=served - 1),  # type: ignore[arg-type]
         marks=pytest.mark.xdist_group(f"chaos {database}"),
         id=database,
     )
-    for seed, database, has_redis in ((29, "sqlite", False), (11, "postgresql", True))
+    for seed, database, has_redis, served in ((29, "sqlite", False, 1), (11, "postgresql", True, 2))
 ]
 
 

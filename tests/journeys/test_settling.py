@@ -11,7 +11,7 @@ import pytest
 
 from gateway import drift
 from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS, give_up_order
-from gateway.errors import NoNumbers
+from gateway.errors import NoNumbers, Unavailable
 from gateway.model import LeaseState, Status
 from gateway.money import Money
 from tests.scripted import World, worlds
@@ -121,6 +121,36 @@ async def test_a_lease_that_comes_after_its_order_was_given_up_is_given_back(wor
     await world.gateway.purchases.settle()
     assert await states(world) == ["one cancelled"]
     assert not world.one.sold["one-1"].is_paid
+    await world.check()
+
+
+@pytest.mark.parametrize("is_committed", [False, True])
+async def test_a_late_lease_is_not_forgotten_when_the_database_goes(world: World, is_committed: bool) -> None:
+    world.one.buys.append("slow")
+    under_way = asyncio.create_task(world.buy())
+    await world.one.has_sold.wait()
+    (row,) = await world.rows("select id from activations")
+    await world.store.run(give_up_order, row["id"], world.watch())
+    world.store.fail(1, Unavailable, committed=is_committed)  # after the lease could not be attached
+    world.one.gate.set()
+    with pytest.raises(Unavailable):
+        await under_way
+    await world.gateway.purchases.settle()
+    assert await states(world) == ["one cancelled"]
+    assert not world.one.sold["one-1"].is_paid
+    await world.check()
+
+
+async def test_an_attempt_that_an_older_version_never_ended_is_settled_after_a_start(world: World) -> None:
+    await fail_to_buy(world, "doubt")
+    await world.store.run(lambda tx: tx.execute("update attempts set state = 'pending' where upstream = 'one'"))
+    await world.boot()
+    assert await states(world) == ["one pending", "two refused"]  # it may be under way in another process
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.boot()
+    assert await states(world) == ["one in_doubt", "two refused"]
+    await world.gateway.purchases.settle()
+    assert await states(world) == ["one gone", "two refused"]
     await world.check()
 
 
