@@ -117,6 +117,10 @@ class Metrics:
         self.retention_overdue = Gauge(
             "simroute_retention_overdue", "Rows whose numbers or messages should be deleted", registry=self.registry
         )
+        self.capture_rate = Gauge(
+            "simroute_capture_rate", "Of numbers whose life ended in the last hour, the share that got a code",
+            ["upstream"], registry=self.registry,
+        )  # fmt: skip
         self.in_doubt_since = Gauge(
             "simroute_in_doubt_oldest_timestamp_seconds",
             "When the oldest purchase still in doubt was made",

@@ -34,6 +34,8 @@ BALANCE_DEADLINE_SECONDS = 20.0
 BALANCE_RETRY_SECONDS = 60.0
 EXAMPLES = 5
 QUEUES_SECONDS = 15.0
+CAPTURES_SECONDS = 60.0
+CAPTURES_SPAN_SECONDS = 3600.0
 LATE_SECONDS = 600.0
 """A purchase in doubt so much longer than any may stay there is one that nobody settles."""
 
@@ -152,6 +154,14 @@ class Overseer:
         self._alerts.replace("notices_failing", {"webhooks:dead": _dead(dead)} if dead else {})
         return QUEUES_SECONDS
 
+    async def measure_captures(self) -> float:
+        """Shows how many of the last hour's numbers got a code; seconds to the next time. Raises Unavailable."""
+        rows = await self._house.store.read(_captures, self._house.clock() - CAPTURES_SPAN_SECONDS)
+        self._house.metrics.capture_rate.clear()
+        for row in rows:
+            self._house.metrics.capture_rate.labels(row["upstream"]).set(int(row["captured"]) / int(row["ended"]))
+        return CAPTURES_SECONDS
+
     async def feel_pulse(self) -> float:
         """Notes how late the event loop wakes whoever sleeps: that late comes every answer, too."""
         due = time.monotonic() + PULSE_SECONDS
@@ -259,3 +269,15 @@ def _write(tx: Tx, reports: Mapping[str, str], at: float) -> None:
             text=text,
             at=at,
         )
+
+
+def _captures(tx: Tx, since: float) -> list[Row]:
+    """By upstream: numbers for codes that ended since then, and how many of them were paid for."""
+    return list(
+        tx.all(
+            "select upstream, count(*) as ended, sum(case when status = 'finished' then 1 else 0 end) as captured"
+            " from activations where number_sealed is not null and ended_at > :since"
+            " and product in ('sms', 'again', 'beside') and upstream is not null group by upstream",
+            since=since,
+        )
+    )

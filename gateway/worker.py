@@ -151,6 +151,7 @@ class Worker:
             "retention": self._keeper.round,
             "backup": self._archivist.round,
             "queues": self._overseer.look_at_queues,
+            "captures": self._overseer.measure_captures,
         }
 
     def follow_upstreams(self) -> None:

@@ -347,6 +347,34 @@ async def test_webhooks_that_were_given_up_are_told_by_account_and_not_those_nob
     assert len(view.told) == 2
 
 
+async def test_the_share_of_numbers_that_got_a_code_is_shown_by_upstream(view: Seen) -> None:
+    store = view.gateway.house.store
+
+    def ended(tx: Tx) -> None:
+        account = accounts.create(tx, "dave", "USD", NOON, is_demo=False)
+        accounts.issue_key(tx, view.gateway.house.vault, "dave", NOON)
+        lives = [("one", "finished", 10), ("one", "expired", 10), ("one", "cancelled", 10), ("one", "finished", 3700)]
+        for upstream, status, ago in [*lives, ("two", "finished", 10), ("two", "finished", 20)]:
+            tx.execute(
+                "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
+                " opened_at, fingerprint, config_version, ended_at, upstream, number_sealed)"
+                " values (:account, 1, 'tg', 6, '', :status, 0, 'USD', :at, '', '', :at, :upstream, 'x')",
+                account=account,
+                status=status,
+                at=NOON - ago,
+                upstream=upstream,
+            )
+
+    await store.run(ended)
+    await view.overseer.measure_captures()
+    sample = view.gateway.house.metrics.registry.get_sample_value
+    assert sample("simroute_capture_rate", {"upstream": "one"}) == pytest.approx(1 / 3)
+    assert sample("simroute_capture_rate", {"upstream": "two"}) == 1.0
+    view.watch.now += 3600
+    await view.overseer.measure_captures()
+    assert sample("simroute_capture_rate", {"upstream": "two"}) is None
+
+
 async def test_the_pulse_of_the_event_loop_is_measured(view: Seen) -> None:
     beat = asyncio.create_task(view.overseer.feel_pulse())
     await asyncio.sleep(0.4)
