@@ -52,6 +52,9 @@ JUDGED_AFTER_SECONDS = 60.0
 """A caller who gives up sooner says nothing about whether a code would have come."""
 
 EXPIRED_TOGETHER = 25
+CANCELLING_EXTRA_SECONDS = 10.0
+"""Beyond the time an upstream has to answer a cancel, how long it may take to write down what came of it."""
+
 
 log = structlog.get_logger()
 
@@ -317,11 +320,25 @@ class Activations:
             raise NotAllowedNow
         live.cancels_under_way += 1
         try:
-            if live.is_rental and await self._house.store.read(attempts.is_prolonging, live.id):
-                raise _Prolonging
-            await self._give_back(live)
+            if live.is_rental:
+                await self._give_back_rental(live)
+            else:
+                await self._give_back(live)
         finally:
             live.cancels_under_way -= 1
+
+    async def _give_back_rental(self, live: Live) -> None:
+        """As `_give_back`, while no process prolongs it, nor keeps it because its time to be given back is over."""
+        house = self._house
+        until = house.clock() + house.settings.gateway.activations.cancel_deadline_seconds + CANCELLING_EXTRA_SECONDS
+        if not await house.store.run(attempts.begin_cancel, live.id, until):
+            raise _Prolonging
+        try:
+            await self._give_back(live)
+        finally:
+            if live.status.is_open:
+                with contextlib.suppress(Unavailable):
+                    await house.store.run(attempts.end_cancel, live.id)
 
     async def _give_back(self, live: Live) -> None:
         house = self._house
@@ -663,6 +680,8 @@ def _lose_waiting_rental(
 
 
 def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> bool:
+    # Its lock, so that two that find the loss at once book it once.
+    tx.execute("update activations set round = round where id = :id", id=activation_id)
     booked = tx.one(
         "select 1 as x from ledger where activation_id = :id and kind in ('cost', 'loss')", id=activation_id
     )

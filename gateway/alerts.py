@@ -15,6 +15,9 @@ from gateway.store import Row, Store, Tx
 Tell = Callable[[str, str], None]
 """Sends a title and a sentence to the notification list; returns at once and never raises."""
 
+OF_HOST = "host:"
+"""How the subjects of alerts begin that are about one process's own machine."""
+
 log = structlog.get_logger()
 
 
@@ -42,13 +45,21 @@ class Alerts:
     async def restore(self) -> None:
         """Recalls what was told before the start, so that it is not told again. Raises Unavailable."""
         rows = await self._store.read(standing)
-        for name, subject in self._on:
-            self._metrics.alerts.labels(name, subject).set(0)
-        self._on, self._unwritten = {}, set()
+        self.let_go()
         for row in rows:
+            if row["subject"].startswith(OF_HOST):
+                self._unwritten.add((row["name"], row["subject"]))  # of a process that is gone
+                continue
             alert = Alert(row["name"], row["subject"], row["sentence"], row["since"])
             self._on[alert.name, alert.subject] = alert
             self._metrics.alerts.labels(alert.name, alert.subject).set(1)
+
+    def let_go(self) -> None:
+        """Forgets what is wrong, but for this host's own troubles; nobody is told."""
+        for name, subject in [key for key in self._on if not key[1].startswith(OF_HOST)]:
+            self._metrics.alerts.labels(name, subject).set(0)
+            del self._on[name, subject]
+        self._unwritten = {key for key in self._unwritten if key in self._on}
 
     def show(self, name: str, subject: str, sentence: str) -> None:
         """Something is wrong (`sentence` says what, and what to do), or, with an empty sentence, no longer."""

@@ -276,7 +276,10 @@ class Gateway:
             await self._feed.begin()
         await self.activations.restore()
         await self.purchases.recover()
-        await self._overseer.restore()
+        if self._feed is None:
+            await self._overseer.restore()
+        else:
+            await self._overseer.follow_switches()  # its alerts come to whoever holds that lease
         self._notifier.start()
         await self._look_for_room()
         self._guard = asyncio.create_task(self._keep_room())

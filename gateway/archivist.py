@@ -76,6 +76,9 @@ class Archivist:
         except BackupError as error:
             log.warning("backup.failed", reason=str(error))
             await house.store.run(note_failed, NAME, str(error), now + RETRY_SECONDS)
+        except Exception as error:
+            log.exception("backup.failed")
+            await house.store.run(note_failed, NAME, f"failed: {type(error).__name__}", now + RETRY_SECONDS)
         else:
             await house.store.run(note_good, NAME, file, now)
 

@@ -9,7 +9,7 @@ attempt:  pending ─► leased                              the activation's ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,13 +132,13 @@ def intend_extension(
     # An update that changes nothing takes the rental's lock: of two extensions at once the second sees the first.
     rental = tx.one(
         "update activations set round = round where id = :id and account_id = :account and product = 'rental'"
-        " and status in ('waiting', 'received') returning id, expires_at",
+        " and status in ('waiting', 'received') returning id, expires_at, cancelling_until",
         id=order.parent_id,
         account=caller.account_id,
     )
     if rental is None:
         raise NotAllowedNow
-    if is_prolonging(tx, rental["id"]):
+    if is_prolonging(tx, rental["id"]) or (rental["cancelling_until"] or 0.0) > at:
         raise Unavailable
     intent = intend(tx, caller, order, quotes, at, None, version, limits)
     tx.execute(
@@ -222,6 +222,21 @@ def is_prolonging(tx: Tx, rental_id: int) -> bool:
     return busy is not None
 
 
+def begin_cancel(tx: Tx, rental_id: int, until: float) -> bool:
+    """Says that a rental is being given back, to be heard by every process until then.
+
+    False while an extension of it is under way or in doubt: then nothing is said.
+    """
+    if lock_open_rental(tx, rental_id) is not None and is_prolonging(tx, rental_id):
+        return False
+    tx.execute("update activations set cancelling_until = :until where id = :id", until=until, id=rental_id)
+    return True
+
+
+def end_cancel(tx: Tx, rental_id: int) -> None:
+    tx.execute("update activations set cancelling_until = null where id = :id", id=rental_id)
+
+
 def lock_open_rental(tx: Tx, rental_id: int) -> int | None:
     """Takes the lock of a rental that is not over; whose it is. An update that changes nothing does it."""
     row = tx.one(
@@ -291,10 +306,16 @@ def move_end(tx: Tx, rental_id: int, ends_at: float) -> bool:
 
 
 def keep(tx: Tx, rental_id: int, at: float, *, actor: str) -> bool:
-    """Captures a rental that waits for its first message: it can't be given back any more. Whether this call did."""
+    """Captures a rental that waits for its first message: it can't be given back any more. Whether this call did.
+
+    What only time keeps (`actor` is "time") is not kept while it is being given back: that was asked for in time.
+    """
     row = tx.one(
         "update activations set refundable_until = 0 where id = :id and product = 'rental' and status = 'waiting'"
-        " and refundable_until <> 0 returning upstream, cost, cost_currency",
+        " and refundable_until <> 0 and (:spares = 0 or cancelling_until is null or cancelling_until <= :at)"
+        " returning upstream, cost, cost_currency",
+        spares=int(actor == "time"),
+        at=at,
         id=rental_id,
     )
     if row is None:
@@ -378,7 +399,8 @@ def settle_doubt(tx: Tx, row: Row, found: Sequence[Found] | None, at: float, *, 
     A rental whose time is over unsettled may have been paid for: that is booked (`lost`).
     """
     place = {**_place(row), "upstream": row["upstream"]}
-    still = tx.one("select 1 as x from attempts where id = :id and state = 'in_doubt'", id=row["id"])
+    # An update that changes nothing takes its lock: two that settle at once must not both book what it cost.
+    still = tx.one("update attempts set state = state where id = :id and state = 'in_doubt' returning id", id=row["id"])
     busy = tx.one(
         f"select 1 as x from attempts where upstream = :upstream and {_SAME_PLACE} and state = 'pending'",  # noqa: S608 — constant text
         **place,
@@ -464,25 +486,55 @@ def mark_answered(tx: Tx, ids: Sequence[int]) -> None:
         tx.execute("update activations set answered = 1, claim_until = null where id = :id", id=activation_id)
 
 
-def put_up(tx: Tx, until: Mapping[int, float]) -> None:
-    """Nobody was told of these: whoever repeats the request may have them until then, from any process."""
+def put_up(tx: Tx, until: Mapping[int, float], handed_over: Collection[int] = ()) -> None:
+    """Nobody was told of these: whoever repeats the request may have them until then, from any process.
+
+    What somebody has claimed is put up again only by who had it, which `handed_over` names.
+    """
     for activation_id in sorted(until):
         tx.execute(
-            "update activations set answered = 0, claim_until = :until where id = :id and status = 'waiting'",
+            "update activations set answered = 0, claim_until = :until where id = :id"
+            " and (status = 'waiting' or product = 'extension') and (answered <> 1 or :was_ours = 1)",
             until=until[activation_id],
+            was_ours=int(activation_id in handed_over),
             id=activation_id,
         )
 
 
 def claim(tx: Tx, activation_id: int) -> bool:
-    """Takes what was put up, to hand it over or to give it back: whether this call did, and no other one."""
+    """Takes what was put up, to hand it over: whether this call did, and no other one."""
     return bool(
         tx.execute(
-            "update activations set answered = 1, claim_until = null"
-            " where id = :id and claim_until is not null and ended_at is null",
+            "update activations set answered = 1, claim_until = null where id = :id and answered = 0"
+            " and claim_until is not null and (ended_at is null or product = 'extension')",
             id=activation_id,
         )
     )
+
+
+def claim_to_give_back(tx: Tx, activation_id: int, at: float, until: float) -> bool:
+    """Takes what nobody has claimed in time; should it not be given back by `until`, it is put up again."""
+    return bool(
+        tx.execute(
+            "update activations set answered = 2, claim_until = :until where id = :id and answered = 0"
+            " and claim_until <= :at and ended_at is null",
+            until=until,
+            at=at,
+            id=activation_id,
+        )
+    )
+
+
+def claim_extension(tx: Tx, rental_id: int, fingerprint: str, at: float) -> bool:
+    """Takes an extension that was made by the same request, and that nobody was told of."""
+    row = tx.one(
+        "select id from activations where parent_id = :rental and product = 'extension' and fingerprint = :request"
+        " and answered = 0 and claim_until > :at order by id limit 1",
+        rental=rental_id,
+        request=fingerprint,
+        at=at,
+    )
+    return row is not None and claim(tx, row["id"])
 
 
 def _known(tx: Tx, upstream: str, reference: str) -> bool:
@@ -571,7 +623,7 @@ def unanswered(tx: Tx, before: float, unclaimed_since: float) -> Sequence[Row]:
     Neither are they up for claim, unless that has been over since `unclaimed_since` and nobody has given them back.
     """
     return tx.all(
-        "select id, fingerprint from activations where ended_at is null and status = 'waiting' and answered = 0"
+        "select id, fingerprint from activations where ended_at is null and status = 'waiting' and answered <> 1"
         " and (claim_until is null or claim_until <= :since) and opened_at <= :before",
         before=before,
         since=unclaimed_since,

@@ -189,6 +189,7 @@ def take(
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sweep(directory)
         with private_directory(directory) as partial:
             kind = kind_of(url)
             named, key = next(iter(keys(vault).items()))  # the newest
@@ -304,9 +305,11 @@ def _of_postgresql(url: str, partial: Path, tools: str, should_stop: ShouldStop)
     with running_tool("pg_dump", options, url, partial, tools, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None  # noqa: S101 — for the type checker
         output = process.stdout.fileno()
+        looks = select.poll()  # which takes any descriptor, as `select` does not
+        looks.register(output, select.POLLIN | select.POLLHUP)
         while True:
             # It may say nothing for long, while it waits for a lock: whoever wants to stop does not wait with it.
-            is_ready, _, _ = select.select([output], [], [], LOOK_SECONDS)
+            is_ready = looks.poll(LOOK_SECONDS * 1000)
             if should_stop():
                 raise Stopped("given up")
             if is_ready:

@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 GATHER_SECONDS = 0.005
 """What is said within this time is said together."""
@@ -173,14 +174,20 @@ class Bus:
                 await asyncio.sleep(REST_SECONDS)
 
     async def _listen(self, pubsub: Any) -> None:
-        tried_at = time.monotonic()
+        """A connection that is gone without a word looks like silence, so it is asked, itself. Raises RedisError."""
+        quiet_since, is_asked = time.monotonic(), False
         while True:
             message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+            now = time.monotonic()
             if message is not None:
-                self._take(message["data"])
-            elif time.monotonic() - tried_at >= SILENCE_SECONDS:
-                tried_at = time.monotonic()
-                await self._redis.ping()  # a connection that is gone without a word looks like silence
+                quiet_since, is_asked = now, False
+                if message["type"] == "message":
+                    self._take(message["data"])
+            elif now - quiet_since >= 2 * SILENCE_SECONDS and is_asked:
+                raise RedisTimeout("nothing comes")
+            elif now - quiet_since >= SILENCE_SECONDS and not is_asked:
+                is_asked = True
+                await pubsub.ping()
 
     def _take(self, words: str) -> None:
         try:

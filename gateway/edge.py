@@ -69,6 +69,12 @@ class Bounded(HttpToolsProtocol):
         self._linger: asyncio.TimerHandle | None = None
         self._in_head = False
         self._in_message = False
+        self._has_begun = False
+        """Whether these bytes began a request: empty lines before one begin none."""
+        self._unaccounted = 0
+        """Bytes of a body in chunks that are neither head nor content: their sizes, extensions, trailers."""
+        self._unread = 0
+        """How much of the answers waited for the client at the last look."""
         self._is_short = False
         """Whether a head that ends in these bytes can't be too large: nearly every poll's, which is not measured."""
         self._bytes = 0
@@ -99,11 +105,20 @@ class Bounded(HttpToolsProtocol):
             return
         was_in_head = self._in_head
         self._is_short = not was_in_head and len(data) <= self.edge.head_bytes_max
+        self._has_begun = False
+        self._unaccounted += len(data)
         super().data_received(data)
         if self._linger is not None or self.transport.is_closing():
             return
         if not self._in_message:
-            self._no_longer_expect()
+            is_waiting = self.cycle is None or self.cycle.response_complete
+            if self._has_begun or not is_waiting:
+                self._no_longer_expect()
+            else:
+                self._expect()
+            return
+        if not self._in_head and self._unaccounted > self.edge.head_bytes_max:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the body's trailers are too large")
             return
         if was_in_head and self._in_head:
             self._bytes += len(data)
@@ -134,7 +149,7 @@ class Bounded(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stall is None:
-            self._stall = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
+            self._look_again()
 
     def resume_writing(self) -> None:
         if self._stall is not None:
@@ -142,22 +157,35 @@ class Bounded(HttpToolsProtocol):
             self._stall = None
         super().resume_writing()
 
-    def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()  # it has not even read its last answer
+    def _look_again(self) -> None:
+        self._unread = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(STALLED_SECONDS, self._stalled)
+
+    def _stalled(self) -> None:
+        """A client that reads, however slowly, is given the time."""
+        self._stall = None
+        if self.transport.get_write_buffer_size() < self._unread:
+            self._look_again()
         else:
+            self.transport.abort()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.transport.get_write_buffer_size():
             super().timeout_keep_alive_handler()
+        elif self._stall is None:
+            self._look_again()  # it has not even read its last answer
 
     # The request's size
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._no_longer_expect()
-        self._in_head = self._in_message = True
+        self._in_head = self._in_message = self._has_begun = True
         self._bytes = 0
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._unaccounted = 0
         self._bytes = 0
         if not self._is_short or self.parser.get_method() != b"GET":
             self._measure()
@@ -175,6 +203,7 @@ class Bounded(HttpToolsProtocol):
             self._too_large(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is too large")
 
     def on_body(self, body: bytes) -> None:
+        self._unaccounted = 0
         self._bytes += len(body)
         if self._bytes > self.edge.body_bytes_max:
             self._too_large(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is too large")

@@ -25,6 +25,7 @@ PAUSE_SECONDS = 0.02
 
 ASKED_SECONDS = 1.0
 LOADED_TOGETHER = 200
+HELD_UP_ROWS = 500
 
 log = structlog.get_logger()
 
@@ -42,9 +43,12 @@ class Feed:
         self._offer = offer
         self._since = ""
         self._told_at = house.clock()
+        self._is_held_up = False
+        """Whether a long transaction, perhaps somebody else's, makes each look read the same again."""
 
     async def begin(self) -> None:
         """Before the map is filled: what changes from now on is followed. Raises Unavailable."""
+        await self._house.store.run(_restamp)
         self._since = await self._house.store.read(_horizon)
 
     async def round(self) -> float:
@@ -56,7 +60,7 @@ class Feed:
             pass
         self._bus.heard.clear()
         await self.look()
-        return PAUSE_SECONDS
+        return LOOK_SECONDS if self._is_held_up else PAUSE_SECONDS
 
     async def look(self) -> None:
         """Brings in what changed since the last look. Raises Unavailable."""
@@ -69,7 +73,9 @@ class Feed:
         for row in rows:
             live = house.live.get(row["id"])
             if live is not None:
-                self._offer(live, row["fingerprint"], row["claim_until"])
+                is_up = row["claim_until"] is not None and row["answered"] == 0
+                self._offer(live, row["fingerprint"], row["claim_until"] if is_up else None)
+        self._is_held_up = horizon == self._since and len(rows) > HELD_UP_ROWS
         self._since = horizon
 
     def _is_news(self, row: Row) -> bool:
@@ -133,10 +139,15 @@ def _horizon(tx: Tx) -> str:
     return str(row["horizon"]) if row is not None else "0"
 
 
+def _restamp(tx: Tx) -> None:
+    """After a restore into another cluster, whose transactions count from lower numbers: nothing is of the future."""
+    tx.execute("update activations set round = round where changed >= pg_current_xact_id()")
+
+
 def _changed(tx: Tx, since: str) -> tuple[str, Sequence[Row]]:
     """Activations changed by transactions from `since` on, and where to begin the next time."""
     return _horizon(tx), tx.all(
-        "select a.id, a.round, a.ended_at, a.expires_at, a.refundable_until, a.claim_until, a.fingerprint,"
+        "select a.id, a.round, a.ended_at, a.expires_at, a.refundable_until, a.claim_until, a.answered, a.fingerprint,"
         " (select count(*) from messages m where m.activation_id = a.id and m.is_shown = 1) as messages"
         " from activations a where a.changed >= :since::xid8 and a.status <> 'opening' and a.product <> 'extension'",
         since=since,

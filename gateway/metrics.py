@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -144,6 +145,18 @@ class Metrics:
         """Counts what became of an order; those for rentals and more time apart from the others."""
         counter = self.activations if product.is_for_codes else self.rentals
         counter.labels(upstream, status).inc()
+
+    def forget_overseen(self) -> None:
+        """Empties what only the process that looks after the others keeps up to date."""
+        for by_upstream in (self.in_doubt_since, self.refunds_open, self.refunds_open_amount, self.capture_rate):
+            by_upstream.clear()
+        for plain in (self.retention_overdue, self.notices_oldest, self.notices_dead, self.webhooks_disabled):
+            plain.set(0)
+
+    def forget_offers(self, upstream: str) -> None:
+        """An upstream is read no more: its list does not get old."""
+        with suppress(KeyError):
+            self.offers_at.remove(upstream)
 
     def observe_upstream(self, upstream: str, verb: str, outcome: str, seconds: float) -> None:
         """Counts one call; `outcome` is `ok` or an error's class name."""

@@ -65,6 +65,11 @@ class Overseer:
         await self._alerts.restore()
         await self.follow_switches()
 
+    def let_go(self) -> None:
+        """Another process looks after all this from now on: what this one has seen is not to be taken for the state."""
+        self._alerts.let_go()
+        self._house.metrics.forget_overseen()
+
     async def follow_switches(self) -> None:
         """Does what operators have switched, by whatever process. Raises Unavailable."""
         revision = await self._house.store.read(revisions.value, switches.REVISION)

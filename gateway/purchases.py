@@ -128,6 +128,7 @@ class Purchases:
         self._unclaimed: dict[int, tuple[str, Live, float]] = {}
         self._put_up: dict[int, float] = {}
         self._putting_up = asyncio.Lock()
+        self._handed_over: LRUCache[int, bool] = LRUCache(KEYS_REMEMBERED)
         self._answered: set[int] = set()
         self._own: set[int] = set()
         self._tasks: set[asyncio.Task[Live]] = set()
@@ -162,7 +163,7 @@ class Purchases:
             raise BadCountry
         if len(order.phone_exceptions) > EXCEPTIONS_MAX:
             raise BadPhoneException
-        claimed = await self._claim(order.fingerprint, is_gone)
+        claimed = await self._claim(order.fingerprint, is_gone) or await self._claim_extension(order)
         return claimed if claimed is not None else await self._open_new(caller, order, is_gone, basis)
 
     def require_free(self, caller: Caller) -> None:
@@ -232,12 +233,28 @@ class Purchases:
 
     async def _is_ours_to_hand_over(self, activation_id: int, live: Live) -> bool:
         """Of several processes that know of an unclaimed activation one hands it over. Raises Unavailable."""
-        if not self._house.is_shared or activation_id != live.id:
+        if not self._house.is_shared:
             return True
         async with self._putting_up:
             if self._put_up.pop(activation_id, None) is not None:
                 return True  # nobody else has heard of it
-            return await self._house.store.run(attempts.claim, activation_id)
+            is_ours = await self._house.store.run(attempts.claim, activation_id)
+            if is_ours:
+                self._handed_over[activation_id] = True
+            return is_ours
+
+    async def _claim_extension(self, order: Order) -> Live | None:
+        """The rental, where the same request has prolonged it at another process, whose answer was lost.
+
+        Raises Unavailable.
+        """
+        house, rental_id = self._house, order.parent_id
+        if not house.is_shared or order.product is not Product.EXTENSION or rental_id is None:
+            return None
+        now = house.clock()
+        if not await house.store.run(attempts.claim_extension, rental_id, order.fingerprint, now):
+            return None
+        return house.live.get(rental_id) or await load(house.store, house.vault, rental_id)
 
     def offer(self, live: Live, fingerprint: str, until: float | None) -> None:
         """What another process has put up for claim, or, with None, what is not any more."""
@@ -253,6 +270,8 @@ class Purchases:
         if extension_id is not None:
             # The time that was bought can't be given back, and its rental is known to its owner.
             self._unclaimed[extension_id] = (fingerprint, live, until)
+            if self._house.is_shared:
+                self._put_up[extension_id] = until
             return
         self._answered.discard(live.id)
         self._unclaimed[live.id] = (fingerprint, live, until)
@@ -264,14 +283,18 @@ class Purchases:
         self._answered.add(live.id)
 
     async def overdue(self) -> list[Live]:
-        """Activations that nobody asked for again in time; each is named once. Who polls it knows of it after all.
-
-        Raises Unavailable.
-        """
-        ripe = self._ripe()
+        """Activations that nobody asked for again in time; each is named once. Who polls it knows of it after all."""
+        ripe, now = self._ripe(), self._house.clock()
         if not self._house.is_shared:
             return ripe
-        return [live for live in ripe if await self._house.store.run(attempts.claim, live.id)]
+        ours = []
+        for live in ripe:
+            try:
+                if await self._house.store.run(attempts.claim_to_give_back, live.id, now, now + LEFT_BEHIND_SECONDS):
+                    ours.append(live)
+            except Unavailable:
+                continue  # `settle` finds it again, as after a crash
+        return ours
 
     def _ripe(self) -> list[Live]:
         now = self._house.clock()
@@ -285,7 +308,9 @@ class Purchases:
     async def note_answered(self) -> None:
         """Writes down which activations their clients know of, and which they do not. Raises Unavailable."""
         if self._house.is_shared:
-            for activation_id in [key for key, (_, live, _) in self._unclaimed.items() if live.polled_at]:
+            # A rental is known to its owner in any case: that says nothing of whether more time for it was told.
+            known = [key for key, (_, live, _) in self._unclaimed.items() if key == live.id and live.polled_at]
+            for activation_id in known:
                 del self._unclaimed[activation_id]
                 self._answered.add(activation_id)
             await self._tell_put_up()
@@ -304,7 +329,7 @@ class Purchases:
             return
         async with self._putting_up:
             batch = dict(self._put_up)
-            await self._house.store.run(attempts.put_up, batch)
+            await self._house.store.run(attempts.put_up, batch, {key for key in batch if key in self._handed_over})
             for activation_id in batch:
                 self._put_up.pop(activation_id, None)
         self._house.bus.changed()

@@ -24,6 +24,9 @@ from gateway.store import Row, Store, Tx
 from gateway.vault import SecretsError, Vault
 
 BATCH = 200
+SPAN = 20_000
+"""Rows looked through by one statement."""
+
 PAUSE_SECONDS = 0.05
 """Between two batches: whoever buys meanwhile does not wait behind all of them."""
 
@@ -131,19 +134,29 @@ def _resealed(vault: Vault, rows: Sequence[Row], after: int) -> _Batch:
             if new is not None:
                 changes.append((row["id"], row["value"], new))
     last = rows[-1]["id"] if rows else after
-    return _Batch(after, last, changes, unreadable, len(rows) < BATCH)
+    return _Batch(after, last, changes, unreadable, not rows)
 
 
 # Units of work
 
 
 def _after(tx: Tx, place: tuple[str, str], after: int) -> Sequence[Row]:
+    """The next values; none at the end. Where they are few among many rows, it goes on by spans of rows."""
     table, column = place
-    return tx.all(
-        f"select id, {column} as value from {table} where id > :after and {column} <> '' order by id limit :most",  # noqa: S608 — constant text
-        after=after,
-        most=BATCH,
-    )
+    row = tx.one(f"select max(id) as id from {table}")  # noqa: S608 — constant text
+    last = int(row["id"] or 0) if row is not None else 0
+    while after < last:
+        found = tx.all(
+            f"select id, {column} as value from {table} where id > :after and id <= :until and {column} <> ''"  # noqa: S608 — constant text
+            " order by id limit :most",
+            after=after,
+            until=after + SPAN,
+            most=BATCH,
+        )
+        if found:
+            return found
+        after += SPAN
+    return ()
 
 
 def _values(tx: Tx, place: tuple[str, str], newest: str) -> tuple[Sequence[Row], int]:

@@ -122,7 +122,8 @@ def due(tx: Tx, now: float) -> Sequence[Row]:
 
 def not_given_back(tx: Tx) -> Sequence[Row]:
     """How many cancels upstreams have not accepted yet, and what they may cost."""
+    # `close_at` is set with the outcome, and its index holds what is to be closed only.
     return tx.all(
         "select upstream, cost_currency as currency, count(*) as numbers, sum(cost) as amount from activations"
-        " where close_outcome = 'cancelled' group by upstream, cost_currency"
+        " where close_outcome = 'cancelled' and close_at > 0 group by upstream, cost_currency"
     )

@@ -195,7 +195,12 @@ def _empty_lease(tx: Tx, activation_id: int, at: float) -> None:
     if row is None or not (reference.isascii() and reference.isdigit() and len(reference) <= 18):
         return
     lease = {"upstream": row["upstream"], "lease": int(reference)}
-    found = tx.all("select id from number_messages where upstream = :upstream and lease_id = :lease", **lease)
+    # By the lease alone, which has an index: by its upstream SQLite would look through all of that.
+    found = tx.all(
+        "select id from number_messages where lease_id = :lease"
+        " and exists (select 1 from number_leases l where l.id = :lease and l.upstream = :upstream)",
+        **lease,
+    )
     _drop_number_messages(tx, [one["id"] for one in found], at)
     tasks = tx.all("select id from desk_tasks where upstream = :upstream and id = :lease", **lease)
     _empty_tasks(tx, [one["id"] for one in tasks], at)
@@ -383,9 +388,15 @@ class Keeper:
             log.info("retention.deleted", rows=done)
         if done or not self._is_settled:
             self._is_settled = await settle_file(house.store)
-        shorter = await house.store.read(_shorter)
-        house.live.forget_ended(lambda account_id: _cutoff(now, _least(shorter.get(account_id), days)))
+        await self.forget()
         await self._report(now, days)
+        return ROUND_SECONDS
+
+    async def forget(self) -> float:
+        """What is past its time in this process's memory goes, too; seconds to the next round. Raises Unavailable."""
+        house, days = self._house, self._house.settings.gateway.retention.days
+        now, shorter = house.clock(), await house.store.read(_shorter)
+        house.live.forget_ended(lambda account_id: _cutoff(now, _least(shorter.get(account_id), days)))
         return ROUND_SECONDS
 
     async def _report(self, now: float, days: int) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -31,6 +31,8 @@ class _Place:
 
     number: int
     process: asyncio.subprocess.Process
+    starting: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whoever starts a successor holds it: there is never more than one."""
 
 
 class Supervisor:
@@ -81,40 +83,73 @@ class Supervisor:
                 continue  # replaced
             log.warning("process.died", place=place.number, status=status)
             await asyncio.sleep(pause)
-            fresh = await self._start(place.number)
-            if fresh is None:
-                pause = min(PAUSE_SECONDS_MAX, 2 * pause)
-            else:
-                place.process, pause = fresh, PAUSE_SECONDS
+            async with place.starting:
+                fresh = await self._start(place.number) if process is place.process else None
+                if fresh is not None:
+                    place.process = fresh
+            pause = PAUSE_SECONDS if process is not place.process else min(PAUSE_SECONDS_MAX, 2 * pause)
 
     async def _renew_on_signal(self) -> None:
         while True:
             await self._renew.wait()
             self._renew.clear()
             for place in self._places:
-                fresh = await self._start(place.number)
-                if fresh is None:
+                if not await self._replace(place):
                     log.error("process.not_replaced", place=place.number)
                     break
-                former, place.process = place.process, fresh
-                await self._end(former)
                 log.info("process.replaced", place=place.number)
 
+    async def _replace(self, place: _Place) -> bool:
+        async with place.starting:
+            fresh = await self._start(place.number)
+            if fresh is None:
+                return False
+            former, place.process = place.process, fresh
+        await self._end(former)
+        return True
+
     async def _start(self, number: int) -> asyncio.subprocess.Process | None:
-        """A process that serves; None where it died first, or took too long."""
-        reading, writing = os.pipe()
+        """A process that serves; None where it can't be started, died first, took too long, or all is to stop."""
+        try:
+            reading, writing = os.pipe()
+        except OSError as error:
+            log.error("process.not_started", place=number, error=error.strerror)  # noqa: TRY400 — a trace says no more
+            return None
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command(number, writing), pass_fds=(self._inherited, writing), start_new_session=True
             )
-            os.close(writing)
-            is_ready = await asyncio.to_thread(_reads, reading)
-        finally:
+        except OSError as error:
             os.close(reading)
-        if not is_ready or self._stopping.is_set():
+            log.error("process.not_started", place=number, error=error.strerror)  # noqa: TRY400 — likewise
+            return None
+        finally:
+            os.close(writing)
+        is_ready = False
+        try:
+            is_ready = await self._is_ready(reading)
+        finally:
+            if not is_ready:  # also where this is cancelled
+                with suppress(ProcessLookupError):
+                    process.terminate()
+        if not is_ready:
             await self._end(process)
             return None
         return process
+
+    async def _is_ready(self, reading: int) -> bool:
+        """Whether a process says that it serves, before it dies, is late or all is to stop. Closes the pipe."""
+        loop, said = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(reading, said.set)
+        waits = [asyncio.ensure_future(event.wait()) for event in (said, self._stopping)]
+        try:
+            await asyncio.wait(waits, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            return said.is_set() and not self._stopping.is_set() and bool(os.read(reading, 1))
+        finally:
+            for wait in waits:
+                wait.cancel()
+            loop.remove_reader(reading)
+            os.close(reading)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         if process.returncode is not None:
@@ -128,9 +163,3 @@ class Supervisor:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-def _reads(descriptor: int) -> bool:
-    """Whether anything was written to the other end; its process that dies closes it."""
-    found, _, _ = select.select([descriptor], [], [], READY_SECONDS)
-    return bool(found) and bool(os.read(descriptor, 1))

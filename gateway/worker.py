@@ -105,6 +105,8 @@ class Worker:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._leased: set[str] = set()
         self._works = True
+        self._oversees = isinstance(leases, AllMine)
+        """Whether this process knows of the alerts that stand, and so may show some."""
         self.is_database_well = True
 
     def start(self, *, works: bool = True) -> None:
@@ -116,6 +118,7 @@ class Worker:
         # In every process: each notes under which key it seals, and how late its loop is.
         self._begin("reencryption", self._resealer.round)
         self._begin("pulse", self._overseer.feel_pulse)
+        self._begin("forget", self._keeper.forget)
         if self._feed is not None:
             self._begin("feed", self._feed.round)
             self._begin("asked", self._feed.tell_asked)
@@ -133,8 +136,6 @@ class Worker:
 
     def _shared_work(self) -> dict[str, Round]:
         return {
-            "close": self._close_upstream,
-            "settle": self._settle,
             "strangers": self._sweep_strangers,
             REPORT: self._overseer.report,
             "tidy": self._tidy,
@@ -145,6 +146,8 @@ class Worker:
     def _alerting_work(self) -> dict[str, Round]:
         """What shows alerts, done where they are written down: so each is told of once."""
         return {
+            "close": self._close_upstream,
+            "settle": self._settle,
             "recharge": self._recharger.round,
             "payment hook": self._recharger.call,
             "webhook watch": self._webhook_watch.round,
@@ -161,6 +164,9 @@ class Worker:
         for key in running - wanted:
             self._tasks.pop(key).cancel()
             self._leased.discard(key)
+            kind, _, name = key.partition(":")
+            if kind == "offers":
+                self._house.metrics.forget_offers(name)
         for name in self._house.upstreams:
             if f"offers:{name}" in running:
                 continue
@@ -181,7 +187,7 @@ class Worker:
             return  # never started: a command line that looks on must not act upstream
         try:
             await self._purchases.note_answered()
-            if self._works and self._leases.holds("close"):
+            if self._works and self._leases.holds(REPORT):
                 await self._activations.close_upstream()
             await self._readers.write()
             if isinstance(self._leases, Leases):
@@ -196,16 +202,20 @@ class Worker:
         self._tasks[name] = asyncio.create_task(self._loop(name, one_round, lease), name=name)
 
     async def _loop(self, name: str, one_round: Round, lease: str) -> None:
-        is_ours = not lease or isinstance(self._leases, AllMine)
         while True:
             if lease and not self._leases.holds(lease):
-                is_ours = False
+                if name == REPORT and self._oversees:
+                    self._oversees = False
+                    self._overseer.let_go()
                 await asyncio.sleep(LEASED_PAUSE_SECONDS)
                 continue
             try:
-                if not is_ours and name == REPORT:
+                if lease == REPORT and not self._oversees:
+                    if name != REPORT:
+                        await asyncio.sleep(LEASED_PAUSE_SECONDS)
+                        continue
                     await self._overseer.restore()  # another process has told of what was wrong until now
-                is_ours = True
+                    self._oversees = True
                 seconds = await one_round()
             except Unavailable:
                 self._database(is_well=False)

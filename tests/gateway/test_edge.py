@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,25 @@ async def test_a_connection_that_says_nothing_is_closed(port: int) -> None:
     assert time.monotonic() - started > 1.0
 
 
+@pytest.mark.parametrize("asked", [b"", request("/health/live", close=False)])
+async def test_empty_lines_hold_no_connection_open(port: int, asked: bytes) -> None:
+    async with connected(port) as (reader, writer), asyncio.timeout(10):
+        writer.write(asked)
+        if asked:
+            await reader.readuntil(b'"ok"}')
+        writer.write(b"\r\n")
+        assert await reader.read() == b""
+
+
+async def test_what_follows_a_body_in_chunks_is_bounded(port: int) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    for junk in (b"0\r\nx: " + b"a" * 2_000, b"1;" + b"a" * 2_000):
+        parts = [head, junk, *[b"a" * 2_000] * 40]
+        with suppress(ConnectionError):
+            assert b" 431 " in (await answer(port, *parts)).partition(b"\r\n")[0]
+    assert await is_well(port)
+
+
 async def test_a_connection_between_two_requests_is_not_hurried(port: int) -> None:
     async with connected(port) as (reader, writer), asyncio.timeout(10):
         for _ in range(2):
@@ -203,6 +223,24 @@ async def test_a_client_that_reads_nothing_of_its_answer_is_cut_off(
         with pytest.raises(ConnectionError):
             await ask_on(writer)
     assert await is_well(own_port)
+
+
+async def test_a_client_that_reads_slowly_is_given_the_time(own_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small buffers on the way, or the kernel would take nearly all of it at once, and then nothing for long."""
+    monkeypatch.setattr(edge, "STALLED_SECONDS", 0.5)
+    there = socket.socket()
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    there.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(there, ("127.0.0.1", own_port))
+    reader, writer = await asyncio.open_connection(sock=there, limit=16_384)
+    async with asyncio.timeout(30):
+        writer.write(request("/openapi.json", close=False) * 39 + request("/openapi.json"))
+        read = b""
+        while piece := await reader.read(65_536):
+            read += piece
+            await asyncio.sleep(0.01)
+    writer.close()
+    assert read.count(b"HTTP/1.1 200 ") == 40
 
 
 async def test_pipelined_requests_count_each_for_itself(port: int) -> None:

@@ -290,6 +290,24 @@ def test_more_than_one_process_without_postgresql_and_redis_is_refused(
     assert "PostgreSQL and Redis: set DATABASE_URL=postgresql://" in outcome.stderr
 
 
+def test_a_database_restored_into_another_cluster_is_followed(fleet: Fleet) -> None:
+    """There transactions count from lower numbers, and the stamps in the copy are of the future."""
+    fleet.serve("a")
+    former = fleet.buy("a")
+    fleet.members["a"].stop()
+    with psycopg.connect(fleet.values["DATABASE_URL"]) as connection:
+        connection.execute("alter table activations disable trigger note_changed")
+        connection.execute("update activations set changed = '900000000000'")
+        connection.execute("alter table activations enable trigger note_changed")
+    fleet.serve("a", "b")
+    with psycopg.connect(fleet.values["DATABASE_URL"]) as connection:
+        row = connection.execute("select count(*) from activations where changed >= pg_current_xact_id()").fetchone()
+    assert row == (0,)
+    fleet.text(former, "Your code is 77553")
+    for name in ("a", "b"):
+        until(lambda name=name: fleet.status(name, former) == "STATUS_OK:77553")  # type: ignore[misc]
+
+
 def test_one_that_serves_alone_and_one_that_shares_refuse_each_other(fleet: Fleet) -> None:
     fleet.start("a")
     alone = {name: value for name, value in fleet.values.items() if name != "REDIS_URL"}

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from gateway import accounts, journal
+from gateway import accounts, attempts, journal
 from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS
 from gateway.errors import (
     CallerError,
@@ -613,6 +613,35 @@ async def test_a_repeated_extension_of_a_client_that_hung_up_is_not_made_twice(w
     world.watch.now += 70
     await world.round()
     assert live.status.is_open
+
+
+async def test_a_repeated_extension_is_not_made_twice_by_another_process_either(world: World) -> None:
+    live = await world.rent()
+    world.gateway.house.is_shared = True
+    await world.extend(live, "more")
+    purchases = world.gateway.purchases
+    purchases.abandon(live, "more")
+    await purchases.note_answered()
+    await world.boot()
+    world.gateway.house.is_shared = True
+    await world.extend(again(world, live), "more")
+    assert len(world.one.sold[live.reference].extended) == 1
+    await world.extend(again(world, live), "more")
+    assert len(world.one.sold[live.reference].extended) == 2
+
+
+async def test_what_another_process_gives_back_is_neither_kept_nor_prolonged(world: World) -> None:
+    live = await world.rent()
+    assert await world.store.run(attempts.begin_cancel, live.id, world.watch.now + 10_000)
+    with pytest.raises(Unavailable):
+        await world.extend(live)
+    assert live.refundable_until is not None
+    world.watch.now = live.refundable_until + 1
+    await world.gateway.activations.keep_rentals()
+    assert not again(world, live).is_kept
+    await world.store.run(attempts.end_cancel, live.id)
+    await world.gateway.activations.keep_rentals()
+    assert again(world, live).is_kept
 
 
 async def test_an_end_that_the_upstream_moves_is_moved_here(world: World) -> None:

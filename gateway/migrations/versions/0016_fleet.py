@@ -13,6 +13,8 @@ Time = sa.Double
 
 def upgrade() -> None:
     op.add_column("activations", sa.Column("claim_until", Time))
+    # Until when a rental is being given back by some process: it is neither kept nor prolonged meanwhile.
+    op.add_column("activations", sa.Column("cancelling_until", Time))
     op.create_table(
         "leases",
         sa.Column("name", sa.Text, primary_key=True),
