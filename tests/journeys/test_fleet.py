@@ -22,7 +22,7 @@ from tests.simulators import handler_api
 from tests.simulators._common import Simulator
 from tests.simulators._serve import serve
 
-pytestmark = pytest.mark.xdist_group("fleet")
+pytestmark = [pytest.mark.xdist_group("fleet"), pytest.mark.timeout(180)]
 
 UPSTREAMS = """
 [one]
@@ -151,7 +151,7 @@ def test_each_piece_of_work_has_one_holder_and_is_taken_over_when_that_dies(flee
     fleet.members[holder].kill()
     fleet.text(bought, "Your code is 11223")
     until(lambda: fleet.status(other, bought) == "STATUS_OK:11223")
-    until(lambda: {"poll:one", "ends", "settle"} <= fleet.work(other))
+    until(lambda: {"poll:one", "ends", "report"} <= fleet.work(other))
     fleet.verified()
 
 
