@@ -241,14 +241,15 @@ def require_cents(lines: Sequence[usage.Line], name: str) -> None:
 def main(rows: int, output: Path) -> int:
     """Generates, measures, prints and writes what was found; status 1 where a report took too long."""
     with postgres() as url:
-        database = open_database(environment(url))
+        values = environment(url)
+        database = open_database(values)
         started = time.perf_counter()
         asyncio.run(_plant(database))
         print(f"… generating {rows} activations", file=sys.stderr)
         generate(url, rows)
         generated = time.perf_counter() - started
         print("… measuring", file=sys.stderr)
-        found = asyncio.run(_measure(environment(url), url))
+        found = asyncio.run(_measure(values, url))
         with psycopg.connect(url) as connection:
             days = connection.execute("select count(*) from usage_days").fetchone()
     found |= {"rows": rows, "days": days[0] if days else 0, "generated_seconds": generated}

@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -48,6 +47,8 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._renew = asyncio.Event()
         self._places: list[_Place] = []
+        self._started: set[asyncio.subprocess.Process] = set()
+        """Those that may be running."""
 
     async def run(self, on_ready: Callable[[], None]) -> int:
         """Until a signal ends it; the exit status. What keeps the first process from serving ends it, too."""
@@ -71,7 +72,8 @@ class Supervisor:
         self._stopping.set()
         for task in (*keepers, renewer):
             task.cancel()
-        await asyncio.gather(*(self._end(place.process) for place in self._places))
+        await asyncio.gather(*keepers, renewer, return_exceptions=True)
+        await asyncio.gather(*map(self._end, self._started))  # one that was just being started, too
         return status
 
     async def _keep(self, place: _Place) -> None:
@@ -125,14 +127,8 @@ class Supervisor:
             return None
         finally:
             os.close(writing)
-        is_ready = False
-        try:
-            is_ready = await self._is_ready(reading)
-        finally:
-            if not is_ready:  # also where this is cancelled
-                with suppress(ProcessLookupError):
-                    process.terminate()
-        if not is_ready:
+        self._started = {one for one in self._started if one.returncode is None} | {process}
+        if not await self._is_ready(reading):
             await self._end(process)
             return None
         return process
