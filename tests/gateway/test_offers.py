@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -361,7 +360,7 @@ def test_more_pairs_than_are_remembered_are_found_all_the_same(watch: Watch) -> 
 
 
 async def test_a_long_listing_lets_the_loop_run(watch: Watch) -> None:
-    """Ten thousand rows take tens of milliseconds, so a loop that is let run sees many turns meanwhile."""
+    """A loop that is not let run sees one turn or two; one that is sees a turn every few hundred rows."""
     busy = market(watch, SANDBOX, services=tuple(f"s{number}" for number in range(500)), countries=tuple(range(20)))
     turns = 0
 
@@ -372,12 +371,10 @@ async def test_a_long_listing_lets_the_loop_run(watch: Watch) -> None:
             turns += 1
 
     counter = asyncio.create_task(count_turns())
-    started = time.perf_counter()
     rows = [row async for row in busy.listing(DEMO)]
-    took_seconds = time.perf_counter() - started
     counter.cancel()
     assert len(rows) == 10_000
-    assert turns >= took_seconds / 0.02
+    assert turns >= 10
 
 
 offer_rows = st.lists(
