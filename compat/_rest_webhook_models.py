@@ -94,7 +94,7 @@ class WebhookSecret(Model):
 
     secret: str | None = Field(
         description="`whsec_` and the key in base64. Null while it is the deployment's, which is not shown.",
-        examples=["whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="],
+        examples=["whsec_YOUR_SECRET"],
     )
     version: int
     former_secret_until: datetime | None = Field(description="Until when the former secret signs as well.")
