@@ -223,9 +223,7 @@ class Activations:
         known = await load(self._house.store, self._house.vault, live.id)
         if known is None or not live.status.is_open or (live.status, live.round, live.messages) != before:
             return live.status
-        live.identities |= known.identities
-        live.messages, live.round = known.messages, known.round
-        live.status, live.ended_at = known.status, known.ended_at
+        live.follow(known)
         live.expires_at, live.refundable_until = known.expires_at, known.refundable_until
         self._house.live.put(live)
         return live.status

@@ -100,9 +100,7 @@ class Feed:
             live.refundable_until = known.refundable_until
         if _progress(known) <= _progress(live):
             return
-        live.identities |= known.identities
-        live.messages, live.round = known.messages, known.round
-        live.status, live.ended_at = known.status, known.ended_at
+        live.follow(known)
         lives.place(live)
 
     # What this process's clients ask for

@@ -65,6 +65,12 @@ class Live:
     refundable_until: float | None = None
     """Until when a rental without a message can be given back; nought once its money is kept, None for others."""
 
+    def follow(self, known: Live) -> None:
+        """Becomes what the database knows of it: messages, round, status. To file it anew is the map's."""
+        self.identities |= known.identities
+        self.messages, self.round = known.messages, known.round
+        self.status, self.ended_at = known.status, known.ended_at
+
     @property
     def is_rental(self) -> bool:
         return self.product is Product.RENTAL
