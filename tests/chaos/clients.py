@@ -29,7 +29,11 @@ GIVE_UP_SECONDS = 6.0
 """How long a client waits for a code before it cancels."""
 
 ANSWER_SECONDS = 12.0
-HANG_UP_SHARE = 0.07
+HANG_UP_SHARE = 0.15
+HASTE_SECONDS_MIN = 0.005
+HASTE_SPREAD = 200
+"""How soon some hang up: after five milliseconds to a second, many before a purchase that goes well is over."""
+
 REST = "/api/v1"
 
 WORDS = re.compile(
@@ -200,7 +204,7 @@ class HandlerClient(Client):
         while not self.is_over():
             # Some hang up in the middle, and most of those ask again.
             is_hasty = self.chance.random() < HANG_UP_SHARE
-            seconds = self.chance.uniform(0.02, 1.0) if is_hasty else ANSWER_SECONDS
+            seconds = HASTE_SECONDS_MIN * HASTE_SPREAD ** self.chance.random() if is_hasty else ANSWER_SECONDS
             answer = await self.call("getNumber", seconds, **wish, **more)
             if answer.startswith("ACCESS_NUMBER:"):
                 _, activation_id, number = answer.split(":")

@@ -19,6 +19,7 @@ from tests.chaos import upstreams
 from tests.chaos.clients import Client, HandlerClient, Journal, Lost, RestClient, ask
 from tests.chaos.machines import Clock, Postgres, Process, Redis, free_port, postgres
 from tests.chaos.plan import Blow, kinds, plan
+from tests.chaos.published import AioSmsActivateClient, SmsActivateClient, SmsHubClient
 from tests.chaos.receiver import Receiver, receiver
 from tests.chaos.upstreams import Upstreams
 from tests.harness import PATH, config_directory, environment, postgres_database
@@ -28,8 +29,11 @@ Kind = Literal["sqlite", "postgresql"]
 
 DEPOSIT = "1000.00"
 CLIENTS_PER_ACCOUNT = 2
-REST_SHARE = 4
-"""Of so many clients one speaks our JSON."""
+CROWD: tuple[type[Client], ...] = (
+    RestClient, HandlerClient, SmsActivateClient, HandlerClient,
+    RestClient, AioSmsActivateClient, HandlerClient, SmsHubClient,
+)  # fmt: skip
+"""Who they are, in turns."""
 
 LIFE_SECONDS = 20.0
 ORDER_SECONDS = 5.0
@@ -234,7 +238,7 @@ async def _open_accounts(found: Stage) -> None:
             return [accounts.issue_key(tx, vault, name, now) for _ in range(CLIENTS_PER_ACCOUNT)]
 
         for number, key in enumerate(await found.database.store.run(create), place):
-            kind = RestClient if number % REST_SHARE == 0 else HandlerClient
+            kind = CROWD[number % len(CROWD)]
             chance = random.Random(f"client:{found.settings.seed}:{number}")
             found.clients.append(kind(key, Journal(name), chance, ports, lambda: found.is_closed))
 
