@@ -16,8 +16,8 @@ import httpx
 
 from tests.harness import PATH, Server, config_directory, environment, run_cli, server
 from tests.simulators import handler_api
+from tests.simulators._handler_engine import HandlerApi
 from tests.simulators._serve import serve
-from tests.simulators.handler_api import HandlerApi
 
 STANZA = '[herosms]\nbase_url = "{base}/stubs/handler_api.php"\npoll_seconds = 0.1\nstatus_calls_per_second = 50.0\n'
 GATEWAY = "[activations]\nlife_seconds = {life}\n[health]\ncooldown_seconds = 1.0\n"
