@@ -25,6 +25,8 @@ def main() -> int:
     flags.add_argument("--no-redis", action="store_true", help="without Redis")
     flags.add_argument("--times", type=int, default=1, help="so many storms, the seed rising by one (1)")
     given = flags.parse_args()
+    if given.processes + given.workers > 1 and (given.no_redis or given.database == "sqlite"):
+        flags.error("several processes need PostgreSQL and Redis")
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # the storm's own connections break with the rest
     first = secrets.randbelow(1_000_000) if given.seed is None else given.seed
     status = 0
