@@ -31,6 +31,10 @@ class DatabaseError(Exception):
     """The database can't be opened; the message says why and what to do."""
 
 
+class Unreachable(DatabaseError):
+    """Its server does not answer, or does not let us in."""
+
+
 class Lock(Protocol):
     """Held until it is closed or its process ends, however that comes."""
 
@@ -73,7 +77,9 @@ def open_database(environment: Mapping[str, str], *, answer_seconds: float | Non
     except (OSError, ValueError, sqlite3.Error) as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
     except psycopg.OperationalError as error:
-        raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
+        raise Unreachable(f"PostgreSQL does not answer: {type(error).__name__}") from None
+    except psycopg.Error as error:
+        raise DatabaseError(f"PostgreSQL refuses: {type(error).__name__}") from None
 
 
 def _embedded(url: str, environment: Mapping[str, str]) -> Database:
@@ -118,10 +124,7 @@ def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
         secrets = read_secrets(environment)
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
-    try:
-        current = schema_of(url)
-    except psycopg.OperationalError as error:
-        raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
+    current = schema_of(url)
     if migrations.is_older(current):
         migrations.upgrade(url)
     return Database(url, store, _entered(url, Vault(secrets)), None)
@@ -184,8 +187,12 @@ class _ServerLock:
             connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
         except psycopg.OperationalError:
             return True
-        connection.execute(_NOTICE_GONE)
-        row = connection.execute(f"select {self._function}(%s)", (self._number,)).fetchone()
+        try:
+            connection.execute(_NOTICE_GONE)
+            row = connection.execute(f"select {self._function}(%s)", (self._number,)).fetchone()
+        except psycopg.OperationalError:
+            connection.close()
+            return True
         if row != (True,):
             connection.close()
             return False

@@ -482,6 +482,27 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, sqlite_url: str) -> None:
     assert f"127.0.0.1:{port}" in result.stderr
 
 
+AWAY = """
+import sys
+from gateway.activations import Activations
+from gateway.cli import main
+from gateway.errors import Unavailable
+
+async def fail(self):
+    raise Unavailable
+
+Activations.restore = fail
+main(sys.argv[1:])
+"""
+
+
+def test_a_database_that_goes_away_while_a_server_starts_is_one_sentence(tmp_path: Path, sqlite_url: str) -> None:
+    result = run_cli(environment(sqlite_url), config_directory(tmp_path), "serve", "--port", "0", code=AWAY)
+    assert is_one_sentence(result), (result.returncode, result.stderr)
+    assert "does not answer" in result.stderr
+    assert result.stdout == ""
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_purchase_under_way_is_settled_before_the_server_goes(tmp_path: Path, sqlite_url: str, how: int) -> None:
     values, directory = environment(sqlite_url), config_directory(tmp_path, SANDBOX + "slow_seconds = 2\n")
