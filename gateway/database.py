@@ -74,7 +74,10 @@ def open_database(environment: Mapping[str, str], *, answer_seconds: float | Non
         if url.startswith("sqlite:"):
             return _embedded(url, environment)
         return _server(url, environment, connect(url, answer_seconds=answer_seconds))
-    except (OSError, ValueError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error) as error:
+        where = sqlite_path(url) if url.startswith("sqlite:") else "the database"
+        raise DatabaseError(f"{where} can't be opened: {error}") from error
+    except ValueError as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
     except psycopg.OperationalError as error:
         raise Unreachable(f"PostgreSQL does not answer: {type(error).__name__}") from None

@@ -482,6 +482,32 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, sqlite_url: str) -> None:
     assert f"127.0.0.1:{port}" in result.stderr
 
 
+def test_a_file_that_can_not_be_opened_is_one_sentence(tmp_path: Path, sqlite_url: str) -> None:
+    (tmp_path / "simroute.lock").mkdir()
+    result = run_cli(environment(sqlite_url), config_directory(tmp_path), "serve", "--port", "0")
+    assert is_one_sentence(result), result.stderr
+    assert result.stderr.endswith("simroute.lock: Is a directory\n")
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from gateway.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_disk_that_fills_at_the_first_start_is_one_sentence_and_the_next_start_goes_well(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    """The limit on a file's size stands for the disk: the empty tables are larger."""
+    values, directory = environment(sqlite_url), config_directory(tmp_path)
+    result = run_cli(values, directory, "serve", "--port", "0", code=FULL)
+    assert is_one_sentence(result), result.stderr
+    assert "simroute.db can't be opened" in result.stderr
+    assert run_cli(values, directory, "account", "create", "alice").returncode == 0
+
+
 AWAY = """
 import sys
 from gateway.activations import Activations
