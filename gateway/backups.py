@@ -176,13 +176,13 @@ def prune(directory: Path, vault: Vault, daily: int, weekly: int) -> list[Path]:
 def _sweep(directory: Path) -> None:
     """Removes what processes that died in the middle have left."""
     for path in directory.glob(f"{_PARTIAL}*"):
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # gone meanwhile, or somebody else's
             if _is_left_over(path):
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_left_over(path: Path) -> bool:
-    """Whether nobody writes there any more. Raises FileNotFoundError, NotADirectoryError."""
+    """Whether nobody writes there any more. Raises OSError where that can't be looked at."""
     is_old = time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -395,7 +395,6 @@ class PostgresStore:
     STOP_SECONDS = 5.0
 
     def __init__(self, url: str, *, connections: int = 10, answer_seconds: float | None = None) -> None:
-        self._connections = connections
         self._answer_seconds = answer_seconds
         statement_seconds = 0 if answer_seconds is None else 5
         self._threads = ThreadPoolExecutor(connections, "postgres")
@@ -497,7 +496,7 @@ class PostgresStore:
 
         Raises _Broken where all of them break.
         """
-        conflicts, left = 0, self._connections
+        conflicts, left = 0, self._pool.max_size
         while True:
             try:
                 return self._once(unit, args, kwargs, given_up)
