@@ -15,7 +15,10 @@ foreign exception is not chained, since aiohttp prints the whole URL, key includ
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +67,9 @@ _NOTHING_SENT = (
     httpx.UnsupportedProtocol,
     httpx.InvalidURL,
 )
+
+_LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, socket.EAI_MEMORY})
+"""No descriptor, no memory, no buffer, no local port left: whoever was to be connected to has no part in it."""
 
 
 class TooLarge(Unreadable):
@@ -265,6 +271,7 @@ async def _exchange(
         return read(reply)
     except _FOREIGN as error:
         translated = failure(error)
+        translated.is_local = _is_local(_cause(error))
     raise translated  # outside the handler, so that nothing foreign is chained to it
 
 
@@ -299,6 +306,21 @@ def _lost(error: Exception) -> UpstreamError:
 def _cause(error: Exception) -> BaseException:
     """What aiohttp said, where it spoke: httpx-aiohttp calls a dropped reply `ConnectTimeout`."""
     return error.__cause__ if isinstance(error.__cause__, aiohttp.ClientError) else error
+
+
+def _is_local(cause: BaseException) -> bool:
+    if isinstance(cause, aiohttp.ClientConnectorDNSError) and not _has_descriptor():
+        return True  # the resolver does not say why it could not ask
+    return isinstance(cause, OSError) and cause.errno in _LOCAL
+
+
+def _has_descriptor() -> bool:
+    """Whether one more file can be opened."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 def _cause_name(error: Exception) -> str:

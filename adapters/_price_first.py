@@ -27,8 +27,8 @@ async def before_buying(question: Awaitable[T]) -> T:
     try:
         return await question
     except (InDoubt, Unwell) as error:
-        reason = str(error)
-    raise Refused(f"could not ask first: {reason}", is_fault=True)
+        refused = _could_not_ask(error)
+    raise refused
 
 
 async def require_price(question: Awaitable[int], order: BuyOrder) -> None:
@@ -48,10 +48,14 @@ async def within(question: Awaitable[T], seconds: float) -> T:
     except (NotAllowed, UnknownLease) as error:
         refused = RefusedForGood(str(error))
     except Unwell as error:
-        refused = Refused(f"could not ask first: {error}", is_fault=True)
+        refused = _could_not_ask(error)
     except TimeoutError:
         refused = Refused("could not ask first: no answer in time", is_fault=True)
     raise refused
+
+
+def _could_not_ask(error: UpstreamError) -> Refused:
+    return Refused(f"could not ask first: {error}", is_fault=True).caused_by(error)
 
 
 def require_cap(cost_micros: int, order: BuyOrder) -> None:

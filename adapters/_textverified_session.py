@@ -137,10 +137,10 @@ class Session:
             async with asyncio.timeout_at(deadline):
                 return await self._tokens.current(refused)
         except Unwell as error:
-            reason = str(error)
+            failure = NotReached(f"not signed in: {error}").caused_by(error)
         except TimeoutError:
-            reason = "no answer in time"
-        raise NotReached(f"not signed in: {reason}")
+            failure = NotReached("not signed in: no answer in time")
+        raise failure
 
     async def pages(self, verb: str, start: str, pages_max: int) -> AsyncGenerator[Page]:
         """Pages of a list, each where the one before says that it is (the query is theirs: it is sent as it came)."""

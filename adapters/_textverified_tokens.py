@@ -93,5 +93,5 @@ class Tokens:
 def _copy(failure: UpstreamError) -> UpstreamError:
     """Each caller raises an error of its own."""
     if isinstance(failure, Refused):
-        return Refused(str(failure), is_fault=failure.is_fault)
-    return Unwell(str(failure))
+        return Refused(str(failure), is_fault=failure.is_fault).caused_by(failure)
+    return Unwell(str(failure)).caused_by(failure)

@@ -16,8 +16,8 @@ from compat._rest_access import Access
 from compat._rest_http import PREFIX, Call, Operation, Reply, show
 from compat._rest_models import Model, NoBody, moment
 from compat._rest_resellers import manager_of, path_number, refusals
+from compat._rest_shared import require_turn
 from gateway import manage
-from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.fuse import Hurt
 from gateway.manage import Fused
@@ -83,7 +83,7 @@ class Fuses:
         self._front = front
 
     async def alerts(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         house = self._front.house
         found, stops = await house.store.read(
             manage.blown, manager_of(call).account_id, house.settings.gateway.fuse, house.clock()
@@ -91,7 +91,7 @@ class Fuses:
         return show(Alerts(alerts=[_alert(one) for one in found[:ALERTS_MAX]], stops=[_stop(row) for row in stops]))
 
     async def fuse(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         house, within = self._front.house, manager_of(call).account_id
         with refusals():
             found = await house.store.read(
@@ -112,11 +112,6 @@ class Fuses:
                 is_reset=True,
             )
         return show(_fuse(found))
-
-    def _read(self, call: Call) -> None:
-        """Raises TooManyRequests where the request came too far ahead of its turn."""
-        if not call.is_within:
-            raise TooManyRequests(self._front.limits.window_seconds_left())
 
 
 def _alert(found: Hurt) -> Alert:

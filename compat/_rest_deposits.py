@@ -18,9 +18,9 @@ from compat._rest_models import LINE, Amount, Model, moment
 from compat._rest_people_models import ACCOUNT_NAME
 from compat._rest_reseller_models import NOTE_LENGTH_MAX, AccountName, Cursor, Limit, Price
 from compat._rest_resellers import manager_of, path_number, refusals
+from compat._rest_shared import require_turn
 from gateway import manage
 from gateway.deposits import REFERENCE_LENGTH_MAX, BadReference, WrongCurrency
-from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.money import plain
 
@@ -98,8 +98,7 @@ class Deposits:
         return self._front.house.clock()
 
     async def payments(self, call: Call) -> Reply:
-        if not call.is_within:
-            raise TooManyRequests(self._front.limits.window_seconds_left())
+        require_turn(call)
         query: PaymentsQuery = call.query
         after = id_of("payment", query.cursor, 0)
         with refusals():

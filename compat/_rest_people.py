@@ -28,6 +28,7 @@ from compat._rest_people_models import (
 )
 from compat._rest_problems import Refused
 from compat._rest_resellers import manager_of
+from compat._rest_shared import require_turn
 from gateway import guesses, manage, passwords, users
 from gateway.accounts import ID_MAX, AccountError
 from gateway.errors import TooManyRequests
@@ -45,11 +46,6 @@ class People:
 
     def __init__(self, front: Front) -> None:
         self._front = front
-
-    def _read(self, call: Call) -> None:
-        """Raises TooManyRequests where the request came too far ahead of its turn."""
-        if not call.is_within:
-            raise TooManyRequests(self._front.limits.window_seconds_left())
 
     async def _change(self, call: Call) -> None:
         """Counts a change. Raises TooManyRequests."""
@@ -79,7 +75,7 @@ class People:
         return Reply(status=204)
 
     async def me(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         caller, signed_in = call.caller_or_none, call.session_or_none
         person = signed_in.person if signed_in else None
         return show(
@@ -103,7 +99,7 @@ class People:
     # What operators see and do
 
     async def users(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         found = await self._front.house.store.read(users.overview)
         return show(Users(users=[user(row) for row in found]))
 

@@ -29,7 +29,7 @@ from compat._rest_rental_models import (
     rental_name,
     rental_offers,
 )
-from compat._rest_shared import BUYING, Shared, before, cap, following, no_such
+from compat._rest_shared import BUYING, Shared, before, cap, following, no_such, require_turn
 from compat._rest_waiting import Waiting
 from gateway import journal
 from gateway.accounts import Caller
@@ -52,7 +52,7 @@ class _Rentals(Shared):
         self._lists: MadeOnce[bytes] = MadeOnce(_as_it_is, len, bytes_max=OFFERS_BYTES_MAX)
 
     async def offers(self, call: Call) -> Reply:
-        self.count_read(call)
+        require_turn(call)
         query: RentalOffersQuery = call.query
         try:
             country = self.country(query.country)
@@ -113,7 +113,7 @@ class _Rentals(Shared):
         return await self.awaited(call, self._waiting, await self._find(call), is_awaited)
 
     async def rentals(self, call: Call) -> Reply:
-        self.count_read(call)
+        require_turn(call)
         query: RentalListQuery = call.query
         below, limit, house = before(query.cursor), query.limit + 1, self.front.house
         if query.state == "open":
@@ -165,7 +165,7 @@ class _Rentals(Shared):
 
     async def extensions(self, call: Call) -> Reply:
         live = await self._find(call)
-        self.count_read(call)
+        require_turn(call)
         rentals, hours = self.front.rentals, call.query.hours
         offer = None
         if hours is not None:

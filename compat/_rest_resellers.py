@@ -68,10 +68,10 @@ from compat._rest_reseller_models import (
     voucher,
     voucher_batch,
 )
+from compat._rest_shared import require_turn
 from gateway import accounts, audit, deposits, ledger, manage, statements, terms, usage, vouchers
 from gateway.accounts import ID_MAX, AccountError, Ruled
 from gateway.deposits import DepositError
-from gateway.errors import TooManyRequests
 from gateway.front import Front
 from gateway.ledger import TransferError
 from gateway.manage import Manager
@@ -93,11 +93,6 @@ class Resellers:
     def __init__(self, front: Front) -> None:
         self._front = front
 
-    def _read(self, call: Call) -> None:
-        """Raises TooManyRequests where the request came too far ahead of its turn."""
-        if not call.is_within:
-            raise TooManyRequests(self._front.limits.window_seconds_left())
-
     async def _change(self, call: Call) -> tuple[Manager, float]:
         """Counts a change; who makes it, and when. Raises TooManyRequests."""
         await self._front.count_change_of(call.caller_or_none, call.session_or_none)
@@ -106,7 +101,7 @@ class Resellers:
     # Accounts
 
     async def accounts(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: AccountsQuery = call.query
         within = manager_of(call).account_id
         after = place_of("name", query.cursor) or ""
@@ -138,7 +133,7 @@ class Resellers:
         return show(account(row, manager.account_id), 201, (*PRIVATE, place))
 
     async def account(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         within = manager_of(call).account_id
         with refusals():
             row = await self._front.house.store.read(accounts.shown, _account(call), within)
@@ -157,7 +152,7 @@ class Resellers:
         return show(account(row, manager.account_id))
 
     async def rules(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         house, within = self._front.house, manager_of(call).account_id
         with refusals():
             found = await house.store.read(accounts.rules_of, _account(call), house.clock(), within=within)
@@ -176,7 +171,7 @@ class Resellers:
     # Keys
 
     async def keys(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: PageQuery = call.query
         after = id_of("key", query.cursor, 0)
         with refusals():
@@ -209,7 +204,7 @@ class Resellers:
         return show(issued_key(made, row), 201)
 
     async def key(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         with refusals():
             row = await self._front.house.store.read(accounts.shown_key, _key_id(call), manager_of(call).account_id)
         return show(key(row), headers=_tagged(manage.key_tag(row)))
@@ -224,7 +219,7 @@ class Resellers:
         return show(key(row), headers=_tagged(manage.key_tag(row)))
 
     async def key_rules(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         house, within = self._front.house, manager_of(call).account_id
         with refusals():
             found = await house.store.read(accounts.rules_of_key, _key_id(call), house.clock(), within=within)
@@ -297,7 +292,7 @@ class Resellers:
         return show(transfer(row), 201)
 
     async def transfers(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: TransfersQuery = call.query
         before = id_of("transfer", query.cursor, ID_MAX)
         with refusals():
@@ -313,7 +308,7 @@ class Resellers:
         return show(Transfers(transfers=[transfer(row) for row in shown], next_cursor=next_cursor))
 
     async def statement(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: StatementQuery = call.query
         name, after = _account(call), id_of("entry", query.cursor, 0)
         start, end = self._period(query)
@@ -326,7 +321,7 @@ class Resellers:
 
     async def statement_csv(self, call: Call) -> Reply | Stream:
         """The first page before anything is sent, so that what is refused is refused with its status."""
-        self._read(call)
+        require_turn(call)
         start, end = self._period(call.query)
         read, within, name = self._front.house.store.read, manager_of(call).account_id, _account(call)
         with refusals():
@@ -364,7 +359,7 @@ class Resellers:
 
     async def _usage(self, call: Call) -> tuple[date, date, tuple[str, ...], Sequence[Line]]:
         """The days, what they are broken down by, and the lines. Raises Refused."""
-        self._read(call)
+        require_turn(call)
         within = manager_of(call).account_id
         first, end = self._days(call.query)
         by = _broken_down(call.query, usage.DIMENSIONS if within is None else usage.RESELLER_DIMENSIONS)
@@ -386,7 +381,7 @@ class Resellers:
         return first, end
 
     async def markups(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         name = _account(call)
         with refusals():
             found = await self._front.house.store.read(manage.markups_of, manager_of(call).account_id, name)
@@ -429,7 +424,7 @@ class Resellers:
         return show(issued_vouchers(name, batch), 201)
 
     async def batches(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: PageQuery = call.query
         after = id_of("batch", query.cursor, 0)
         with refusals():
@@ -441,7 +436,7 @@ class Resellers:
         return show(VoucherBatches(batches=[voucher_batch(row) for row in shown], next_cursor=next_cursor))
 
     async def vouchers(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: PageQuery = call.query
         after = id_of("voucher", query.cursor, 0)
         with refusals():
@@ -471,7 +466,7 @@ class Resellers:
         return show(PaidIn(account=name, amount=amount(found.money)))
 
     async def recharge(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         house, name = self._front.house, _account(call)
         with refusals():
             found = await house.store.read(manage.recharge, manager_of(call).account_id, name, house.clock())
@@ -505,7 +500,7 @@ class Resellers:
     # The record
 
     async def audit(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: AuditQuery = call.query
         rows = await self._front.house.store.read(
             audit.page,
@@ -519,7 +514,7 @@ class Resellers:
         return Reply("".join(lines).encode(), content_type=b"application/x-ndjson")
 
     async def terms(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         house, name = self._front.house, _account(call)
         version = house.settings.gateway.lawful.terms_version
         with refusals():

@@ -11,6 +11,7 @@ from compat._rest_http import PREFIX, Call, Operation, Reply, show
 from compat._rest_models import Model, NoBody, Wrong
 from compat._rest_problems import Refused
 from compat._rest_resellers import Resellers, manager_of, refusals
+from compat._rest_shared import require_turn
 from gateway import retention
 from gateway.front import Front
 from gateway.retention import RetentionError, Term
@@ -37,7 +38,7 @@ class Keeping(Resellers):
     """The operations."""
 
     async def retention(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         house, name = self._front.house, _account(call)
         with refusals():
             found = await house.store.read(

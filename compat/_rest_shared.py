@@ -37,11 +37,6 @@ class Shared:
         self.front = front
         self.once = once
 
-    def count_read(self, call: Call) -> None:
-        """For what costs a look-up: over the limit, only what memory knows is told. Raises TooManyRequests."""
-        if not call.is_within:
-            raise TooManyRequests
-
     async def count_change(self, call: Call) -> None:
         """Counts a purchase or a change. Raises TooManyRequests."""
         await self.front.count_change(call.caller)
@@ -124,6 +119,12 @@ class Shared:
 
         reply = show(shown, 201)
         return replace(reply, headers=(*reply.headers, (b"location", place.encode())), on_sent=on_sent)
+
+
+def require_turn(call: Call) -> None:
+    """For what costs a look-up: over the limit, only what memory knows is told. Raises TooManyRequests."""
+    if not call.is_within:
+        raise TooManyRequests
 
 
 def cap(given: str | None, currency: str) -> Money | None:

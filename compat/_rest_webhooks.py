@@ -11,6 +11,7 @@ from compat._rest_http import PREFIX, Call, Operation, Reply, show
 from compat._rest_models import NoBody
 from compat._rest_problems import Refused
 from compat._rest_resellers import manager_of, refusals
+from compat._rest_shared import require_turn
 from compat._rest_webhook_models import (
     NOTICE_ID,
     AttemptsQuery,
@@ -33,7 +34,6 @@ from compat._rest_webhook_models import (
 )
 from gateway import webhook_endpoints, webhook_log
 from gateway.accounts import ID_MAX
-from gateway.errors import TooManyRequests
 from gateway.front import Front
 
 _ID = re.compile(NOTICE_ID)
@@ -45,11 +45,6 @@ class Webhooks:
     def __init__(self, front: Front) -> None:
         self._front = front
 
-    def _read(self, call: Call) -> None:
-        """Raises TooManyRequests where the request came too far ahead of its turn."""
-        if not call.is_within:
-            raise TooManyRequests
-
     async def _change(self, call: Call) -> tuple[int, float, str]:
         """Counts a change; whose account, when, and who does it. Raises TooManyRequests."""
         await self._front.count_change(call.caller)
@@ -58,7 +53,7 @@ class Webhooks:
     # The address
 
     async def webhook(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         return await self._shown(call.caller.account_id)
 
     async def set_webhook(self, call: Call) -> Reply:
@@ -113,7 +108,7 @@ class Webhooks:
     # What was sent, and what was not
 
     async def attempts(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: AttemptsQuery = call.query
         found = await self._front.house.store.read(
             webhook_log.attempts,
@@ -126,7 +121,7 @@ class Webhooks:
         return show(WebhookAttempts(attempts=[attempt(row) for row in shown], next_cursor=next_cursor))
 
     async def notices(self, call: Call) -> Reply:
-        self._read(call)
+        require_turn(call)
         query: NoticesQuery = call.query
         found = await self._front.house.store.read(
             webhook_log.notices,

@@ -59,7 +59,7 @@ from compat._rest_once import Once, Open
 from compat._rest_page import page
 from compat._rest_problems import DOCS_PATH, Refused
 from compat._rest_rentals import rental_operations
-from compat._rest_shared import BUYING, Shared, before, cap, following, no_such
+from compat._rest_shared import BUYING, Shared, before, cap, following, no_such, require_turn
 from compat._rest_waiting import Place, Waiting, is_awaited
 from gateway import journal, ledger
 from gateway.errors import BadCountry, BadService
@@ -126,7 +126,7 @@ class _Rest(Shared):
     # The account
 
     async def balance(self, call: Call) -> Reply:
-        self.count_read(call)
+        require_turn(call)
         found = await self.front.house.store.read(ledger.balance, call.caller.account_id)
         return show(
             Balance(balance=amount(found.available), held=amount(found.held), open_activations=found.open_count)
@@ -179,7 +179,7 @@ class _Rest(Shared):
 
     async def price_again(self, call: Call) -> Reply:
         live = await self._find(call)
-        self.count_read(call)
+        require_turn(call)
         offer = await self.front.rentals.extra_offer(call.caller, live.id)
         return show(AgainOffer(price=amount(offer.price), service=offer.service, country=offer.country))
 
@@ -235,7 +235,7 @@ class _Rest(Shared):
         if query.state == "open":
             found = [live for live in reversed(self.front.activations.open_of(call.caller)) if live.id < below]
         else:
-            self.count_read(call)
+            require_turn(call)
             house = self.front.house
             found = await house.store.read(
                 journal.page,

@@ -6,10 +6,9 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager
 from enum import Enum
 from multiprocessing import get_context
 from pathlib import Path
@@ -206,7 +205,7 @@ class Gateway:
             Route("/metrics", self._show_metrics),
         ]
         inside = Route("/process", self._show_process)
-        self.status_app = Starlette(routes=[*status, inside], lifespan=self._lifespan)
+        self.status_app = Starlette(routes=[*status, inside])
         """What a process answers those who run it, where it serves no clients."""
         pages = Starlette(
             routes=[
@@ -220,7 +219,6 @@ class Gateway:
                     is_stopping=lambda: self.is_stopping(),
                 ),
             ],
-            lifespan=self._lifespan,
         )
         pages.router.redirect_slashes = False
         self.five = fivesim.FiveSim(self.front)
@@ -312,14 +310,6 @@ class Gateway:
     async def _typed(self, upstream: str, reference: str) -> None:
         """A person has typed something for a lease: its caller need not wait for the next poll."""
         self.inbox.look(upstream, reference)
-
-    @asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        await self.start()
-        try:
-            yield
-        finally:
-            await self.stop()
 
     async def _keep_room(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """Takes the day's backup, prunes the older ones, and raises the alert when the last good one is too old.
 
-Of several processes on one database one does it: whoever claims the row. A claim is for a while, so that a process that
-dies on the way is followed by another.
+Of several processes on one database one does it: whoever claims the row. A claim is short; what keeps a second backup
+from being taken beside one that takes longer is the lock of the backup itself, which ends with its process.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import structlog
 
 from gateway import backups
 from gateway.alerts import Alerts
-from gateway.backups import BackupError
+from gateway.backups import BackupError, Busy
 from gateway.errors import Unavailable
 from gateway.house import House
 from gateway.settings import BackupSettings
 from gateway.store import Row, Tx
 
 ROUND_SECONDS = 20.0
-CLAIM_SECONDS = 6 * 3600.0
-"""Longer than any backup takes."""
+CLAIM_SECONDS = 60.0
+"""How soon somebody looks whether the one who claimed it is still at it."""
 
 RETRY_SECONDS = 1800.0
 NAME = "daily"
@@ -73,6 +73,8 @@ class Archivist:
             with suppress(Unavailable):
                 await house.store.run(note_failed, NAME, "the process was stopped", 0.0)
             raise
+        except Busy:
+            log.info("backup.busy")  # what becomes of it is noted by whoever takes it
         except BackupError as error:
             log.warning("backup.failed", reason=str(error))
             await house.store.run(note_failed, NAME, str(error), now + RETRY_SECONDS)

@@ -7,6 +7,7 @@ any other secret, nor the configuration. It bears its name only once all of it i
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -28,7 +29,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg.pq import Conninfo
 
-from gateway.database import schema_of
+from gateway.database import DatabaseError, lock_for_backup, schema_of
 from gateway.sealed_stream import NotWhole, read_header, write_sealed
 from gateway.settings import BackupSettings
 from gateway.store import sqlite_path
@@ -69,6 +70,10 @@ class BackupError(Exception):
 
 class Stopped(BackupError):
     """It was to be given up before it was done."""
+
+
+class Busy(BackupError):
+    """Another one of the same database is being taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +176,24 @@ def prune(directory: Path, vault: Vault, daily: int, weekly: int) -> list[Path]:
 def _sweep(directory: Path) -> None:
     """Removes what processes that died in the middle have left."""
     for path in directory.glob(f"{_PARTIAL}*"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS:
+        with suppress(OSError):  # gone meanwhile, or somebody else's
+            if _is_left_over(path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether nobody writes there any more. Raises OSError where that can't be looked at."""
+    is_old = time.time() - path.stat().st_mtime > LEFT_OVER_SECONDS
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return is_old or any(path.iterdir())  # one that is empty may be about to be locked
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return is_old
+    finally:
+        os.close(descriptor)
 
 
 # Taking
@@ -184,25 +204,28 @@ def take(
 ) -> Backup:
     """Writes a backup of a database, which may be in use, into a directory, made where there is none. Blocks.
 
-    `tools` is the directory of `pg_dump`; empty, it is looked for on PATH. Raises BackupError; then nothing was
-    written.
+    `tools` is the directory of `pg_dump`; empty, it is looked for on PATH. Raises BackupError, Busy where somebody else
+    is at it; then nothing was written.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _sweep(directory)
-        with private_directory(directory) as partial:
+        with closing(lock_for_backup(url)) as lock, private_directory(directory) as partial:
+            _sweep(directory)
+            is_over = _either(should_stop, lock.is_lost)
             kind = kind_of(url)
             named, key = next(iter(keys(vault).items()))  # the newest
             header = Header(FORMAT, kind, schema_of(url), named, at)
             content = _of_sqlite if kind == SQLITE else _of_postgresql
             with (
                 (partial / "sealed").open("xb") as file,
-                closing(content(url, partial, tools, should_stop)) as plain,  # which ends a tool at work, too
+                closing(content(url, partial, tools, is_over)) as plain,  # which ends a tool at work, too
             ):
                 write_sealed(file, MAGIC, json.dumps(asdict(header)).encode(), key, _synced(file, plain))
                 file.flush()
                 os.fsync(file.fileno())
             return read(_name(partial / "sealed", directory, at))
+    except DatabaseError as error:
+        raise Busy(str(error)) from None
     except sqlite3.Error as error:
         if should_stop():
             raise Stopped("given up") from None
@@ -215,12 +238,23 @@ def take(
 
 @contextmanager
 def private_directory(parent: Path) -> Iterator[Path]:
-    """A directory only its owner sees, whose files only its owner can read; gone afterwards, with all in it."""
+    """A directory only its owner sees, whose files only its owner can read; gone afterwards, with all in it.
+
+    Locked for as long as the process lives, and before anything is written there, so that others see what was left.
+    """
     path = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=parent))
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        with suppress(OSError):  # a file system without locks: what is left is known by its age
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _either(one: ShouldStop, other: ShouldStop) -> ShouldStop:
+    return lambda: one() or other()
 
 
 def _name(written: Path, directory: Path, at: float) -> Path:

@@ -71,11 +71,26 @@ class Catalog:
 
 def load_catalog(directory: Path) -> Catalog:
     """The catalogue in `directory`. Raises CatalogError with every problem found in either file."""
-    files = (directory / SERVICES_FILE, directory / COUNTRIES_FILE)
-    missing = tuple(f"{file}: the file is missing" for file in files if not file.is_file())
-    if missing:
-        raise CatalogError(missing)
-    return _parsed(str(directory), *(file.read_bytes() for file in files))
+    problems: list[str] = []
+    services, countries = (_content(directory / name, problems) for name in (SERVICES_FILE, COUNTRIES_FILE))
+    if problems:
+        raise CatalogError(tuple(problems))
+    return _parsed(str(directory), services, countries)
+
+
+def _content(path: Path, problems: list[str]) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        problems.append(f"{path}: the file is missing")
+    except OSError as error:
+        problems.append(unreadable(path, error))
+    return b""
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """What to say of a file that is there and can't be read."""
+    return f"{path}: can't be read: {error.strerror or type(error).__name__}"
 
 
 @lru_cache(maxsize=2)

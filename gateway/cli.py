@@ -37,7 +37,7 @@ from gateway.cli_upstreams import catalog_group, upstreams_group
 from gateway.cli_usage import show_usage
 from gateway.cli_users import users_group
 from gateway.cli_webhooks import webhook_group
-from gateway.database import Database, Lock, lock_for_serving, open_database
+from gateway.database import Database, Lock, Unreachable, lock_for_serving, open_database
 from gateway.edge import Edge, bounded
 from gateway.errors import UpstreamError
 from gateway.model import Order
@@ -54,6 +54,10 @@ DEMO_KEY_FILE = "demo-key"
 DEMO_BALANCE = "100.00"
 KEEP_ALIVE_SECONDS = 75
 """Longer than any client's pause between polls: a connection closed under a poll looks like an error to it."""
+
+DATABASE_SECONDS = 10.0
+DATABASE_PAUSE_SECONDS = 1.0
+"""How long, and how often, a server tries for a database that does not answer when it starts."""
 
 STOP_SECONDS = 15
 GUARD_SECONDS = 5.0
@@ -168,7 +172,7 @@ async def _supervise(
 def _run(context: Context, listener: socket.socket, duty: Duty, ready: int | None, status_port: int | None) -> None:
     """Serves until a signal ends it. `ready` is written to once it serves: what started it waits for that."""
     guard.raise_limit()
-    database = open_database(context.environment, answer_seconds=ANSWER_SECONDS)
+    database = _open_patiently(context)
     lock = lock_for_serving(database, is_shared=is_shareable(database, context.environment.get("REDIS_URL")))
     # Shared for a moment with the process that this one replaces.
     status = None if status_port is None else _listen("127.0.0.1", status_port, is_shared=True)
@@ -179,6 +183,19 @@ def _run(context: Context, listener: socket.socket, duty: Duty, ready: int | Non
         click.echo("stopped", err=True)
     finally:
         lock.close()
+
+
+def _open_patiently(context: Context) -> Database:
+    """The database, which may only be starting, as we are. Raises as `open_database`."""
+    until = time.monotonic() + DATABASE_SECONDS
+    while True:
+        try:
+            return open_database(context.environment, answer_seconds=ANSWER_SECONDS)
+        except Unreachable as error:
+            if time.monotonic() > until:
+                raise
+            click.echo(f"{error}. Trying again", err=True)
+            time.sleep(DATABASE_PAUSE_SECONDS)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -222,6 +239,7 @@ async def _serve(
         gateway.app if duty is not Duty.WORK else gateway.status_app,
         log_config=None,
         access_log=False,
+        lifespan="off",
         server_header=False,
         proxy_headers=False,  # it would believe whatever a local process says of addresses
         http=connections.protocol(gateway.house.guard, bounded(Edge.of(gateway.house.settings.gateway.server))),
@@ -238,7 +256,7 @@ async def _serve(
         else:
             _announce(listener, key)
 
-    server = _Server(config, on_ready)
+    server = _Server(config, gateway, on_ready)
     gateway.is_stopping = lambda: server.should_exit
     beside = [
         asyncio.create_task(_guard(server, lock)),
@@ -284,16 +302,30 @@ class _Beside(uvicorn.Server):
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it is ready."""
+    """A server whose gateway starts before it and stops after it, and that says when it is ready.
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    Not by the ASGI lifespan: what keeps a gateway from starting has to reach whoever says it in one sentence.
+    """
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self._gateway = gateway
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await self._gateway.start()
+        except BaseException:
+            await self._gateway.stop()
+            raise
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self._gateway.stop()
 
 
 def _announce(listener: socket.socket, key: str) -> None:

@@ -20,18 +20,30 @@ from gateway.vault import SECRET_NAMES, Secrets, SecretsError, Vault, create_sec
 EMBEDDED_URL = "sqlite:///var/simroute.db"
 SECRETS_FILE = "secrets.env"
 SERVE_LOCK = 0x51_40_0002
-"""A number of our own for PostgreSQL's advisory lock."""
+BACKUP_LOCK = 0x51_40_0003
+"""Numbers of our own for PostgreSQL's advisory locks."""
+
+_NOTICE_GONE = "set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"
+"""By default PostgreSQL takes a machine that lost its power for one that is there, for two hours."""
 
 
 class DatabaseError(Exception):
     """The database can't be opened; the message says why and what to do."""
 
 
+class Unreachable(DatabaseError):
+    """Its server does not answer, or does not let us in."""
+
+
 class Lock(Protocol):
-    """Held for as long as this process serves."""
+    """Held until it is closed or its process ends, however that comes."""
 
     def renew(self) -> bool:
         """Takes it again where it was lost; False where another process has it now. True while nobody can tell."""
+        ...
+
+    def is_lost(self) -> bool:
+        """Whether another process could have it now. Waits for nothing."""
         ...
 
     def close(self) -> None: ...
@@ -62,10 +74,15 @@ def open_database(environment: Mapping[str, str], *, answer_seconds: float | Non
         if url.startswith("sqlite:"):
             return _embedded(url, environment)
         return _server(url, environment, connect(url, answer_seconds=answer_seconds))
-    except (OSError, ValueError, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error) as error:
+        where = sqlite_path(url) if url.startswith("sqlite:") else "the database"
+        raise DatabaseError(f"{where} can't be opened: {error}") from error
+    except ValueError as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
     except psycopg.OperationalError as error:
-        raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
+        raise Unreachable(f"PostgreSQL does not answer: {type(error).__name__}") from None
+    except psycopg.Error as error:
+        raise DatabaseError(f"PostgreSQL refuses: {type(error).__name__}") from None
 
 
 def _embedded(url: str, environment: Mapping[str, str]) -> Database:
@@ -110,10 +127,7 @@ def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
         secrets = read_secrets(environment)
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
-    try:
-        current = schema_of(url)
-    except psycopg.OperationalError as error:
-        raise DatabaseError(f"PostgreSQL does not answer: {type(error).__name__}") from None
+    current = schema_of(url)
     if migrations.is_older(current):
         migrations.upgrade(url)
     return Database(url, store, _entered(url, Vault(secrets)), None)
@@ -136,19 +150,19 @@ def _server_version(connection: psycopg.Connection[tuple[str]]) -> str:
 
 
 class _FileLock:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, refusal: str) -> None:
         self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._descriptor)
-            raise DatabaseError(
-                "another simroute serves from this SQLite file, and only one can. Stop it first, or let several serve"
-                " from PostgreSQL: set DATABASE_URL=postgresql://… and REDIS_URL=redis://… for each of them"
-            ) from None
+            raise DatabaseError(refusal) from None
 
     def renew(self) -> bool:
         return True
+
+    def is_lost(self) -> bool:
+        return False
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -157,15 +171,13 @@ class _FileLock:
 class _ServerLock:
     """An advisory lock, which lives as long as its connection: a restarted PostgreSQL has forgotten it."""
 
-    def __init__(self, url: str, *, is_shared: bool) -> None:
+    def __init__(self, url: str, number: int, refusal: str, *, is_shared: bool = False) -> None:
         self._url = url
+        self._number = number
         self._function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"
         self._connection: psycopg.Connection[Any] | None = None
         if not self.renew():
-            raise DatabaseError(
-                "another simroute serves from this database. Several can, if each has the same REDIS_URL (and"
-                " DATABASE_URL and secrets): set it for all of them, or stop the other one first"
-            )
+            raise DatabaseError(refusal)
 
     def renew(self) -> bool:
         try:
@@ -178,12 +190,26 @@ class _ServerLock:
             connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
         except psycopg.OperationalError:
             return True
-        row = connection.execute(f"select {self._function}(%s)", (SERVE_LOCK,)).fetchone()
+        try:
+            connection.execute(_NOTICE_GONE)
+            row = connection.execute(f"select {self._function}(%s)", (self._number,)).fetchone()
+        except psycopg.OperationalError:
+            connection.close()
+            return True
         if row != (True,):
             connection.close()
             return False
         self._connection = connection
         return True
+
+    def is_lost(self) -> bool:
+        if self._connection is None:
+            return True
+        try:
+            self._connection.pgconn.consume_input()  # which is where the end of the connection shows, if it has come
+        except psycopg.OperationalError:
+            return True
+        return False
 
     def close(self) -> None:
         if self._connection is not None:
@@ -196,5 +222,23 @@ def lock_for_serving(database: Database, *, is_shared: bool = False) -> Lock:
     Raises DatabaseError where another one serves alone, or, unless this one shares, at all.
     """
     if database.directory is not None:
-        return _FileLock(sqlite_path(database.url).with_suffix(".lock"))
-    return _ServerLock(database.url, is_shared=is_shared)
+        return _FileLock(sqlite_path(database.url).with_suffix(".lock"), _SERVED_FILE)
+    return _ServerLock(database.url, SERVE_LOCK, _SERVED, is_shared=is_shared)
+
+
+def lock_for_backup(url: str) -> Lock:
+    """Makes this process the one that takes a backup of the database. Raises DatabaseError where another one is."""
+    if url.startswith("sqlite:"):
+        return _FileLock(sqlite_path(url).with_suffix(".backup-lock"), _BEING_BACKED_UP)
+    return _ServerLock(url, BACKUP_LOCK, _BEING_BACKED_UP)
+
+
+_SERVED_FILE = (
+    "another simroute serves from this SQLite file, and only one can. Stop it first, or let several serve from"
+    " PostgreSQL: set DATABASE_URL=postgresql://… and REDIS_URL=redis://… for each of them"
+)
+_SERVED = (
+    "another simroute serves from this database. Several can, if each has the same REDIS_URL (and DATABASE_URL and"
+    " secrets): set it for all of them, or stop the other one first"
+)
+_BEING_BACKED_UP = "another backup of this database is being taken: wait until it is done"

@@ -18,7 +18,7 @@ CallerError                      UpstreamError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from gateway.money import Money
 
@@ -154,7 +154,17 @@ class Internal(CallerError):
 
 
 class UpstreamError(Exception):
-    """Raised by an adapter. The message is for logs and `explain`: it never holds a key, a number or a text."""
+    """Raised by an adapter. The message is for logs and `explain`: it never holds a key, a number or a text.
+
+    `is_local` where the cause lies with this machine, as far as can be told: the upstream has no part in it.
+    """
+
+    is_local = False
+
+    def caused_by(self, error: UpstreamError) -> Self:
+        """The same, with the cause of another."""
+        self.is_local = error.is_local
+        return self
 
 
 class NothingTaken(UpstreamError):

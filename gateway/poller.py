@@ -124,7 +124,8 @@ class Poller:
     def _unwell(self, error: Exception) -> None:
         """Counted every time, told once per change."""
         reason = f"{type(error).__name__}: {error}"
-        self._house.health.fault(self._name, reason)
+        if not (isinstance(error, UpstreamError) and error.is_local):
+            self._house.health.fault(self._name, reason)
         if reason != self._trouble:
             log.warning("poll.unwell", upstream=self._name, reason=reason)
             self._trouble = reason

@@ -536,6 +536,9 @@ class Purchases:
         return progress.expires_at
 
     def _judge(self, upstream: str, error: UpstreamError) -> None:
+        if error.is_local:  # which says nothing of the upstream, good or bad
+            log.warning("upstream.local_fault", upstream=upstream, error=type(error).__name__, reason=str(error))
+            return
         is_fault = isinstance(error, NotReached | InDoubt) or (isinstance(error, Refused) and error.is_fault)
         if is_fault:
             self._house.health.fault(upstream, str(error))

@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from gateway.catalog import COUNTRIES_FILE, SERVICES_FILE, Catalog, CatalogError, load_catalog
+from gateway.catalog import COUNTRIES_FILE, SERVICES_FILE, Catalog, CatalogError, load_catalog, unreadable
 from gateway.vault import listed
 
 GATEWAY_FILE = "gateway.toml"
@@ -766,8 +766,8 @@ def load_settings(
     """
     if not directory.is_dir():
         raise SettingsError([f"{directory}: there is no such directory of configuration files"])
-    contents = {name: _content(directory / name) for name in _STAMPED}
     problems: list[str] = []
+    contents = {name: _content(directory / name, problems) for name in _STAMPED}
     catalog = _catalog(directory / CATALOG_DIRECTORY, problems)
     files = {name: _File.parse(directory / name, contents[name], problems) for name in _TOML_FILES}
     reader = _StanzaReader(options_of, secrets_of, environment, problems)
@@ -811,10 +811,14 @@ def _stamp(directory: Path, name: str) -> tuple[str, int, int]:
     return name, found.st_mtime_ns, found.st_size
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: Path, problems: list[str]) -> bytes | None:
+    """None where there is no such file. One that can't be read is a problem: its defaults are not what was meant."""
     try:
         return path.read_bytes()
-    except OSError:
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        problems.append(unreadable(path, error))
         return None
 
 
@@ -829,7 +833,7 @@ def _catalog(directory: Path, problems: list[str]) -> Catalog | None:
     try:
         return load_catalog(directory)
     except CatalogError as error:
-        problems += error.problems
+        problems += (problem for problem in error.problems if problem not in problems)
         return None
 
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
@@ -29,7 +29,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 from psycopg import conninfo, errors
 from psycopg.rows import dict_row
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from gateway.errors import Unavailable
 
@@ -381,7 +381,12 @@ def _at_one_moment(tx: Tx, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
 
 
 class PostgresStore:
-    """A pool of connections, each used by one thread at a time."""
+    """A pool of connections, each used by one thread at a time.
+
+    While the server is away, whoever asks is told so at once, for half a second at a time. It is away where no
+    connection can be had, or where it answers nothing: that one unit takes long, or waits for another one's lock, says
+    nothing of it, so it is then asked something that takes no time.
+    """
 
     dialect = "postgresql"
     TRIES = 4
@@ -390,14 +395,13 @@ class PostgresStore:
     STOP_SECONDS = 5.0
 
     def __init__(self, url: str, *, connections: int = 10, answer_seconds: float | None = None) -> None:
-        self._connections = connections
         self._answer_seconds = answer_seconds
         statement_seconds = 0 if answer_seconds is None else 5
         self._threads = ThreadPoolExecutor(connections, "postgres")
         self._pool = ConnectionPool(
             conninfo.make_conninfo(url, connect_timeout=2, application_name="simroute"),
             min_size=1,
-            max_size=connections,
+            max_size=connections + 1,  # one to ask whether the server answers
             timeout=BUSY_SECONDS,
             reconnect_timeout=10,
             open=False,
@@ -410,6 +414,8 @@ class PostgresStore:
         )
         self._statements: dict[str, str] = {}
         self._down_until = 0.0
+        self._heard_at = -math.inf
+        self._question: threading.Thread | None = None
         self._opened = False
         self._closed = False
         self.full_at = -math.inf
@@ -420,14 +426,38 @@ class PostgresStore:
         loop = asyncio.get_running_loop()
         given_up = threading.Event()
         work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs, given_up))
-        done, _ = await asyncio.wait({work}, timeout=self._answer_seconds)
-        if not done:
+        if not await self._is_in_time(work):
             # Undone, unless its commit is on the way: that is found out by the next one who looks, as after a crash.
             given_up.set()
             work.add_done_callback(lambda late: late.cancelled() or late.exception())
-            self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable
         return work.result()
+
+    async def _is_in_time(self, work: asyncio.Future[Any]) -> bool:
+        """Waits for a unit as long as a caller waits. Where it takes longer, the server may be away."""
+        if self._answer_seconds is None:
+            await asyncio.wait({work})
+            return True
+        half_seconds = self._answer_seconds / 2
+        done, _ = await asyncio.wait({work}, timeout=half_seconds)
+        if not done:
+            asked_at = time.monotonic()
+            self._ask()
+            done, _ = await asyncio.wait({work}, timeout=half_seconds)
+            if not done and self._heard_at < asked_at:
+                self._down_until = time.monotonic() + self.DOWN_SECONDS
+        return bool(done)
+
+    def _ask(self) -> None:
+        """Asks the server for nothing, on a thread that nobody waits for, unless that is being done."""
+        if self._question is None or not self._question.is_alive():
+            self._question = threading.Thread(target=self._hear, name="postgres-ask", daemon=True)
+            self._question.start()
+
+    def _hear(self) -> None:
+        with suppress(psycopg.Error), self._pool.connection() as connection:
+            connection.execute("select 1")
+            self._heard_at = time.monotonic()
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.run(_at_one_moment, unit, args, kwargs)
@@ -450,19 +480,23 @@ class PostgresStore:
         if given_up.is_set() or time.monotonic() < self._down_until:
             raise Unavailable
         try:
-            return self._try(unit, args, kwargs, given_up)
-        except (errors.DeadlockDetected, errors.SerializationFailure) as error:
+            result = self._try(unit, args, kwargs, given_up)
+        except (PoolTimeout, _Broken) as error:
+            self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable from error
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed) as error:
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if isinstance(error, errors.DiskFull):
                 self.full_at = time.monotonic()
-            elif not isinstance(error, errors.LockNotAvailable | errors.QueryCanceled):
-                self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable from error
+        self._heard_at = time.monotonic()
+        return result
 
     def _try(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
-        """Again after a deadlock, and with another connection where the server ended the one from the pool."""
-        conflicts, left = 0, self._connections
+        """Again after a deadlock, and with another connection where the server ended the one from the pool.
+
+        Raises _Broken where all of them break.
+        """
+        conflicts, left = 0, self._pool.max_size
         while True:
             try:
                 return self._once(unit, args, kwargs, given_up)
@@ -470,10 +504,10 @@ class PostgresStore:
                 conflicts += 1
                 if conflicts == self.TRIES:
                     raise
-            except _Broken as error:
+            except _Broken:
                 left -= 1
                 if not left:
-                    raise psycopg.OperationalError("connections keep breaking") from error
+                    raise
 
     def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
         if not self._opened:

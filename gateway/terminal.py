@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,8 +49,19 @@ class Group(click.Group):
             raise click.ClickException("\n".join(error.problems)) from None
         except (AccountError, BackupError, DatabaseError, SecretsError, MoneyError, ValueError) as error:
             raise click.ClickException(str(error)) from None
-        except Unavailable:
-            raise click.ClickException("the database does not answer; nothing was done") from None
+        except Unavailable as error:
+            raise click.ClickException(f"the database does not answer{_why(error)}; nothing was done") from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # nobody reads on: click ends without a word
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or type(error).__name__}") from None
+
+
+def _why(error: Unavailable) -> str:
+    """What SQLite says, which is about the file: full, locked, read-only. PostgreSQL may quote what was written."""
+    cause = error.__cause__
+    return f" ({cause})" if isinstance(cause, sqlite3.OperationalError) else ""
 
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from gateway.purchases import Purchases
 from gateway.readers import WRITE_SECONDS, Readers
 from gateway.recharger import Recharger
 from gateway.reencryption import Resealer
+from gateway.retention import ROUND_SECONDS as FORGET_SECONDS
 from gateway.retention import Keeper
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
@@ -118,7 +119,7 @@ class Worker:
         # In every process: each notes under which key it seals, and how late its loop is.
         self._begin("reencryption", self._resealer.round)
         self._begin("pulse", self._overseer.feel_pulse)
-        self._begin("forget", self._keeper.forget)
+        self._begin("forget", self._forget)
         if self._feed is not None:
             self._begin("feed", self._feed.round)
             self._begin("asked", self._feed.tell_asked)
@@ -187,7 +188,7 @@ class Worker:
             return  # never started: a command line that looks on must not act upstream
         try:
             await self._purchases.note_answered()
-            if self._works and self._leases.holds(REPORT):
+            if self._reports():
                 await self._activations.close_upstream()
             await self._readers.write()
             if isinstance(self._leases, Leases):
@@ -262,8 +263,18 @@ class Worker:
         return TICK_SECONDS
 
     async def _watch(self) -> float:
-        await self._purchases.watch()
+        if not self._reports():  # whoever settles looks then
+            await self._purchases.watch()
         return SETTLE_SECONDS
+
+    async def _forget(self) -> float:
+        if self._reports():  # whoever deletes forgets then
+            return FORGET_SECONDS
+        return await self._keeper.forget()
+
+    def _reports(self) -> bool:
+        """Whether this process does the work that shows alerts."""
+        return self._works and self._leases.holds(REPORT)
 
     async def _renew(self) -> float:
         leases = self._leases

@@ -187,9 +187,12 @@ class Server:
         return self.process.wait(20)
 
 
-def run_cli(values: Mapping[str, str], directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command line tool to its end."""
-    command = [sys.executable, "-m", "gateway.cli", "--config", str(directory), *arguments]
+def run_cli(
+    values: Mapping[str, str], directory: Path, *arguments: str, code: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command line tool to its end; by this code, where something is to be different."""
+    program = ["-c", code] if code else ["-m", "gateway.cli"]
+    command = [sys.executable, *program, "--config", str(directory), *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=_environment(values), capture_output=True, text=True, timeout=60, check=False
     )

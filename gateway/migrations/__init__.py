@@ -27,11 +27,12 @@ def sqlalchemy_url(url: str) -> str:
 def upgrade(url: str) -> None:
     """Brings the schema up to date; does nothing where it is. Safe to run by several processes at once.
 
-    Raises ValueError where a newer version has been at it.
+    Raises ValueError where a newer version has been at it, psycopg.Error, sqlite3.Error.
     """
     from alembic import command  # takes a third of a second to import: only when there is something to do
     from alembic.config import Config
     from alembic.util.exc import CommandError
+    from sqlalchemy.exc import DBAPIError
 
     config = Config()
     config.set_main_option("script_location", str(HERE))
@@ -42,6 +43,10 @@ def upgrade(url: str) -> None:
         raise ValueError(
             "its schema is of a newer simroute: run that version, or restore a backup of before the update"
         ) from None
+    except DBAPIError as error:
+        if error.orig is None:
+            raise
+        raise error.orig from None
 
 
 def create_sqlite(path: Path) -> None:

@@ -1,9 +1,13 @@
-"""Alembic's entry: one connection, one transaction, and on PostgreSQL a lock so that two starts do not race."""
+"""Alembic's entry: one connection, one transaction under a lock, so that two starts do not race, and one that is cut
+short leaves the schema as it was.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic import context
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import Connection, Engine, create_engine, event, pool, text
 
 UPGRADE_LOCK = 0x51_40_0001
 """A number of our own for PostgreSQL's advisory lock."""
@@ -12,14 +16,28 @@ UPGRADE_LOCK = 0x51_40_0001
 def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or ""
     engine = create_engine(url, poolclass=pool.NullPool)
+    if engine.dialect.name == "sqlite":
+        _begin_for_tables_too(engine)
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"select pg_advisory_xact_lock({UPGRADE_LOCK})"))
-        context.configure(connection=connection, target_metadata=None)
+        context.configure(connection=connection, target_metadata=None, transactional_ddl=True)
         with context.begin_transaction():
             context.run_migrations()
         connection.commit()
     engine.dispose()
+
+
+def _begin_for_tables_too(engine: Engine) -> None:
+    """By itself Python's sqlite3 begins a transaction for rows only: each table that is made would stay."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("begin immediate")
 
 
 run()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
+import os
+import resource
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -16,7 +20,8 @@ import pytest
 
 from adapters import _http
 from adapters._http import Http, Reply, without_retry
-from gateway.errors import InDoubt, NotReached, SoldOut, Unwell, UpstreamError
+from adapters._price_first import before_buying, within
+from gateway.errors import InDoubt, NotReached, Refused, SoldOut, Unwell, UpstreamError
 from tests.adapters._context import SECRET, Observed, Script, context
 from tests.adapters._raw import Raw, Respond, answer, drop, endless, half, hang, nonsense, raw_server, reset
 
@@ -227,7 +232,79 @@ def test_unusable_proxy_is_refused_without_its_address(address: str) -> None:
     assert "127" not in str(caught.value)
 
 
+# --- what this machine lacks ---
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """This process has as many files open as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_without_a_descriptor_nothing_is_sent_and_the_cause_is_here(host: str) -> None:
+    async with raw_server(answer()) as raw, http() as made:
+        url = raw.url.replace("127.0.0.1", host)
+        with no_descriptor():
+            with pytest.raises(NotReached) as bought:
+                await made.buy(url, text, seconds=2.0)
+            with pytest.raises(Unwell) as asked:
+                await made.ask("read", url, text)
+            with pytest.raises(NotReached) as first_asked:
+                await before_buying(made.buy(url, text, seconds=2.0, verb="price"))
+            with pytest.raises(Refused) as read_first:
+                await within(made.ask("read", url, text), 2.0)
+        assert all(one.value.is_local for one in (bought, asked, first_asked, read_first))
+        assert raw.heads == []
+        assert await made.buy(url, text, seconds=2.0) == "OK"
+
+
+async def test_a_name_without_an_address_or_a_closed_port_is_the_upstreams_business() -> None:
+    async with http() as made:
+        for url in ("http://nowhere.invalid/", f"http://127.0.0.1:{closed_port()}/"):
+            with pytest.raises(NotReached) as caught:
+                await made.buy(url, text, seconds=2.0)
+            assert not caught.value.is_local
+
+
 # --- stand-in transports ---
+
+
+def connecting(number: int) -> Exception:
+    """As httpx-aiohttp tells of a connection that the system refuses."""
+    key: Any = SimpleNamespace(host="upstream.test", port=443, ssl=True)
+    error = httpx.ConnectError("refused")
+    error.__cause__ = aiohttp.ClientConnectorError(key, OSError(number, os.strerror(number)))
+    return error
+
+
+@pytest.mark.parametrize(
+    ("number", "is_local"),
+    [
+        (errno.ENFILE, True),
+        (errno.ENOBUFS, True),
+        (errno.ENOMEM, True),
+        (errno.EADDRNOTAVAIL, True),
+        (errno.ECONNREFUSED, False),
+        (errno.ETIMEDOUT, False),
+        (errno.EHOSTUNREACH, False),
+    ],
+)
+async def test_what_the_system_lacks_is_told_from_what_is_wrong_there(number: int, is_local: bool) -> None:
+    def fail(_request: httpx.Request) -> httpx.Response:
+        raise connecting(number)
+
+    async with http(transport=Script(fail)) as made:
+        with pytest.raises(NotReached) as caught:
+            await made.buy("http://upstream.test/", text, seconds=1.0)
+    assert caught.value.is_local is is_local
 
 
 def dropped_as_httpx_aiohttp_says_it() -> Exception:

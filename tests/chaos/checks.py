@@ -17,8 +17,6 @@ ORDER_SLACK_SECONDS = 30.0
 what a machine that is short of time keeps a request waiting."""
 
 TRACEBACK = "Traceback (most recent call last)"
-NOT_STARTED = "in _lifespan"
-"""A database that goes away while a process starts ends it; the server in front tells that with the whole stack."""
 
 ENDED = frozenset({"finished", "cancelled", "expired", "failed"})
 DOUBTFUL = frozenset({"in_doubt", "gone", "cancelled"})
@@ -239,7 +237,7 @@ def nothing_unforeseen_was_raised(found: Evidence) -> Problems:
     """Whatever breaks is expected somewhere: no stack of calls is ever written."""
     yield from found.ends
     for line in found.logs.splitlines():
-        if TRACEBACK in line and not (NOT_STARTED in line and "errors.Unavailable" in line):
+        if TRACEBACK in line:
             yield f"an error was met unprepared: {line[-300:]}"
 
 

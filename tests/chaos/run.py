@@ -25,7 +25,7 @@ UNLISTED_SECONDS = 1600.0
 """How far time is moved on, phase by phase: past the settling of orders left behind, of purchases that a list would
 show and of strangers, and of those that no list shows."""
 
-POLITE = ("status 1:", "status 3:")
+POLITE = "status 1:"
 """How a gateway ends that can't start, and says why."""
 
 STOPPED = (0, -signal.SIGTERM)

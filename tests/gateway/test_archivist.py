@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +19,11 @@ from gateway.alerts import Alerts
 from gateway.app import Gateway
 from gateway.archivist import Archivist
 from gateway.backups import BackupError
-from gateway.database import open_database
+from gateway.database import DatabaseError, lock_for_backup, open_database
 from gateway.store import Row
-from tests.harness import config_directory, environment, house
+from tests.harness import ROOT, config_directory, environment, house
 from tests.scripted import Watch
+from tests.shell import Shell
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -32,6 +36,8 @@ class Looked:
 
     gateway: Gateway
     url: str
+    values: dict[str, str]
+    tools: str
     directory: Path
     watch: Watch
     told: list[str]
@@ -67,7 +73,7 @@ async def looked(database_url: str, tmp_path: Path, postgres_tools: str) -> Asyn
     database = await asyncio.to_thread(open_database, values)
     gateway = Gateway(config_directory(tmp_path, gateway=section), values, database, watch)
     try:
-        yield Looked(gateway, database_url, kept, watch, [])
+        yield Looked(gateway, database_url, values, postgres_tools, kept, watch, [])
     finally:
         await gateway.stop()
 
@@ -104,7 +110,88 @@ async def test_a_process_that_died_on_the_way_is_followed_by_another(looked: Loo
     until = looked.watch.now + archivist.CLAIM_SECONDS
     assert await store.run(archivist.claim, await looked.state(), until)
     assert await looked.at(until - 1, by) == []
-    assert await looked.at(until, by) == ["simroute-20260305T180000Z.backup"]
+    assert await looked.at(until, by) == ["simroute-20260305T120100Z.backup"]
+
+
+STUCK = """
+import os, sys, time
+from pathlib import Path
+from gateway import backups
+from gateway.vault import Vault, read_secrets
+
+def wait():
+    print("begun", flush=True)
+    time.sleep(600)
+
+vault = Vault(read_secrets(os.environ))
+backups.take(os.environ["DATABASE_URL"], vault, Path(sys.argv[1]), 1.0, tools=sys.argv[2], should_stop=wait)
+"""
+
+
+@pytest.fixture
+def stuck(looked: Looked) -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of a backup, which it never ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-B", "-c", STUCK, str(looked.directory), looked.tools],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **looked.values},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def test_one_that_is_killed_is_followed_soon_and_leaves_nothing(
+    looked: Looked, stuck: subprocess.Popen[str]
+) -> None:
+    by, soon = looked.archivist(), archivist.CLAIM_SECONDS
+    await looked.at(NOON, by)
+    looked.watch.now = NOON + DAY
+    store = looked.gateway.house.store
+    assert await store.run(archivist.claim, await looked.state(), looked.watch.now + soon)
+    assert stuck.stdout is not None
+    assert await asyncio.to_thread(stuck.stdout.readline) == "begun\n"
+    (left,) = looked.files()
+    assert await looked.at(NOON + DAY + soon, by) == [left]
+    state = await looked.state()
+    assert (state["problem"], state["good_at"], state["claimed_until"]) == ("", 0, NOON + DAY + 2 * soon)
+    assert backups.listed(looked.directory) == []
+
+    stuck.kill()
+    stuck.wait()
+    await until_free(looked.url)
+    assert await looked.at(NOON + DAY + 2 * soon, by) == ["simroute-20260305T120200Z.backup"]
+
+
+async def until_free(url: str) -> None:
+    """Waits until PostgreSQL has noticed that a connection is gone."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            (await asyncio.to_thread(lock_for_backup, url)).close()
+        except DatabaseError:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        else:
+            return
+
+
+async def test_a_second_one_by_hand_is_refused(looked: Looked) -> None:
+    lock = await asyncio.to_thread(lock_for_backup, looked.url)
+    try:
+        shell = Shell(
+            config_directory(looked.directory.parent, gateway=f'[backup]\npostgresql_tools = "{looked.tools}"\n'),
+            looked.values,
+        )
+        words = await asyncio.to_thread(shell.refused, "backup", "--to", str(looked.directory))
+    finally:
+        lock.close()
+    assert "another backup of this database is being taken" in words
+    assert looked.files() == []
 
 
 async def test_one_that_fails_is_tried_again_and_missed_after_a_while(

@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
 from gateway import backups, migrations, restoring
 from gateway.backups import MAGIC, Backup, BackupError, Stopped
-from gateway.database import Database, open_database, schema_of
+from gateway.database import BACKUP_LOCK, Database, open_database, schema_of
 from gateway.store import Tx
 from gateway.vault import Secrets, Vault, read_secrets
 from tests.harness import ROOT, add_account, config_directory, environment, postgres_database
@@ -139,6 +140,21 @@ def test_what_is_given_up_leaves_nothing(place: Place) -> None:
     with pytest.raises(Stopped):
         backups.take(place.url, vault, place.directory, NOON, tools=place.tools, should_stop=lambda: True)
     assert list(place.directory.iterdir()) == []
+
+
+def test_one_whose_lock_is_lost_is_given_up(postgres_url: str, tmp_path: Path, postgres_tools: str) -> None:
+    """Its connection alone has ended: somebody else could begin."""
+    there = Place(with_alice(postgres_url), tmp_path / "kept", postgres_tools)
+
+    def cut() -> bool:
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            found = "select pg_terminate_backend(pid, 10000) from pg_locks where objid = %s"
+            other.execute(found, (BACKUP_LOCK,))
+        return False
+
+    with pytest.raises(Stopped):
+        backups.take(there.url, Vault(there.secrets), there.directory, NOON, tools=there.tools, should_stop=cut)
+    assert list(there.directory.iterdir()) == []
 
 
 LIMITED = """
@@ -381,7 +397,7 @@ def test_the_last_of_each_of_the_newest_days_and_weeks_is_kept() -> None:
     assert backups.superfluous([], daily=1, weekly=1) == set()
 
 
-def test_only_files_of_ours_are_pruned(embedded: Place) -> None:
+def test_only_files_of_ours_are_pruned_and_what_the_dead_left(embedded: Place) -> None:
     for at in days_ago(0, 1, 2):
         embedded.take(at)
     secrets = read_secrets(environment(embedded.url))
@@ -390,7 +406,12 @@ def test_only_files_of_ours_are_pruned(embedded: Place) -> None:
     (embedded.directory / ".simroute-old").mkdir()
     os.utime(embedded.directory / ".simroute-old", (1, 1))
     (embedded.directory / ".simroute-new").mkdir()
-    gone = backups.prune(embedded.directory, Vault(embedded.secrets), daily=1, weekly=1)
+    (embedded.directory / ".simroute-dead").mkdir()
+    (embedded.directory / ".simroute-dead" / "sealed").write_text("half of one")
+    with backups.private_directory(embedded.directory) as used:
+        (used / "sealed").write_text("half of one")
+        gone = backups.prune(embedded.directory, Vault(embedded.secrets), daily=1, weekly=1)
+        assert used.exists()
     assert [path.name for path in gone] == ["simroute-20260303T120000Z.backup", "simroute-20260302T120000Z.backup"]
     left = {path.name for path in embedded.directory.iterdir()}
     names = {

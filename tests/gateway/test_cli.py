@@ -482,6 +482,53 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path, sqlite_url: str) -> None:
     assert f"127.0.0.1:{port}" in result.stderr
 
 
+def test_a_file_that_can_not_be_opened_is_one_sentence(tmp_path: Path, sqlite_url: str) -> None:
+    (tmp_path / "simroute.lock").mkdir()
+    result = run_cli(environment(sqlite_url), config_directory(tmp_path), "serve", "--port", "0")
+    assert is_one_sentence(result), result.stderr
+    assert result.stderr.endswith("simroute.lock: Is a directory\n")
+
+
+FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from gateway.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_disk_that_fills_at_the_first_start_is_one_sentence_and_the_next_start_goes_well(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    """The limit on a file's size stands for the disk: the empty tables are larger."""
+    values, directory = environment(sqlite_url), config_directory(tmp_path)
+    result = run_cli(values, directory, "serve", "--port", "0", code=FULL)
+    assert is_one_sentence(result), result.stderr
+    assert "simroute.db can't be opened" in result.stderr
+    assert run_cli(values, directory, "account", "create", "alice").returncode == 0
+
+
+AWAY = """
+import sys
+from gateway.activations import Activations
+from gateway.cli import main
+from gateway.errors import Unavailable
+
+async def fail(self):
+    raise Unavailable
+
+Activations.restore = fail
+main(sys.argv[1:])
+"""
+
+
+def test_a_database_that_goes_away_while_a_server_starts_is_one_sentence(tmp_path: Path, sqlite_url: str) -> None:
+    result = run_cli(environment(sqlite_url), config_directory(tmp_path), "serve", "--port", "0", code=AWAY)
+    assert is_one_sentence(result), (result.returncode, result.stderr)
+    assert "does not answer" in result.stderr
+    assert result.stdout == ""
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_purchase_under_way_is_settled_before_the_server_goes(tmp_path: Path, sqlite_url: str, how: int) -> None:
     values, directory = environment(sqlite_url), config_directory(tmp_path, SANDBOX + "slow_seconds = 2\n")

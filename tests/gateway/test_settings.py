@@ -80,6 +80,13 @@ def test_missing_directory_is_refused(tmp_path: Path) -> None:
     assert "no such directory" in problem(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("name", ["pricing.toml", "gateway.toml"])
+def test_a_file_that_can_not_be_read_is_refused_and_not_taken_for_a_missing_one(directory: Path, name: str) -> None:
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).mkdir()
+    assert f"{name}: can't be read: Is a directory" in problem(directory)
+
+
 def test_missing_catalogue_is_refused(tmp_path: Path) -> None:
     assert all("catalog" in sentence for sentence in problems(tmp_path))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 import threading
 import time
@@ -392,6 +393,36 @@ async def test_a_server_that_is_away_is_unavailable_at_once_for_those_who_follow
     assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
     assert time.monotonic() - started < 0.4
     await store.close()
+
+
+async def test_what_takes_too_long_is_unavailable_alone(postgres_url: str) -> None:
+    store = PostgresStore(postgres_url, answer_seconds=2.0)
+    await store.run(create)
+    await store.run(add, "a")
+    with psycopg.connect(postgres_url) as other:
+        other.execute("update things set value = 9 where name = 'a'")
+        slow: list[Callable[[Tx], object]] = [
+            lambda tx: tx.one("select pg_sleep(4)"),
+            lambda tx: grow(tx, "a", "a"),
+            lambda tx: grow(tx, "b", "b", lambda: time.sleep(4)),
+        ]
+        outcomes = await asyncio.gather(*map(store.run, slow), return_exceptions=True)
+        await store.run(add, "b")
+    assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    assert await store.read(names) == ["a", "b"]
+    await store.close()
+
+
+async def test_a_server_that_answers_nothing_is_away_for_those_who_follow() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        store = PostgresStore(f"postgresql://127.0.0.1:{silent.getsockname()[1]}/none", answer_seconds=1.0)
+        with pytest.raises(Unavailable):
+            await store.run(names)
+        started = time.monotonic()
+        outcomes = await asyncio.gather(*(store.run(names) for _ in range(50)), return_exceptions=True)
+        assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+        assert time.monotonic() - started < 0.4
+        await store.close()
 
 
 async def test_a_row_locked_for_too_long_is_unavailable_for_its_waiters_only(

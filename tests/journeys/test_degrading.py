@@ -7,18 +7,22 @@ import re
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from gateway.cli import DEMO_KEY_FILE
+from gateway.errors import NotReached, Unwell, UpstreamError
 from gateway.guard import Guard
+from gateway.poller import Poller
 from tests.harness import PATH, Server, config_directory, environment, house, run_cli, server
+from tests.scripted import worlds
 
 pytestmark = pytest.mark.timeout(180)  # a server of its own each, which takes its time on a busy machine
 
@@ -236,3 +240,39 @@ async def test_every_way_to_buy_is_closed_where_there_is_no_room(
         assert await running.call("setStatus", id=waiting, status=8) != "ERROR_SQL"
         running.gateway.house.guard.trouble = {}
         await running.buy("tg", 6)
+
+
+def failing(error: UpstreamError, *, is_local: bool) -> Callable[..., Awaitable[NoReturn]]:
+    async def fail(*_: object) -> NoReturn:
+        raise error
+
+    error.is_local = is_local
+    return fail
+
+
+@pytest.mark.parametrize("verb", ["buy", "read"])
+async def test_what_this_machine_lacks_is_not_held_against_an_upstream(
+    tmp_path: Path, sqlite_url: str, verb: str
+) -> None:
+    world = worlds(sqlite_url, tmp_path)()
+    await world.begin()
+    house = world.gateway.house
+    poller = Poller(house, world.gateway.activations, "one")
+    assert (await world.buy()).upstream == "one"
+
+    async def go_on(*, is_local: bool) -> None:
+        """For as long as it takes to leave an upstream out."""
+        error = NotReached("no files left") if verb == "buy" else Unwell("no files left")
+        setattr(world.one, verb, failing(error, is_local=is_local))
+        for _ in range(house.health.settings.faults_to_open):
+            if verb == "buy":
+                assert (await world.buy(world.order(price_max="1.00"))).upstream == "two"
+            else:
+                await poller.sweep()
+            world.watch.now += 5
+
+    await go_on(is_local=True)
+    assert house.health.state("one").faults == 0
+    await go_on(is_local=False)
+    assert house.health.is_open("one")
+    await world.end()

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from gateway.limits import ANSWER_SECONDS, REST_SECONDS, Limits
-from tests.harness import config_directory, environment, house, postgres_database, run_cli
+from tests.harness import config_directory, environment, house, postgres_database, run_cli, server
 from tests.journeys.outages import Postgres, private_postgres, private_redis
 from tests.journeys.real_upstreams import Shop, shop
 
@@ -147,6 +147,30 @@ def test_postgresql_is_gone_for_a_while(fragile: tuple[Postgres, Shop], how: str
         assert client.health() == 200
         checked = run_cli(found.server.values, found.server.directory, "ledger", "verify")
         assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_starts_before_its_postgresql_waits_for_it(
+    fragile: tuple[Postgres, Shop], tmp_path: Path
+) -> None:
+    postgres, log = fragile[0], tmp_path / "log"
+
+    def start_when_missed() -> None:
+        deadline = time.monotonic() + 30
+        while "does not answer" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        postgres.start()
+
+    log.touch()
+    with postgres_database(postgres.url) as url, ThreadPoolExecutor(1) as threads:
+        values, directory = environment(url), config_directory(tmp_path)
+        assert run_cli(values, directory, "db", "upgrade").returncode == 0
+        postgres.stop()
+        starting = threads.submit(start_when_missed)
+        with server(directory, values, log) as running:
+            starting.result()
+            assert httpx.get(running.base + "/health", trust_env=False).status_code == 200
+            running.stop()
 
 
 # Redis

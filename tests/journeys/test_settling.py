@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from gateway import drift
 from gateway.attempts import NEVER_LISTED_SECONDS, SURELY_LATE_SECONDS, give_up_order
 from gateway.errors import NoNumbers, Unavailable
+from gateway.leases import AllMine
 from gateway.model import LeaseState, Status
 from gateway.money import Money
 from tests.scripted import World, worlds
@@ -254,3 +255,30 @@ async def test_where_no_balance_is_known_that_is_said(world: World) -> None:
     await world.gateway.purchases.settle()
     (row,) = await world.rows("select reason from attempts where upstream = 'two'")
     assert row["reason"] == "never seen upstream; no balance tells"
+
+
+async def test_what_settling_and_deleting_see_to_is_not_done_a_second_time_beside_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, seen = world.gateway.worker, list[str]()
+
+    class Elsewhere(AllMine):
+        def holds(self, _name: str) -> bool:
+            return False
+
+    def noted(name: str) -> Callable[[], Awaitable[float]]:
+        async def note() -> float:
+            seen.append(name)
+            return 60.0
+
+        return note
+
+    monkeypatch.setattr(world.gateway.purchases, "watch", noted("watch"))
+    monkeypatch.setattr(worker._keeper, "forget", noted("forget"))
+    await worker._watch()
+    await worker._forget()
+    assert seen == []
+    worker._leases = Elsewhere()
+    await worker._watch()
+    await worker._forget()
+    assert seen == ["watch", "forget"]
