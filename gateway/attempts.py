@@ -543,6 +543,8 @@ def _known(tx: Tx, upstream: str, reference: str) -> bool:
         is not None
         or tx.one("select 1 as x from attempts where upstream = :u and reference = :r", u=upstream, r=reference)
         is not None
+        or tx.one("select 1 as x from lease_references where upstream = :u and reference = :r", u=upstream, r=reference)
+        is not None
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from gateway import attempts, fuse, handed, ladders, recharges, refunds
+from gateway import attempts, fuse, handed, ladders, moves, recharges, refunds
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -47,7 +47,7 @@ from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row, Tx
-from gateway.upstream import AddsServices, Finds, KeptByUs, Rents, Reuses, Upstream
+from gateway.upstream import AddsServices, Finds, KeptByUs, MovesLeases, Rents, Reuses, Upstream
 
 ATTEMPT_SECONDS_MAX = 6.0
 """Of the order's nine, what one upstream gets while there is another one to turn to."""
@@ -573,9 +573,20 @@ class Purchases:
             return ()
         try:
             async with asyncio.timeout(seconds):
-                return await upstream.find(asked_at - attempts.CLOCK_SKEW_SECONDS)
+                return await self._listed(upstream.name, upstream, asked_at - attempts.CLOCK_SKEW_SECONDS)
         except (UpstreamError, TimeoutError):
             return ()
+
+    async def _listed(self, name: str, upstream: Finds, since: float) -> Sequence[Found]:
+        """Its open orders, but for those made for another SMS whose reference is not known here yet.
+
+        Raises Unwell, Unavailable.
+        """
+        found = await upstream.find(since)
+        if not isinstance(upstream, MovesLeases):
+            return found
+        resent = await self._house.store.read(moves.under_way, self._house.vault, name)
+        return [one for one in found if (one.service, one.lease.number) not in resent]
 
     async def _adopt(
         self, caller: Caller, order: Order, intent: Intent, quote: Quote, lease: Lease, cost_max: Money
@@ -781,7 +792,7 @@ class Purchases:
         since = [row["started_at"] for row in rows if row["product"] != Product.EXTENSION]
         if isinstance(upstream, Finds) and since:
             try:
-                found = await upstream.find(min(since) - attempts.CLOCK_SKEW_SECONDS)
+                found = await self._listed(name, upstream, min(since) - attempts.CLOCK_SKEW_SECONDS)
             except UpstreamError as error:
                 log.info("settle.unwell", upstream=name, error=type(error).__name__)
         for row in rows:
@@ -869,7 +880,7 @@ class Purchases:
             if not isinstance(upstream, Finds) or stanza is None:
                 continue
             try:
-                found = await upstream.find(now - STRANGER_SECONDS_MAX)
+                found = await self._listed(name, upstream, now - STRANGER_SECONDS_MAX)
             except UpstreamError:
                 continue
             before = now - STRANGER_SECONDS_MIN

@@ -57,9 +57,25 @@ class ReadsMany(Protocol):
 
 @runtime_checkable
 class AsksAgain(Protocol):
-    """Has to be told that another SMS is wanted. Raises NotAllowed, UnknownLease, Unwell. Safe to repeat."""
+    """Has to be told that another SMS is wanted. Safe to repeat, unless it `MovesLeases`."""
 
-    async def ask_again(self, reference: str) -> None: ...
+    async def ask_again(self, reference: str) -> str | None:
+        """The reference under which the lease goes on, where that is another one from now on.
+
+        Raises NotAllowed, UnknownLease (nothing was asked for), Unwell.
+        """
+        ...
+
+
+@runtime_checkable
+class MovesLeases(Protocol):
+    """May answer `ask_again` by a new order, and a repeat under the former reference by a further one.
+
+    What the new one is `find` tells, should the answer be lost: it has the same number and service. Closing the former
+    reference is not needed.
+    """
+
+    moves_leases: bool
 
 
 @runtime_checkable
