@@ -10,7 +10,7 @@ attempt:  pending ─► leased                              the activation's ow
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import drift, fuse, handed, ledger, tree
@@ -45,8 +45,8 @@ class Intent:
     opened_at: float
     shares: tuple[int, ...] = ()
     """What is held of each level (`Quote.shares`)."""
-    pause_seconds: float = 0.0
-    """How long the key's next order waits, by its fuse."""
+    pace: fuse.Pace = field(default_factory=fuse.Pace)
+    """How long this order has to have waited, and the key's next one will, by its fuse."""
 
 
 def intend(
@@ -83,10 +83,10 @@ def intend(
     if held.price.micros != ceiling:
         tx.execute("update activations set price = :price where id = :id", price=held.price.micros, id=activation_id)
     # More time for a number that one has brings in no further one.
-    pause_seconds = 0.0 if order.product is Product.EXTENSION else fuse.take(tx, caller.key_id, limits, at)
+    pace = fuse.Pace() if order.product is Product.EXTENSION else fuse.take(tx, caller.key_id, limits, at)
     first = quotes[0].quote
     attempt_id = begin(tx, activation_id, first, first.offer.cost, at, order.product)
-    return Intent(activation_id, attempt_id, held.price, quotes, at, held.shares, pause_seconds)
+    return Intent(activation_id, attempt_id, held.price, quotes, at, held.shares, pace)
 
 
 def _hold_dearest(

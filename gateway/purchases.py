@@ -352,17 +352,24 @@ class Purchases:
         limits = house.settings.gateway.fuse
 
         def intend(tx: Tx) -> Intent:
-            return unit(tx, caller, order, basis.quotes, started, number_of_open, version, limits)
+            made = unit(tx, caller, order, basis.quotes, started, number_of_open, version, limits)
+            if made.pace.due_seconds and not pause_seconds:
+                raise fuse.Slowed(made.pace.due_seconds)  # undone: nothing is held, and no connection, while it waits
+            return made
 
         try:
             intent = await self._intended(intend, caller, basis.quotes)
+        except fuse.Slowed as slowed:
+            # What other processes have seen of the key, or this one before it was started anew.
+            self._pauses[caller.key_id] = slowed.seconds
+            return await self._buy(caller, order, find)
         except fuse.Blown:
             until = await house.store.run(fuse.blow, caller.key_id, limits, started)
             if until is not None:
                 log.warning("fuse.blown", key=caller.key_id, account=caller.account_name)
             raise
         if order.product is not Product.EXTENSION:
-            self._pauses[caller.key_id] = intent.pause_seconds
+            self._pauses[caller.key_id] = intent.pace.next_seconds
         self._own.add(intent.activation_id)
         try:
             return await self._try_each(caller, order, intent, started, basis.parent)
