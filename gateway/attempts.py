@@ -464,6 +464,11 @@ def settle_extension(tx: Tx, row: Row, ends_at: float | None, at: float) -> bool
     return bool(ended)
 
 
+def note_made_before(tx: Tx, attempt_id: int, made_before: int) -> None:
+    """What an upstream told of a rental's extensions, before it is asked for a further one."""
+    tx.execute("update attempts set made_before = :made where id = :id", made=made_before, id=attempt_id)
+
+
 def has_moved(had_until: float, ends_at: float, hours: int) -> bool:
     """Whether an end moved by about so many hours: upstreams tell it to the minute or so."""
     return ends_at - had_until >= hours * 1800.0
@@ -587,7 +592,8 @@ def unsettled(tx: Tx) -> Sequence[Row]:
     """Attempts in doubt. For those to prolong a rental: which one, by how many hours, and when it ended before."""
     return tx.all(
         "select t.id, t.activation_id, t.upstream, t.service, t.country, t.cost_max, t.currency, t.state,"
-        " t.started_at, t.product, a.parent_id, a.hours, a.expires_at as had_until, a.status, a.opened_at"
+        " t.started_at, t.product, t.made_before, a.parent_id, a.hours, a.expires_at as had_until, a.status,"
+        " a.opened_at"
         " from attempts t join activations a on a.id = t.activation_id where t.state = 'in_doubt' order by t.id"
     )
 

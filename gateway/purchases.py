@@ -42,12 +42,21 @@ from gateway.errors import (
 )
 from gateway.house import House
 from gateway.live import Live
-from gateway.model import BuyOrder, Found, Lease, Order, Outcome, Product, Quote, Status, Watched
+from gateway.model import BuyOrder, Found, Lease, LostExtension, Order, Outcome, Product, Quote, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row, Tx
-from gateway.upstream import AddsServices, Finds, KeptByUs, MovesLeases, Rents, Reuses, Upstream
+from gateway.upstream import (
+    AddsServices,
+    CountsExtensions,
+    Finds,
+    KeptByUs,
+    MovesLeases,
+    Rents,
+    Reuses,
+    Upstream,
+)
 
 ATTEMPT_SECONDS_MAX = 6.0
 """Of the order's nine, what one upstream gets while there is another one to turn to."""
@@ -57,6 +66,9 @@ FIND_SECONDS = 1.0
 
 FAIL_FAST_SECONDS = 3.0
 """What an upstream in trouble gets when it is the last one standing."""
+
+HISTORY_SECONDS = 3.0
+"""Of an extension's time, what an upstream gets to tell which there were before."""
 
 STRANGER_SECONDS_MAX = 1800.0
 """How old an unknown open number may be to be looked for: beyond an upstream's own life there are none."""
@@ -491,7 +503,9 @@ class Purchases:
         if rental.cancels_under_way:
             # Asked after the intent is written, as a cancel looks for intents after it has said so: one sees the other.
             raise NotReached("its rental is being given back")
-        had_until = rental.expires_at
+        had_until, asked_at = rental.expires_at, house.clock()
+        made_before = await self._made_before(upstream, intent, wanted)
+        wanted = replace(wanted, timeout_seconds=wanted.timeout_seconds - (house.clock() - asked_at))
         try:
             ends_at = await upstream.extend(wanted)
         except UpstreamError as error:
@@ -501,7 +515,8 @@ class Purchases:
             if error.reference:
                 await self._turn_back(intent, upstream.name, error)
             await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
-            seen = await self._end_now(upstream, rental, deadline - house.clock())
+            lost = None if made_before is None else LostExtension(wanted.hours, had_until, made_before)
+            seen = await self._end_now(upstream, rental, lost, deadline - house.clock())
             if seen is None or not attempts.has_moved(had_until, seen, wanted.hours):
                 raise
             ends_at = seen
@@ -522,6 +537,21 @@ class Purchases:
         self._prolonged[fingerprint] = intent.activation_id
         return rental
 
+    async def _made_before(self, upstream: Rents, intent: Intent, wanted: BuyOrder) -> int | None:
+        """What is to be known of a rental's extensions, should the answer to this one be lost, written down.
+
+        None where it is not told: the extension is made all the same. Raises Unavailable.
+        """
+        if not isinstance(upstream, CountsExtensions):
+            return None
+        try:
+            async with asyncio.timeout(min(HISTORY_SECONDS, wanted.timeout_seconds / 2)):
+                made = await upstream.extensions_made(wanted.lease_reference, wanted.hours)
+        except (UpstreamError, TimeoutError):
+            return None
+        await self._house.store.run(attempts.note_made_before, intent.attempt_id, made)
+        return made
+
     async def _turn_back(self, intent: Intent, upstream: str, error: InDoubt) -> NoReturn:
         """Gives back a lease that was had in place of what was asked for. Raises NothingTaken."""
         house = self._house
@@ -531,13 +561,17 @@ class Purchases:
         self._soon(self._give_back_orphans())
         raise _Settled(str(error))
 
-    async def _end_now(self, upstream: Upstream, rental: Live, seconds: float) -> float | None:
+    async def _end_now(
+        self, upstream: Upstream, rental: Live, lost: LostExtension | None, seconds: float
+    ) -> float | None:
         """When a rental ends, as its upstream has it; None where it does not say."""
         if seconds <= 0:
             return None
         try:
             async with asyncio.timeout(seconds):
-                progress = await upstream.read(Watched(rental.reference, 1, rental.service, rental.opened_at))
+                progress = await upstream.read(
+                    Watched(rental.reference, 1, rental.service, rental.opened_at, extension=lost)
+                )
         except (UpstreamError, TimeoutError):
             return None
         return progress.expires_at
@@ -822,7 +856,10 @@ class Purchases:
         rental = house.live.get(rental_id) or await load(house.store, house.vault, rental_id)
         ends_at = None
         if upstream is not None and rental is not None:
-            ends_at = await self._end_now(upstream, rental, house.settings.gateway.activations.order_deadline_seconds)
+            told = row["made_before"]
+            lost = None if told is None else LostExtension(row["hours"], row["had_until"], told)
+            seconds = house.settings.gateway.activations.order_deadline_seconds
+            ends_at = await self._end_now(upstream, rental, lost, seconds)
         if not await house.store.run(attempts.settle_extension, row, ends_at, house.clock()):
             return
         log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])

@@ -121,6 +121,18 @@ class Rents(Protocol):
 
 
 @runtime_checkable
+class CountsExtensions(Protocol):
+    """Does not tell when a rental ends, but by how much it has been extended so far.
+
+    `read` with `Watched.extension` tells the end by that: so an extension whose answer was lost is settled.
+    """
+
+    async def extensions_made(self, reference: str, hours: int) -> int:
+        """How often a rental has been extended by so many hours. Asked before it is again. Raises Refused, Unwell."""
+        ...
+
+
+@runtime_checkable
 class Reuses(Protocol):
     """Can hand out a number again whose activation is over, for another code of the same service."""
 

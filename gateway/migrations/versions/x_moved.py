@@ -1,4 +1,5 @@
-"""Leases that go on under another reference, and which cancels were meant as a ban."""
+"""What was known to single processes only: leases that go on under another reference, which cancels were meant as a
+ban, and how often a rental had been extended before an extension whose answer was lost."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ def upgrade() -> None:
     op.add_column("activations", sa.Column("is_banned", sa.Integer, nullable=False, server_default="0"))
     is_asked = sa.text("resend_until is not null")
     op.create_index("activations_resend", "activations", ["upstream"], sqlite_where=is_asked, postgresql_where=is_asked)
+    op.add_column("attempts", sa.Column("made_before", sa.Integer))
     # References of an activation's lease beside the one it has now.
     op.create_table(
         "lease_references",
