@@ -369,6 +369,20 @@ class Moving(Listing):
         await super().close(reference, outcome if is_used else Outcome.CANCELLED)
 
 
+class Counting(Listing):
+    """Tells the end of no rental, only how often one was extended."""
+
+    async def extensions_made(self, reference: str, hours: int) -> int:
+        return len(self.sold[reference].extended)
+
+    async def read(self, watched: Watched) -> Progress:
+        lost, progress = watched.extension, await super().read(watched)
+        if lost is None:
+            return replace(progress, expires_at=None)
+        was_made = len(self.sold[watched.reference].extended) > lost.made_before
+        return replace(progress, expires_at=lost.ends_at + (lost.hours * 3600 if was_made else 0))
+
+
 class Faulty:
     """A store that fails at a chosen unit of work: before it, or after it was committed."""
 
