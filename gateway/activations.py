@@ -283,7 +283,7 @@ class Activations:
         if is_in_doubt is None:
             return None  # nor does the state allow a round
         try:
-            made = await self._made_before(upstream, live) if is_in_doubt else None
+            made = await self._resent_before(upstream, live) if is_in_doubt else None
             return made or await self._asked_again(upstream, live)
         except (NotAllowed, UnknownLease):
             if is_in_doubt:
@@ -296,7 +296,7 @@ class Activations:
             await house.store.run(moves.leave_in_doubt, live.id, house.clock())
             raise Unavailable from None
 
-    async def _made_before(self, upstream: AsksAgain, live: Live) -> str | None:
+    async def _resent_before(self, upstream: AsksAgain, live: Live) -> str | None:
         """The order that a request for another SMS has made whose answer was lost, as far as it is listed."""
         if not isinstance(upstream, Finds):
             return None

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway import drift, fuse, handed, ledger, tree
+from gateway import drift, fuse, handed, ledger, moves, tree
 from gateway.accounts import Caller
 from gateway.caps import TAKES_NO_PLACE
 from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
@@ -329,8 +329,7 @@ def end_unattached(
     tx: Tx, attempt_id: int, upstream: str, reference: str, at: float, reason: str = "the order was given up meanwhile"
 ) -> bool:
     """Ends an attempt whose lease could not be attached; whether that lease is ours, to be given back."""
-    known = tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
-    if known is not None:
+    if moves.activation_of(tx, upstream, reference) is not None:
         end(tx, attempt_id, "refused", "handed out a lease we have", at)
         return False
     end(tx, attempt_id, "orphan", reason, at, reference)
@@ -544,11 +543,8 @@ def claim_extension(tx: Tx, rental_id: int, fingerprint: str, at: float) -> bool
 
 def _known(tx: Tx, upstream: str, reference: str) -> bool:
     return (
-        tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
-        is not None
+        moves.activation_of(tx, upstream, reference) is not None
         or tx.one("select 1 as x from attempts where upstream = :u and reference = :r", u=upstream, r=reference)
-        is not None
-        or tx.one("select 1 as x from lease_references where upstream = :u and reference = :r", u=upstream, r=reference)
         is not None
     )
 

@@ -35,7 +35,8 @@ class Upstream(Protocol):
     async def close(self, reference: str, outcome: Outcome) -> None:
         """Tell the upstream how the lease ends. Safe to repeat: done already is done.
 
-        A lease for codes that is finished has had an SMS, though perhaps under a former reference. Raises TooEarly, HasSms, NotAllowed, UnknownLease, Unwell.
+        A lease for codes that is finished has had an SMS, though perhaps under a former reference. Raises TooEarly,
+        HasSms, NotAllowed, UnknownLease, Unwell.
         """
         ...
 

@@ -334,7 +334,8 @@ class Listing(Scripted):
 class Moving(Listing):
     """Asked for another SMS, it makes a new order with the same number, at a cost; the one before shows its own still.
 
-    resends: move, stay, refused, lost (made, and the answer is lost), late (as lost, and not listed yet)
+    resends: move, stay, refused, lost (made, and the answer is lost), late (as lost, and not listed yet), known (the
+    newest lease we have)
     """
 
     moves_leases = True
@@ -350,8 +351,8 @@ class Moving(Listing):
         await super().ask_again(reference)
         if plan == "refused":
             raise NotAllowed("no more of this number")
-        if plan == "stay":
-            return None
+        if plan in ("stay", "known"):
+            return max(self.sold) if plan == "known" else None
         former = self.sold[reference]
         order = replace(former.order, lease_number=self._lease(former).number)
         newer = self._sell(order, self.cost, is_listed=plan != "late")

@@ -197,6 +197,19 @@ async def test_a_refusal_leaves_the_lease_where_it_is(world: tuple[World, Pushin
     assert (live.status, live.reference, len(there.sold)) == (Status.RETRYING, "one-1", 1)
 
 
+async def test_a_lease_does_not_go_on_under_another_ones_reference(world: tuple[World, Pushing]) -> None:
+    made, there = world
+    live, other = sole(made), await made.buy()
+    there.resends.append("known")
+    with pytest.raises(NotAllowedNow):
+        await made.gateway.activations.ask_again(made.caller, live.id)
+    assert (live.status, live.reference, other.reference) == (Status.RECEIVED, "one-1", "one-2")
+    there.sms("one-2")
+    await made.poll()
+    assert (len(live.messages), len(other.messages)) == (1, 1)
+    assert (await made.gateway.activations.ask_again(made.caller, live.id)).reference == "one-3"
+
+
 async def test_the_end_of_an_order_that_was_left_behind_says_nothing_of_the_one_that_goes_on(
     world: tuple[World, Pushing],
 ) -> None:
