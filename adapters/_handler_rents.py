@@ -5,57 +5,34 @@ Facts: `protocol/handler_api.md` §8.
 * A rental has no price cap on the wire, so the price is asked first, within the order's time; one that became dearer
   all the same is returned, at its cost where that is told.
 * What can't be read after a request that rents or extends is in doubt, and it is sent once.
-* Nothing tells when a rental ends but the answers to these requests. The end is remembered, and told with the order of
-  an extension; and the rental's history is asked before one, so that after one in doubt it tells whether it took
-  place, whatever the clocks say. A restart after it was asked forgets what the history had before.
+* Nothing tells when a rental ends but the answers to these requests. The end of before is told with the order of an
+  extension; and the rental's history is asked before one and after one in doubt, which tells whether it took place,
+  whatever the clocks say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar
-
-from cachetools import TTLCache
+from dataclasses import replace
 
 from adapters._handler_api import PAGES_MAX, Brand, FamilyOptions, HandlerApi
 from adapters._handler_rent_forms import RentRules
 from adapters._handler_rent_rows import UNKNOWN, Goods, Page, Shown, goods, messages, rent_id, renting_countries
 from adapters._handler_states import is_done
 from adapters._handler_words import CURRENCY_NUMBERS, Answer, call_error, parse_answer, purchase_error
-from adapters._http import ASK_SECONDS, Reply
+from adapters._http import Reply
 from adapters._price_first import Countdown, before_buying, require_price
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, TooEarly, UnknownLease, Unwell
-from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, RentOffer, Watched
+from gateway.model import BuyOrder, Lease, LeaseState, LostExtension, Outcome, Progress, RentOffer, Watched
 from gateway.money import Money
 from gateway.upstream import Context
 
-T = TypeVar("T")
-
 PAGE = 100
-REMEMBERED = 65536
-REMEMBERED_SECONDS = 200 * 86400.0
-"""No rental is longer than 180 days (HeroSMS)."""
-
-HISTORY_SECONDS = 3.0
-
-DOUBT_SECONDS = 3600.0
-"""What a history has not shown by then did not happen."""
 
 _TOO_EARLY = frozenset({"EARLY_CANCEL_DENIED", "TOO_EARLY"})
 _SMS_IS_THERE = frozenset({"OTP_RECEIVED", "NEW_OTP_RECEIVED"})
 _FINISHED_ALREADY = frozenset({"ALREADY_FINISH", "ALREADY_CANCEL", "ACTIVATION_NOT_ACTIVE"})
 _NOT_NOW = frozenset({"CANT_CANCEL", "BAD_STATUS", "ACTIVATION_NOT_ACTIVE", "FREE_CANCELLATION_EXPIRED"})
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """An extension whose answer was lost. `made_before` are those of as many hours that the history had before it."""
-
-    asked_at: float
-    hours: int
-    end_before: float
-    made_before: int
 
 
 class RentingHandlerApi(HandlerApi):
@@ -67,8 +44,6 @@ class RentingHandlerApi(HandlerApi):
             raise ValueError("this brand has no form of renting")
         self._rules: RentRules = brand.rents
         self._form = brand.rents.form
-        self._ends: TTLCache[str, float] = TTLCache(REMEMBERED, REMEMBERED_SECONDS)
-        self._doubts: TTLCache[str, Doubt] = TTLCache(REMEMBERED, REMEMBERED_SECONDS)
 
     # --- what it rents out ---
 
@@ -116,7 +91,6 @@ class RentingHandlerApi(HandlerApi):
             verb="rent",
         )
         end = self._clock() + hours * 3600 if lease.expires_at is None else lease.expires_at
-        self._ends[lease.reference] = end
         return replace(lease, expires_at=end)
 
     def _hours_of(self, order: BuyOrder) -> int:
@@ -164,31 +138,18 @@ class RentingHandlerApi(HandlerApi):
         return Money(price, self._currency), told
 
     async def extend(self, order: BuyOrder) -> float:
-        lease, time_left = order.lease_reference, Countdown(order.timeout_seconds)
-        rental, hours = rent_id(lease), order.hours
+        time_left = Countdown(order.timeout_seconds)
+        rental, hours = rent_id(order.lease_reference), order.hours
         if rental is None:
             raise Refused("no rental")
         action, params = self._form.cost_question(rental, hours)
         await require_price(self._ask_price(action, params, self._extension_price(hours), time_left), order)
-        if lease not in self._ends and order.lease_expires_at is not None:
-            self._ends[lease] = order.lease_expires_at
-        before, made = self._ends.get(lease), await self._made_before(rental, hours, time_left)
-        try:
-            told = await self._prolong(rental, hours, time_left)
-        except InDoubt as error:
-            if error.reference:
-                raise  # what was made is another rental, and this one is as it was
-            if before is not None and made is not None:
-                self._doubts[lease] = Doubt(self._clock(), hours, before, made)
-            else:
-                self._ends.pop(lease, None)
-            raise
-        end = told if told is not None or before is None else before + hours * 3600
-        if end is None:
+        told = await self._prolong(rental, hours, time_left)
+        if told is not None:
+            return told
+        if order.lease_expires_at is None:
             raise InDoubt("extended, but it was not told until when")
-        self._ends[lease] = end
-        self._doubts.pop(lease, None)
-        return end
+        return order.lease_expires_at + hours * 3600
 
     def _extension_price(self, hours: int) -> Callable[[Answer], int]:
         def price(answer: Answer) -> int:
@@ -217,8 +178,8 @@ class RentingHandlerApi(HandlerApi):
         if rental is None:
             return await super().read(watched)
         state, rows = await self._all_messages("read", rental)
-        end = await self._end(watched.reference, rental) if state is LeaseState.OPEN else None
-        return Progress(state, messages(rows, self._moment), end)
+        lost = watched.extension if state is LeaseState.OPEN else None
+        return Progress(state, messages(rows, self._moment), None if lost is None else await self._end(rental, lost))
 
     async def _all_messages(self, verb: str, rental: str) -> tuple[LeaseState, list[Shown]]:
         """Raises Unwell also where one came while pages were read: another would then be read twice, or not at all."""
@@ -239,35 +200,24 @@ class RentingHandlerApi(HandlerApi):
             raise Unwell("not the messages that were counted")
         return LeaseState.OPEN, self._form.oldest_first(rows)
 
-    async def _end(self, lease: str, rental: str) -> float | None:
-        """When it ends, as far as that is known; an extension in doubt is looked for."""
-        doubt = self._doubts.get(lease)
-        if doubt is None:
-            return self._ends.get(lease)
+    async def extensions_made(self, reference: str, hours: int) -> int:
+        rental = rent_id(reference)
+        if rental is None:
+            raise Refused("no rental")
+        return await self._made("extend_history", rental, hours)
+
+    async def _end(self, rental: str, lost: LostExtension) -> float | None:
+        """When it ends, as its history tells: nothing else on this wire does. None where that can't be read."""
         try:
-            took_place = await self._took_place(rental, doubt)
+            made = await self._made("read", rental, lost.hours)
         except (Unwell, Refused):
             return None
-        if took_place:
-            self._ends[lease] = doubt.end_before + doubt.hours * 3600
-        if took_place or self._clock() >= doubt.asked_at + DOUBT_SECONDS:
-            del self._doubts[lease]
-        return self._ends.get(lease)
+        return lost.ends_at + (lost.hours * 3600 if made > lost.made_before else 0)
 
-    async def _made_before(self, rental: str, hours: int, time_left: Countdown) -> int | None:
-        """None where it is not told: the extension is made all the same, and one in doubt then stays so."""
-        try:
-            return await self._made("extend_history", rental, hours, min(HISTORY_SECONDS, time_left.left_seconds() / 2))
-        except (Unwell, Refused):
-            return None
-
-    async def _took_place(self, rental: str, doubt: Doubt) -> bool:
-        return await self._made("read", rental, doubt.hours) > doubt.made_before
-
-    async def _made(self, verb: str, rental: str, hours: int, seconds: float = ASK_SECONDS) -> int:
+    async def _made(self, verb: str, rental: str, hours: int) -> int:
         """How many extensions by so many hours its history has."""
         action, params = self._form.history_question(rental, hours)
-        made = await self._call(verb, action, self._form.history, params, seconds)
+        made = await self._call(verb, action, self._form.history, params)
         return made.count(hours)
 
     # --- closing ---

@@ -7,7 +7,7 @@ Its ways:
 * services and countries are numeric ids of its public lists, found by name and by ISO letters; until the lists have
   been read, the names themselves are sent, which it takes as well;
 * one SMS an order. Another one is asked for with `/sms/resend`, which may cost money and may answer with another order
-  id: the lease then goes on under that id, until this process ends;
+  id: the lease then goes on under that id, and the order before shows its SMS still;
 * statuses 1, 3, 5 and 6 are documented; what 2, 4, 7 and 8 mean is a setting. An order that waits shows no message, as
   it may be the one of the time before;
 * the list of open orders has everything, with a time stamp in an unnamed zone;
@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-from cachetools import LRUCache
 from pydantic import Field, model_validator
 
 from adapters._closing import accept_cancelled
@@ -58,7 +57,6 @@ T = TypeVar("T")
 CANCEL_STEP_SECONDS = 15.0
 """After a cancel that came too early: SMSPool does not say for how long."""
 
-RESENT_MAX = 10_000
 STAMP_SLACK_SECONDS = 300.0
 HOUR_SECONDS = 3600
 
@@ -104,14 +102,14 @@ def build(context: Context, options: Options) -> SmsPool:
 class SmsPool(Seller):
     """The upstream."""
 
+    moves_leases = True
+
     def __init__(self, context: Context, options: Options) -> None:
         headers = {"authorization": f"Bearer {context.secret}", "accept": "application/json"}
         super().__init__(context, Http(context, headers, base_url=options.base_url))
         self._names = context.names
         self._options = options
         self._lists = Learnt(unread_lists(context.names, options), context.clock)
-        self._resent: LRUCache[str, str] = LRUCache(RESENT_MAX)
-        """Leases that another SMS was asked for, and the order id they go on under."""
 
     # --- what it sells ---
 
@@ -179,7 +177,7 @@ class SmsPool(Seller):
 
     async def _check(self, verb: str, lease: str) -> _Seen:
         """How the lease stands. Raises Unwell."""
-        return await self._ask(verb, "/sms/check", self._seen, self._orderid(lease))
+        return await self._ask(verb, "/sms/check", self._seen, {"orderid": lease})
 
     def _seen(self, reply: Reply) -> _Seen:
         answer = _answer(reply)
@@ -204,7 +202,7 @@ class SmsPool(Seller):
         rows = {row.reference: row for row in await self._active("read_many")}
         found: dict[str, Progress] = {}
         for lease in watched:
-            row = rows.get(self._resent.get(lease.reference, lease.reference))
+            row = rows.get(lease.reference)
             if row is not None and row.seen is not None:
                 found[lease.reference] = row.seen.progress(lease.round)
         return found
@@ -212,14 +210,13 @@ class SmsPool(Seller):
     async def find(self, since: float) -> Sequence[Found]:
         """Open orders made in the second of `since` or later, and those that do not tell."""
         lists = await self._fresh_lists("find")
-        origins = {current: lease for lease, current in self._resent.items()}
         found = []
         for row in await self._active("find"):
             made_at = _made_at(row, self._options.utc_offset_minutes, self._clock)
             if row.is_over or (made_at is not None and made_at < math.floor(since)):
                 continue
             lease = Lease(
-                origins.get(row.reference, row.reference),
+                row.reference,
                 row.number,
                 cost(row.cost, self._currency),
                 expires_at=moment(row.expiry),
@@ -235,25 +232,24 @@ class SmsPool(Seller):
 
     # --- another SMS ---
 
-    async def ask_again(self, reference: str) -> None:
-        """Nothing is asked while the order waits anyway, so a repeat does no harm."""
+    async def ask_again(self, reference: str) -> str | None:
+        """Nothing is asked while the order waits anyway, so a repeat does no harm where the order stayed the same."""
         seen = await self._check("ask_again", reference)
         if seen.state is LeaseState.UNKNOWN:
             raise UnknownLease("order not found")
         if seen.state is not LeaseState.OPEN:
             raise NotAllowed("the order is over")
-        if seen.has_sms:
-            await self._resend(reference)
+        return await self._resend(reference) if seen.has_sms else None
 
-    async def _resend(self, lease: str) -> None:
+    async def _resend(self, lease: str) -> str | None:
         if self._options.resend == "never":
             raise NotAllowed("the stanza says never to ask for another SMS")
-        fields = self._orderid(lease)
+        fields = {"orderid": lease}
         price = await self._ask("ask_again", "/sms/check_resend", _resend_price, fields)
         if price > 0 and self._options.resend == "free_only":
             raise NotAllowed("another SMS costs money there")
         current = await self._ask("ask_again", "/sms/resend", _resent_id, fields)
-        self._resent[lease] = current or fields["orderid"]
+        return None if current in ("", lease) else current
 
     # --- closing ---
 
@@ -264,8 +260,7 @@ class SmsPool(Seller):
         seen = await self._check("close", reference)
         if seen.state is LeaseState.UNKNOWN:
             raise UnknownLease("order not found")
-        is_used = seen.has_sms or seen.was_used or reference in self._resent
-        if seen.state is LeaseState.OPEN and not is_used:
+        if seen.state is LeaseState.OPEN and not (seen.has_sms or seen.was_used):
             await self._cancel_unused(reference)
 
     async def _cancel_unused(self, lease: str) -> None:
@@ -276,17 +271,13 @@ class SmsPool(Seller):
             return
 
     async def _cancel(self, lease: str) -> None:
-        answer = await self._ask("close", "/sms/cancel", _answer, self._orderid(lease))
+        answer = await self._ask("close", "/sms/cancel", _answer, {"orderid": lease})
         if answer.is_done:
             return
         if answer.reason == "too early":
             raise TooEarly(CANCEL_STEP_SECONDS)
         seen = await self._check("close", lease)
         accept_cancelled(seen.state, seen.has_sms, answer.said)
-
-    def _orderid(self, lease: str) -> dict[str, str]:
-        """What a lease goes under by now."""
-        return {"orderid": self._resent.get(lease, lease)}
 
     async def _ask(
         self, verb: str, path: str, read: Callable[[Reply], T], fields: Mapping[str, str] | None = None

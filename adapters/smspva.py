@@ -10,8 +10,8 @@ Its ways:
 * numbers come without the country's prefix, the United Kingdom is `UK`;
 * `sms/{id}` may be what an SMS is paid by, so whether the list of orders shows one that was never read is a setting;
 * an order shows one SMS; `clearsms` makes room for another and starts its life anew;
-* nothing has to finish an order, and one without an SMS is cancelled instead; what `stopsms` does is not described,
-  so it is called only if the stanza says so;
+* nothing has to finish an order; what `stopsms` does is not described, so it is called only if the stanza says so. One
+  that is finished has had an SMS, whatever it shows since another was asked for, and is never cancelled;
 * orders carry no time: when one was made is told from what is left of its life, by the server's clock;
 * 4 to 5 s are asked for between queries: `poll_seconds = 5` or more in the stanza.
 """
@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Any, Literal, cast
 
-from cachetools import LRUCache
 from pydantic import Field
 
 from adapters._closing import accept_cancelled
@@ -47,15 +46,13 @@ from adapters._values import (
     whole,
 )
 from adapters._words import WordOptions, Words
-from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, UnknownLease, Unwell, UpstreamError
+from gateway.errors import InDoubt, NotAllowed, Refused, SoldOut, UnknownLease, Unwell, UpstreamError
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money
 from gateway.upstream import Context, Names, OfferTable
 
 MADE_SLACK_SECONDS = 20.0
 """How far off an order's time may be that is told from what is left of its life."""
-
-ASKED_AGAIN_MAX = 10_000
 
 _DONE = 200
 _WAITING = 202
@@ -100,8 +97,6 @@ class SmsPva(Seller):
         self._options = options
         self._words = Words.of(SERVICES, country_words(context.names.country_iso2), options)
         self._prefixes = _prefixes(context.names)
-        self._asked_again: LRUCache[str, bool] = LRUCache(ASKED_AGAIN_MAX)
-        """Leases that have had an SMS, though they show none while they wait for another."""
 
     # --- what it sells ---
 
@@ -219,8 +214,6 @@ class SmsPva(Seller):
 
     async def ask_again(self, reference: str) -> None:
         code = await self._put("ask_again", "clearsms", reference)
-        if code == _DONE:
-            self._asked_again[reference] = True
         if code in (_DONE, _NO_SMS):
             return
         progress = await self._check("ask_again", reference)
@@ -240,19 +233,8 @@ class SmsPva(Seller):
         progress = await self._check("close", reference)
         if progress.state is LeaseState.UNKNOWN:
             raise UnknownLease("order not found")
-        if progress.state is not LeaseState.OPEN:
-            return
-        if not progress.messages and reference not in self._asked_again:
-            await self._cancel_unused(reference)
-        elif self._options.finish == "stopsms":
+        if progress.state is LeaseState.OPEN and self._options.finish == "stopsms":
             await self._stop(reference)
-
-    async def _cancel_unused(self, lease: str) -> None:
-        """A message that came between the two calls makes the next attempt to finish succeed."""
-        try:
-            await self._cancel(lease)
-        except HasSms:
-            raise Unwell("a message came while finishing") from None
 
     async def _stop(self, lease: str) -> None:
         code = await self._put("close", "stopsms", lease)

@@ -48,7 +48,6 @@ class Orders:
         self._common = common
         self._hosting = hosting
         self._seen: LRUCache[int, _Seen] = LRUCache(REMEMBERED)
-        self._banned: LRUCache[int, bool] = LRUCache(REMEMBERED)
         self._rendered: LRUCache[int, tuple[tuple[str, int, Words], Rendered]] = LRUCache(RENDERED_MAX)
         self._asking: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Semaphore(ASKED_TOGETHER)
@@ -80,16 +79,14 @@ class Orders:
         if live.is_rental:
             raise Said("hosting order")
         is_ban = call.verb == "ban"
-        if live.status is Status.CANCELLED and self._is_banned(live) is is_ban:
+        if live.status is Status.CANCELLED and live.is_banned is is_ban:
             return self._reply(caller, live)
         if live.status.is_open:
             try:
-                await self._common.front.activations.cancel(caller, live.id)
+                await self._common.front.activations.cancel(caller, live.id, is_ban=is_ban)
             except NotAllowedNow:
                 raise Said(_ended(live) or "order has sms") from None
             if live.status is Status.CANCELLED:
-                if is_ban:
-                    self._banned[live.id] = True
                 return self._reply(caller, live)
         raise Said(_ended(live) or "order has sms")
 
@@ -136,7 +133,7 @@ class Orders:
 
     def rendered(self, live: Live) -> Rendered:
         """The order as JSON, made anew only where it has changed since it was last shown."""
-        status = "BANNED" if self._is_banned(live) else render.STATUSES[live.status]
+        status = "BANNED" if live.is_banned else render.STATUSES[live.status]
         state = (status, len(live.messages), self._common.words)
         known = self._rendered.get(live.id)
         if known is not None and known[0] == state:
@@ -150,9 +147,6 @@ class Orders:
         self._common.front.readers.saw(caller, live)
         made = self.rendered(live)
         return Reply(made.body, packed=made.packed)
-
-    def _is_banned(self, live: Live) -> bool:
-        return live.status is Status.CANCELLED and live.id in self._banned
 
 
 def _ended(live: Live) -> str:

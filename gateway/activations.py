@@ -17,7 +17,7 @@ from functools import partial
 
 import structlog
 
-from gateway import attempts, fuse, ledger, refunds
+from gateway import attempts, fuse, ledger, moves, refunds
 from gateway.accounts import Caller
 from gateway.codes import clean_code
 from gateway.errors import (
@@ -37,8 +37,8 @@ from gateway.live import Live, Shown
 from gateway.model import LeaseState, Outcome, Product, Progress, Sms, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load, load_open
-from gateway.store import Row, Tx
-from gateway.upstream import AsksAgain, Upstream
+from gateway.store import Conflict, Row, Tx
+from gateway.upstream import AsksAgain, Finds, MovesLeases, Upstream
 from gateway.vault import Vault
 
 UNKNOWN_TIMES_MAX = 3
@@ -54,6 +54,9 @@ JUDGED_AFTER_SECONDS = 60.0
 EXPIRED_TOGETHER = 25
 CANCELLING_EXTRA_SECONDS = 10.0
 """Beyond the time an upstream has to answer a cancel, how long it may take to write down what came of it."""
+
+RESENDING_EXTRA_SECONDS = 5.0
+"""As much for another SMS that was asked for: whoever repeats that waits so long after a crash."""
 
 
 log = structlog.get_logger()
@@ -140,7 +143,8 @@ class Activations:
             await self._take_end(live, progress.expires_at)
         unknown_max = RENTAL_UNKNOWN_TIMES_MAX if live.is_rental else UNKNOWN_TIMES_MAX
         is_over = progress.state in (LeaseState.CANCELLED, LeaseState.FINISHED) or live.unknown_times >= unknown_max
-        if is_over and not live.is_over_upstream:
+        # Of a round that is over since it was asked about, the lease there may be another one than this one's.
+        if is_over and not live.is_over_upstream and round_asked == live.round:
             if live.is_rental:
                 await self._end_rental_over_upstream(live, progress.state)
             elif live.status is Status.WAITING:
@@ -244,11 +248,12 @@ class Activations:
             return live
         if live.status is not Status.RECEIVED or live.is_over_upstream:
             raise NotAllowedNow
-        await self._ask_upstream_again(live)
-        started_round = await self._house.store.run(_retry, live.id)
+        reference = await self._ask_upstream_again(live)
+        started_round = await self._start_round(live, reference)
         if started_round is not None:
             live.round = started_round
             live.status = Status.RETRYING
+            live.go_on_under(reference or live.reference)
             self._house.live.put(live)
             return live
         # Somebody else's change came first: the same one is as good, any other is not.
@@ -256,17 +261,67 @@ class Activations:
             raise NotAllowedNow
         return live
 
-    async def _ask_upstream_again(self, live: Live) -> None:
+    async def _ask_upstream_again(self, live: Live) -> str | None:
+        """The reference under which the lease goes on, where that is another one. Raises NotAllowedNow, Unavailable."""
         upstream = self._house.upstreams.get(live.upstream)
         if not isinstance(upstream, AsksAgain):
-            return
+            return None
+        if isinstance(upstream, MovesLeases):
+            return await self._ask_mover_again(upstream, live)
         try:
-            async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
-                await upstream.ask_again(live.reference)
+            return await self._asked_again(upstream, live)
         except (NotAllowed, UnknownLease):
             raise NotAllowedNow from None
         except (UpstreamError, TimeoutError):
             raise Unavailable from None
+
+    async def _ask_mover_again(self, upstream: AsksAgain, live: Live) -> str | None:
+        """As `_ask_upstream_again`, one process at a time, and not before what an earlier try made was looked for."""
+        house, now = self._house, self._house.clock()
+        until = now + 2 * house.settings.gateway.activations.cancel_deadline_seconds + RESENDING_EXTRA_SECONDS
+        is_in_doubt = await house.store.run(moves.begin, live.id, until, now)
+        if is_in_doubt is None:
+            return None  # nor does the state allow a round
+        try:
+            made = await self._resent_before(upstream, live) if is_in_doubt else None
+            return made or await self._asked_again(upstream, live)
+        except (NotAllowed, UnknownLease):
+            if is_in_doubt:
+                # Perhaps because the earlier try came to something, which is not listed yet.
+                await house.store.run(moves.leave_in_doubt, live.id, house.clock())
+            else:
+                await house.store.run(moves.refused, live.id)
+            raise NotAllowedNow from None
+        except (UpstreamError, TimeoutError):
+            await house.store.run(moves.leave_in_doubt, live.id, house.clock())
+            raise Unavailable from None
+
+    async def _resent_before(self, upstream: AsksAgain, live: Live) -> str | None:
+        """The order that a request for another SMS has made whose answer was lost, as far as it is listed."""
+        if not isinstance(upstream, Finds):
+            return None
+        async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
+            found = await upstream.find(live.opened_at)
+        same = [one for one in found if (one.service, one.lease.number) == (live.service, live.number)]
+        unknown = await self._house.store.read(attempts.unknown_among, live.upstream, same)
+        newest = max(unknown, key=lambda one: one.created_at or 0.0, default=None)
+        return None if newest is None else newest.lease.reference
+
+    async def _asked_again(self, upstream: AsksAgain, live: Live) -> str | None:
+        async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
+            return await upstream.ask_again(live.reference)
+
+    async def _start_round(self, live: Live, reference: str | None) -> int | None:
+        """As `_retry`. Raises NotAllowedNow, Unavailable."""
+        try:
+            started_round = await self._house.store.run(_retry, live.id, reference, self._house.clock())
+        except Conflict:
+            log.warning("lease.not_moved", activation=live.id, upstream=live.upstream)
+            await self._house.store.run(moves.refused, live.id)
+            raise NotAllowedNow from None
+        if reference is not None:
+            log.info("lease.moved", activation=live.id, upstream=live.upstream)
+        return started_round
 
     async def finish(self, caller: Caller, activation_id: int) -> Live:
         """Done with it; the upstream is told in the background. Safe to repeat. Raises as `ask_again`."""
@@ -293,10 +348,11 @@ class Activations:
         else:
             await self._refresh(live)
 
-    async def cancel(self, caller: Caller, activation_id: int) -> Live:
+    async def cancel(self, caller: Caller, activation_id: int, *, is_ban: bool = False) -> Live:
         """Gives the number back and releases the money. Safe to repeat.
 
-        Raises UnknownActivation, NotAllowedNow (a code is there), CancelTooEarly, Unavailable.
+        `is_ban` says that the number is of no use, which is remembered. Raises UnknownActivation, NotAllowedNow (a code
+        is there), CancelTooEarly, Unavailable.
         """
         live = await self.get(caller, activation_id)
         if live.status in (Status.CANCELLED, Status.EXPIRED):
@@ -305,10 +361,10 @@ class Activations:
             raise NotAllowedNow
         if self._house.clock() - live.opened_at < self._house.settings.gateway.activations.early_cancel_seconds:
             raise CancelTooEarly
-        await self.give_back(live)
+        await self.give_back(live, is_ban=is_ban)
         return live
 
-    async def give_back(self, live: Live) -> None:
+    async def give_back(self, live: Live, *, is_ban: bool = False) -> None:
         """Cancels a waiting activation, whoever wants it. Raises NotAllowedNow, CancelTooEarly, Unavailable.
 
         A rental is given back only as long as its money can be had back, and Unavailable while an extension of it is
@@ -321,7 +377,7 @@ class Activations:
             if live.is_rental:
                 await self._give_back_rental(live)
             else:
-                await self._give_back(live)
+                await self._give_back(live, is_ban=is_ban)
         finally:
             live.cancels_under_way -= 1
 
@@ -338,17 +394,18 @@ class Activations:
                 with contextlib.suppress(Unavailable):
                     await house.store.run(attempts.end_cancel, live.id)
 
-    async def _give_back(self, live: Live) -> None:
+    async def _give_back(self, live: Live, *, is_ban: bool = False) -> None:
         house = self._house
         close_at = await self._ask_to_cancel(live)
         now = house.clock()
         cap = round(house.settings.gateway.activations.cancel_exposure * MICROS)
         outcome = Outcome.CANCELLED if close_at is not None else None
-        if not await house.store.run(_cancel, live.id, outcome, close_at, now, cap):
+        if not await house.store.run(_cancel, live.id, outcome, close_at, now, cap, is_ban=is_ban):
             await self._refresh(live)
             if live.status in (Status.CANCELLED, Status.EXPIRED):
                 return
             raise NotAllowedNow
+        live.is_banned = is_ban
         self._ended(live, Status.CANCELLED, now)
 
     async def _ask_to_cancel(self, live: Live) -> float | None:
@@ -689,11 +746,16 @@ def _book_loss(tx: Tx, activation_id: int, row: Row, at: float) -> bool:
     return booked is None
 
 
-def _retry(tx: Tx, activation_id: int) -> int | None:
-    """The round that begins; None where the state does not allow one."""
+def _retry(tx: Tx, activation_id: int, reference: str | None, at: float) -> int | None:
+    """The round that begins, its lease under another reference if need be; None where the state does not allow one.
+
+    Raises Conflict where the reference is another activation's.
+    """
+    if reference is not None:
+        moves.move(tx, activation_id, reference, at)
     row = tx.one(
-        "update activations set status = 'retrying', round = round + 1 where id = :id and status = 'received'"
-        " returning round",
+        "update activations set status = 'retrying', round = round + 1, resend_until = null"
+        " where id = :id and status = 'received' returning round",
         id=activation_id,
     )
     return None if row is None else int(row["round"])
@@ -759,10 +821,19 @@ def _end(
 
 
 def _cancel(
-    tx: Tx, activation_id: int, outcome: Outcome | None, close_at: float | None, at: float, exposure_max: int
+    tx: Tx,
+    activation_id: int,
+    outcome: Outcome | None,
+    close_at: float | None,
+    at: float,
+    exposure_max: int,
+    *,
+    is_ban: bool,
 ) -> bool:
     """As `_end`. Raises CancelTooEarly where the account's cancels not yet accepted upstream may cost too much."""
     ended = _end(tx, activation_id, Status.CANCELLED, outcome, close_at, at)
+    if ended and is_ban:
+        tx.execute("update activations set is_banned = 1 where id = :id", id=activation_id)
     if ended and outcome is not None:
         # Asked after the ending has locked the account's balance, so that parallel cancels are all counted.
         row = tx.one(

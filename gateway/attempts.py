@@ -10,10 +10,10 @@ attempt:  pending ─► leased                              the activation's ow
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from gateway import drift, fuse, handed, ledger, tree
+from gateway import drift, fuse, handed, ledger, moves, tree
 from gateway.accounts import Caller
 from gateway.caps import TAKES_NO_PLACE
 from gateway.errors import NoBalance, NotAllowedNow, OrderExists, Unavailable
@@ -45,8 +45,8 @@ class Intent:
     opened_at: float
     shares: tuple[int, ...] = ()
     """What is held of each level (`Quote.shares`)."""
-    pause_seconds: float = 0.0
-    """How long the key's next order waits, by its fuse."""
+    pace: fuse.Pace = field(default_factory=fuse.Pace)
+    """How long this order has to have waited, and the key's next one will, by its fuse."""
 
 
 def intend(
@@ -83,10 +83,10 @@ def intend(
     if held.price.micros != ceiling:
         tx.execute("update activations set price = :price where id = :id", price=held.price.micros, id=activation_id)
     # More time for a number that one has brings in no further one.
-    pause_seconds = 0.0 if order.product is Product.EXTENSION else fuse.take(tx, caller.key_id, limits, at)
+    pace = fuse.Pace() if order.product is Product.EXTENSION else fuse.take(tx, caller.key_id, limits, at)
     first = quotes[0].quote
     attempt_id = begin(tx, activation_id, first, first.offer.cost, at, order.product)
-    return Intent(activation_id, attempt_id, held.price, quotes, at, held.shares, pause_seconds)
+    return Intent(activation_id, attempt_id, held.price, quotes, at, held.shares, pace)
 
 
 def _hold_dearest(
@@ -329,8 +329,7 @@ def end_unattached(
     tx: Tx, attempt_id: int, upstream: str, reference: str, at: float, reason: str = "the order was given up meanwhile"
 ) -> bool:
     """Ends an attempt whose lease could not be attached; whether that lease is ours, to be given back."""
-    known = tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
-    if known is not None:
+    if moves.activation_of(tx, upstream, reference) is not None:
         end(tx, attempt_id, "refused", "handed out a lease we have", at)
         return False
     end(tx, attempt_id, "orphan", reason, at, reference)
@@ -464,6 +463,11 @@ def settle_extension(tx: Tx, row: Row, ends_at: float | None, at: float) -> bool
     return bool(ended)
 
 
+def note_made_before(tx: Tx, attempt_id: int, made_before: int) -> None:
+    """What an upstream told of a rental's extensions, before it is asked for a further one."""
+    tx.execute("update attempts set made_before = :made where id = :id", made=made_before, id=attempt_id)
+
+
 def has_moved(had_until: float, ends_at: float, hours: int) -> bool:
     """Whether an end moved by about so many hours: upstreams tell it to the minute or so."""
     return ends_at - had_until >= hours * 1800.0
@@ -539,8 +543,7 @@ def claim_extension(tx: Tx, rental_id: int, fingerprint: str, at: float) -> bool
 
 def _known(tx: Tx, upstream: str, reference: str) -> bool:
     return (
-        tx.one("select 1 as x from activations where upstream = :u and reference = :r", u=upstream, r=reference)
-        is not None
+        moves.activation_of(tx, upstream, reference) is not None
         or tx.one("select 1 as x from attempts where upstream = :u and reference = :r", u=upstream, r=reference)
         is not None
     )
@@ -585,7 +588,8 @@ def unsettled(tx: Tx) -> Sequence[Row]:
     """Attempts in doubt. For those to prolong a rental: which one, by how many hours, and when it ended before."""
     return tx.all(
         "select t.id, t.activation_id, t.upstream, t.service, t.country, t.cost_max, t.currency, t.state,"
-        " t.started_at, t.product, a.parent_id, a.hours, a.expires_at as had_until, a.status, a.opened_at"
+        " t.started_at, t.product, t.made_before, a.parent_id, a.hours, a.expires_at as had_until, a.status,"
+        " a.opened_at"
         " from attempts t join activations a on a.id = t.activation_id where t.state = 'in_doubt' order by t.id"
     )
 

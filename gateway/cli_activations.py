@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from gateway import moves
 from gateway.accounts import AccountError
 from gateway.money import Money
 from gateway.store import Row, Tx
@@ -92,6 +93,7 @@ def _facts(tx: Tx, row: Row) -> dict[str, Any]:
         "hold": None if hold is None else f"{hold['state']}, {Money(hold['amount'], hold['currency'])}",
         "upstream": row["upstream"],
         "reference": row["reference"],
+        "former_references": ", ".join(moves.former_references(tx, row["id"])) or None,
         "cost": None if row["cost"] is None else str(Money(row["cost"], row["cost_currency"])),
         "opened": moment(row["opened_at"]),
         "expires": moment(row["expires_at"]),

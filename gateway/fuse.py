@@ -64,6 +64,22 @@ class Blown(NoNumbers):
     """The key's fuse stops it."""
 
 
+class Slowed(Exception):
+    """A purchase of the key has to wait first, and has not."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a purchase has to have waited, and how long the key's next one waits."""
+
+    due_seconds: float = 0.0
+    next_seconds: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class State:
     """A key's fuse as it stands. `missed` is of purchases that are over, `waiting` of those that are not."""
@@ -120,14 +136,14 @@ def pause_seconds(settings: FuseSettings, misses: int) -> float:
     return min(settings.slow_seconds_max, (misses - settings.slow_after + 1) * settings.slow_seconds)
 
 
-def take(tx: Tx, key_id: int, settings: FuseSettings, at: float) -> float:
-    """Lets a purchase through that has just been held; how many seconds the key's next one waits. Raises Blown."""
+def take(tx: Tx, key_id: int, settings: FuseSettings, at: float) -> Pace:
+    """Lets a purchase through that has just been held, if it has waited. Raises Blown."""
     row = _row(tx, key_id)
     if row is None:
-        return 0.0
+        return Pace()
     own = _effective(settings, row)
     if not own.stop_after and not own.slow_after:
-        return 0.0
+        return Pace()
     if own.stop_after and _is_stopped(row, at):
         raise Blown
     if row["missed"] and _is_long_ago(row, own, at):
@@ -138,7 +154,7 @@ def take(tx: Tx, key_id: int, settings: FuseSettings, at: float) -> float:
     pause = pause_seconds(own, misses)
     if bool(pause) is (row["slowed_at"] is None):
         _set_slowed(tx, row["origin"], at if pause else None)
-    return pause
+    return Pace(pause_seconds(own, misses - 1), pause)
 
 
 def _set_slowed(tx: Tx, origin_id: int, at: float | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from gateway import moves
 from gateway.activations import Activations
 from gateway.errors import CallerError, PushRefused, PushUnreadable, Unavailable, UpstreamError
 from gateway.house import House
@@ -119,19 +120,22 @@ class Inbox:
         if live is None:
             # The answer to its purchase may be on its way still; the poll after it shows whatever was pushed.
             log.info("push.unknown_lease", upstream=upstream)
-        elif pushed.messages:
+        elif pushed.messages and live.reference == pushed.reference:
             await self._activations.deliver(live, live.round, pushed.messages)
         else:
+            # Of a reference that the lease has left behind it may be the message of before: reading it tells.
             self._look_soon(live)
 
     async def _lease(self, upstream: str, reference: str) -> Live | None:
         live = self._house.live.at_upstream(upstream).get(reference)
         if live is not None:
             return live
-        found = await self._house.store.read(_by_lease, upstream, reference)
-        loaded = await load(self._house.store, self._house.vault, found) if found is not None else None
+        found = await self._house.store.read(moves.activation_of, upstream, reference)
+        if found is None:
+            return None
+        loaded = self._house.live.get(found) or await load(self._house.store, self._house.vault, found)
         # Its purchase may have put it into the map meanwhile, and there is to be one of it only.
-        return self._house.live.at_upstream(upstream).get(reference) or loaded
+        return self._house.live.get(found) or loaded
 
     def look(self, upstream: str, reference: str) -> None:
         """Reads a lease soon, if it is open."""
@@ -269,15 +273,6 @@ def _digest(data: bytes) -> str:
 
 
 # Units of work
-
-
-def _by_lease(tx: Tx, upstream: str, reference: str) -> int | None:
-    row = tx.one(
-        "select id from activations where upstream = :upstream and reference = :reference",
-        upstream=upstream,
-        reference=reference,
-    )
-    return int(row["id"]) if row is not None else None
 
 
 def drop_pushes(tx: Tx, before: float) -> None:

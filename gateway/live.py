@@ -64,12 +64,22 @@ class Live:
     parent_id: int | None = None
     refundable_until: float | None = None
     """Until when a rental without a message can be given back; nought once its money is kept, None for others."""
+    is_banned: bool = False
+    """Whether whoever cancelled it said that the number is of no use."""
+    filed_under: str = field(default="", repr=False)
+    """The reference that the map finds it by."""
 
     def follow(self, known: Live) -> None:
-        """Becomes what the database knows of it: messages, round, status. To file it anew is the map's."""
+        """Becomes what the database knows of it: messages, round, reference, status. To file it anew is the map's."""
         self.identities |= known.identities
         self.messages, self.round = known.messages, known.round
-        self.status, self.ended_at = known.status, known.ended_at
+        self.status, self.ended_at, self.is_banned = known.status, known.ended_at, known.is_banned
+        self.go_on_under(known.reference)
+
+    def go_on_under(self, reference: str) -> None:
+        """Its lease has this reference now: what was seen of another one says nothing of it. Not filed anew by this."""
+        if reference != self.reference:
+            self.reference, self.unknown_times, self.is_over_upstream, self.read_at = reference, 0, False, 0.0
 
     @property
     def is_rental(self) -> bool:
@@ -107,6 +117,9 @@ class LiveMap:
 
     def place(self, live: Live) -> None:
         """As `put`, for what is in the database already and known to everybody who follows it."""
+        if live.filed_under not in ("", live.reference):
+            _drop(self._by_upstream, live.upstream, live.filed_under)
+        live.filed_under = live.reference
         if live.status.is_open:
             self._open[live.id] = live
             self._by_account.setdefault(live.account_id, {})[live.id] = live

@@ -189,13 +189,30 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class LostExtension:
+    """More time for a rental, of which it is not known whether it was had.
+
+    `ends_at` is when the rental ended before, `made_before` how many by as many hours its upstream told of until then.
+    """
+
+    hours: int
+    ends_at: float
+    made_before: int
+
+
+@dataclass(frozen=True, slots=True)
 class Watched:
-    """A lease to be read: `round` counts the SMS asked for so far, from 1."""
+    """A lease to be read: `round` counts the SMS asked for so far, from 1.
+
+    With `extension`, a rental is read to learn whether it ends later by that: an upstream that does not tell ends may
+    tell what extensions there were.
+    """
 
     reference: str
     round: int
     service: str = ""
     opened_at: float = 0.0
+    extension: LostExtension | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,14 +82,15 @@ class Poller:
     async def _read_list(self, upstream: _Reads, lives: Sequence[Live]) -> None:
         if not lives:
             return
-        rounds = {live.reference: live.round for live in lives}
+        rounds = {live.id: live.round for live in lives}
+        asked = [watched(live) for live in lives]
         async with asyncio.timeout(READ_SECONDS * 3):
-            found = await upstream.read_many([watched(live) for live in lives])
+            found = await upstream.read_many(asked)
         for live in lives:
             progress = found.get(live.reference)
             if progress is not None:
                 live.read_at = self._house.clock()
-                await self._activations.take(live, rounds[live.reference], progress)
+                await self._activations.take(live, rounds[live.id], progress)
         missing = [live for live in lives if live.reference not in found]
         await self._read_each(upstream, self._due(missing, SINGLES_AFTER_BULK))
 

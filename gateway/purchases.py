@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from gateway import attempts, fuse, handed, ladders, recharges, refunds
+from gateway import attempts, fuse, handed, ladders, moves, recharges, refunds
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -42,12 +42,21 @@ from gateway.errors import (
 )
 from gateway.house import House
 from gateway.live import Live
-from gateway.model import BuyOrder, Found, Lease, Order, Outcome, Product, Quote, Status, Watched
+from gateway.model import BuyOrder, Found, Lease, LostExtension, Order, Outcome, Product, Quote, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row, Tx
-from gateway.upstream import AddsServices, Finds, KeptByUs, Rents, Reuses, Upstream
+from gateway.upstream import (
+    AddsServices,
+    CountsExtensions,
+    Finds,
+    KeptByUs,
+    MovesLeases,
+    Rents,
+    Reuses,
+    Upstream,
+)
 
 ATTEMPT_SECONDS_MAX = 6.0
 """Of the order's nine, what one upstream gets while there is another one to turn to."""
@@ -57,6 +66,9 @@ FIND_SECONDS = 1.0
 
 FAIL_FAST_SECONDS = 3.0
 """What an upstream in trouble gets when it is the last one standing."""
+
+HISTORY_SECONDS = 3.0
+"""Of an extension's time, what an upstream gets to tell which there were before."""
 
 STRANGER_SECONDS_MAX = 1800.0
 """How old an unknown open number may be to be looked for: beyond an upstream's own life there are none."""
@@ -352,17 +364,24 @@ class Purchases:
         limits = house.settings.gateway.fuse
 
         def intend(tx: Tx) -> Intent:
-            return unit(tx, caller, order, basis.quotes, started, number_of_open, version, limits)
+            made = unit(tx, caller, order, basis.quotes, started, number_of_open, version, limits)
+            if made.pace.due_seconds and not pause_seconds:
+                raise fuse.Slowed(made.pace.due_seconds)  # undone: nothing is held, and no connection, while it waits
+            return made
 
         try:
             intent = await self._intended(intend, caller, basis.quotes)
+        except fuse.Slowed as slowed:
+            # What other processes have seen of the key, or this one before it was started anew.
+            self._pauses[caller.key_id] = slowed.seconds
+            return await self._buy(caller, order, find)
         except fuse.Blown:
             until = await house.store.run(fuse.blow, caller.key_id, limits, started)
             if until is not None:
                 log.warning("fuse.blown", key=caller.key_id, account=caller.account_name)
             raise
         if order.product is not Product.EXTENSION:
-            self._pauses[caller.key_id] = intent.pause_seconds
+            self._pauses[caller.key_id] = intent.pace.next_seconds
         self._own.add(intent.activation_id)
         try:
             return await self._try_each(caller, order, intent, started, basis.parent)
@@ -484,7 +503,9 @@ class Purchases:
         if rental.cancels_under_way:
             # Asked after the intent is written, as a cancel looks for intents after it has said so: one sees the other.
             raise NotReached("its rental is being given back")
-        had_until = rental.expires_at
+        had_until, asked_at = rental.expires_at, house.clock()
+        made_before = await self._made_before(upstream, intent, wanted)
+        wanted = replace(wanted, timeout_seconds=wanted.timeout_seconds - (house.clock() - asked_at))
         try:
             ends_at = await upstream.extend(wanted)
         except UpstreamError as error:
@@ -494,7 +515,8 @@ class Purchases:
             if error.reference:
                 await self._turn_back(intent, upstream.name, error)
             await house.store.run(attempts.end, intent.attempt_id, "in_doubt", str(error), house.clock())
-            seen = await self._end_now(upstream, rental, deadline - house.clock())
+            lost = None if made_before is None else LostExtension(wanted.hours, had_until, made_before)
+            seen = await self._end_now(upstream, rental, lost, deadline - house.clock())
             if seen is None or not attempts.has_moved(had_until, seen, wanted.hours):
                 raise
             ends_at = seen
@@ -515,6 +537,21 @@ class Purchases:
         self._prolonged[fingerprint] = intent.activation_id
         return rental
 
+    async def _made_before(self, upstream: Rents, intent: Intent, wanted: BuyOrder) -> int | None:
+        """What is to be known of a rental's extensions, should the answer to this one be lost, written down.
+
+        None where it is not told: the extension is made all the same. Raises Unavailable.
+        """
+        if not isinstance(upstream, CountsExtensions):
+            return None
+        try:
+            async with asyncio.timeout(min(HISTORY_SECONDS, wanted.timeout_seconds / 2)):
+                made = await upstream.extensions_made(wanted.lease_reference, wanted.hours)
+        except (UpstreamError, TimeoutError):
+            return None
+        await self._house.store.run(attempts.note_made_before, intent.attempt_id, made)
+        return made
+
     async def _turn_back(self, intent: Intent, upstream: str, error: InDoubt) -> NoReturn:
         """Gives back a lease that was had in place of what was asked for. Raises NothingTaken."""
         house = self._house
@@ -524,13 +561,17 @@ class Purchases:
         self._soon(self._give_back_orphans())
         raise _Settled(str(error))
 
-    async def _end_now(self, upstream: Upstream, rental: Live, seconds: float) -> float | None:
+    async def _end_now(
+        self, upstream: Upstream, rental: Live, lost: LostExtension | None, seconds: float
+    ) -> float | None:
         """When a rental ends, as its upstream has it; None where it does not say."""
         if seconds <= 0:
             return None
         try:
             async with asyncio.timeout(seconds):
-                progress = await upstream.read(Watched(rental.reference, 1, rental.service, rental.opened_at))
+                progress = await upstream.read(
+                    Watched(rental.reference, 1, rental.service, rental.opened_at, extension=lost)
+                )
         except (UpstreamError, TimeoutError):
             return None
         return progress.expires_at
@@ -576,9 +617,20 @@ class Purchases:
             return ()
         try:
             async with asyncio.timeout(seconds):
-                return await upstream.find(asked_at - attempts.CLOCK_SKEW_SECONDS)
+                return await self._listed(upstream.name, upstream, asked_at - attempts.CLOCK_SKEW_SECONDS)
         except (UpstreamError, TimeoutError):
             return ()
+
+    async def _listed(self, name: str, upstream: Finds, since: float) -> Sequence[Found]:
+        """Its open orders, but for those made for another SMS whose reference is not known here yet.
+
+        Raises Unwell, Unavailable.
+        """
+        found = await upstream.find(since)
+        if not isinstance(upstream, MovesLeases):
+            return found
+        resent = await self._house.store.read(moves.under_way, self._house.vault, name)
+        return [one for one in found if (one.service, one.lease.number) not in resent]
 
     async def _adopt(
         self, caller: Caller, order: Order, intent: Intent, quote: Quote, lease: Lease, cost_max: Money
@@ -784,7 +836,7 @@ class Purchases:
         since = [row["started_at"] for row in rows if row["product"] != Product.EXTENSION]
         if isinstance(upstream, Finds) and since:
             try:
-                found = await upstream.find(min(since) - attempts.CLOCK_SKEW_SECONDS)
+                found = await self._listed(name, upstream, min(since) - attempts.CLOCK_SKEW_SECONDS)
             except UpstreamError as error:
                 log.info("settle.unwell", upstream=name, error=type(error).__name__)
         for row in rows:
@@ -807,7 +859,10 @@ class Purchases:
         rental = house.live.get(rental_id) or await load(house.store, house.vault, rental_id)
         ends_at = None
         if upstream is not None and rental is not None:
-            ends_at = await self._end_now(upstream, rental, house.settings.gateway.activations.order_deadline_seconds)
+            told = row["made_before"]
+            lost = None if told is None else LostExtension(row["hours"], row["had_until"], told)
+            seconds = house.settings.gateway.activations.order_deadline_seconds
+            ends_at = await self._end_now(upstream, rental, lost, seconds)
         if not await house.store.run(attempts.settle_extension, row, ends_at, house.clock()):
             return
         log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
@@ -872,7 +927,7 @@ class Purchases:
             if not isinstance(upstream, Finds) or stanza is None:
                 continue
             try:
-                found = await upstream.find(now - STRANGER_SECONDS_MAX)
+                found = await self._listed(name, upstream, now - STRANGER_SECONDS_MAX)
             except UpstreamError:
                 continue
             before = now - STRANGER_SECONDS_MIN

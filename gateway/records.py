@@ -11,7 +11,7 @@ from gateway.vault import Vault
 
 _COLUMNS = (
     "id, account_id, service, country, operator, status, price, currency, opened_at, number_sealed, upstream,"
-    " reference, expires_at, ended_at, round, product, hours, parent_id, refundable_until"
+    " reference, expires_at, ended_at, round, product, hours, parent_id, refundable_until, is_banned"
 )
 
 
@@ -92,6 +92,7 @@ def _live(vault: Vault, row: Row, messages: Sequence[Row]) -> Live:
         hours=row["hours"] or 0,
         parent_id=row["parent_id"],
         refundable_until=row["refundable_until"],
+        is_banned=bool(row["is_banned"]),
     )
 
 

@@ -35,7 +35,8 @@ class Upstream(Protocol):
     async def close(self, reference: str, outcome: Outcome) -> None:
         """Tell the upstream how the lease ends. Safe to repeat: done already is done.
 
-        Raises TooEarly, HasSms, NotAllowed, UnknownLease, Unwell.
+        A lease for codes that is finished has had an SMS, though perhaps under a former reference. Raises TooEarly,
+        HasSms, NotAllowed, UnknownLease, Unwell.
         """
         ...
 
@@ -57,9 +58,25 @@ class ReadsMany(Protocol):
 
 @runtime_checkable
 class AsksAgain(Protocol):
-    """Has to be told that another SMS is wanted. Raises NotAllowed, UnknownLease, Unwell. Safe to repeat."""
+    """Has to be told that another SMS is wanted. Safe to repeat, unless it `MovesLeases`."""
 
-    async def ask_again(self, reference: str) -> None: ...
+    async def ask_again(self, reference: str) -> str | None:
+        """The reference under which the lease goes on, where that is another one from now on.
+
+        Raises NotAllowed, UnknownLease (nothing was asked for), Unwell.
+        """
+        ...
+
+
+@runtime_checkable
+class MovesLeases(Protocol):
+    """May answer `ask_again` by a new order, and a repeat under the former reference by a further one.
+
+    What the new one is `find` tells, should the answer be lost: it has the same number and service. Closing the former
+    reference is not needed.
+    """
+
+    moves_leases: bool
 
 
 @runtime_checkable
@@ -101,6 +118,18 @@ class Rents(Protocol):
         Raises NothingTaken where nothing was paid, InDoubt where perhaps it was: then `read` tells by `expires_at`;
         InDoubt with a reference where another rental was made instead.
         """
+        ...
+
+
+@runtime_checkable
+class CountsExtensions(Protocol):
+    """Does not tell when a rental ends, but by how much it has been extended so far.
+
+    `read` with `Watched.extension` tells the end by that: so an extension whose answer was lost is settled.
+    """
+
+    async def extensions_made(self, reference: str, hours: int) -> int:
+        """How often a rental has been extended by so many hours. Asked before it is again. Raises Refused, Unwell."""
         ...
 
 

@@ -258,9 +258,10 @@ class Scripted:
             return Progress(LeaseState.UNKNOWN)
         return Progress(sold.state, tuple(sold.messages), sold.ends_at)
 
-    async def ask_again(self, reference: str) -> None:
+    async def ask_again(self, reference: str) -> str | None:
         if not self.sold[reference].messages:
             raise NotAllowed("no code yet")
+        return None
 
     async def close(self, reference: str, outcome: Outcome) -> None:
         plan = self.closes.popleft() if self.closes else "accept"
@@ -328,6 +329,59 @@ class Listing(Scripted):
             for sold in self.sold.values()
             if sold.is_listed and sold.state is LeaseState.OPEN and sold.at >= since
         ]
+
+
+class Moving(Listing):
+    """Asked for another SMS, it makes a new order with the same number, at a cost; the one before shows its own still.
+
+    resends: move, stay, refused, lost (made, and the answer is lost), late (as lost, and not listed yet), known (the
+    newest lease we have)
+    """
+
+    moves_leases = True
+
+    def __init__(self, name: str, clock: Callable[[], float], cost_micros: int) -> None:
+        super().__init__(name, clock, cost_micros)
+        self.resends: deque[str] = deque()
+        self.before_move: Callable[[], Awaitable[None]] | None = None
+        """Happens after the new order was made, and before that is told."""
+
+    async def ask_again(self, reference: str) -> str | None:
+        plan = self.resends.popleft() if self.resends else "move"
+        await super().ask_again(reference)
+        if plan == "refused":
+            raise NotAllowed("no more of this number")
+        if plan in ("stay", "known"):
+            return max(self.sold) if plan == "known" else None
+        former = self.sold[reference]
+        order = replace(former.order, lease_number=self._lease(former).number)
+        newer = self._sell(order, self.cost, is_listed=plan != "late")
+        if self.before_move is not None:
+            work, self.before_move = self.before_move, None
+            await work()
+        if plan != "move":
+            raise Unwell("the reply was lost")
+        return newer.reference
+
+    async def close(self, reference: str, outcome: Outcome) -> None:
+        """An order that was made for another SMS, and got none, is given back."""
+        sold = self.sold.get(reference)
+        is_used = sold is None or bool(sold.messages)
+        await super().close(reference, outcome if is_used else Outcome.CANCELLED)
+
+
+class Counting(Listing):
+    """Tells the end of no rental, only how often one was extended."""
+
+    async def extensions_made(self, reference: str, hours: int) -> int:
+        return len(self.sold[reference].extended)
+
+    async def read(self, watched: Watched) -> Progress:
+        lost, progress = watched.extension, await super().read(watched)
+        if lost is None:
+            return replace(progress, expires_at=None)
+        was_made = len(self.sold[watched.reference].extended) > lost.made_before
+        return replace(progress, expires_at=lost.ends_at + (lost.hours * 3600 if was_made else 0))
 
 
 class Faulty:

@@ -27,7 +27,7 @@ from gateway.errors import (
     Unwell,
     UpstreamError,
 )
-from gateway.model import BuyOrder, LeaseState, Outcome, RentOffer
+from gateway.model import BuyOrder, LeaseState, LostExtension, Outcome, Progress, RentOffer
 from gateway.money import Money
 from gateway.upstream import AddsServices, Rents, Reuses
 from tests.adapters._context import SECRET, Script, context, order, watched
@@ -303,7 +303,6 @@ async def test_extension_is_asked_paid_and_told() -> None:
         assert await there.extend(longer()) == NOW + 48 * HOUR
     assert asked(script)[1:] == [
         {"action": "continueRentInfo", "id": "17", "hours": "24"},
-        {"action": "continueRentInfo", "id": "17", "hours": "24", "needHistory": "true"},
         {"action": "continueRentNumber", "id": "17", "rent_time": "24"},
     ]
 
@@ -340,8 +339,7 @@ async def test_herosms_extension_without_a_word_of_the_end_is_reckoned_from_the_
     async with upstream("herosms", answers) as (there, _):
         with pytest.raises(InDoubt):
             await there.extend(longer())
-        await there.rent(rental())
-        assert await there.extend(longer()) == NOW + 48 * HOUR
+        assert await there.extend(replace(longer(), lease_expires_at=NOW + 24 * HOUR)) == NOW + 48 * HOUR
 
 
 @pytest.mark.parametrize(
@@ -390,7 +388,7 @@ async def test_what_an_extension_is_answered_with(answer: Any, expected: type[Up
     async with upstream("handler_api", {"continueRentInfo": INFO, "continueRentNumber": answer}) as (there, script):
         with pytest.raises(expected):
             await there.extend(longer())
-    assert len(script.requests) == 3
+    assert len(script.requests) == 2
 
 
 async def test_what_is_rented_anew_is_named() -> None:
@@ -400,21 +398,18 @@ async def test_what_is_rented_anew_is_named() -> None:
         with pytest.raises(InDoubt) as raised:
             await there.extend(replace(longer(), lease_expires_at=NOW + HOUR))
         assert raised.value.reference == "rent:18"
-        assert (await there.read(watched("rent:17"))).expires_at == NOW + HOUR
 
 
+LOST_ANSWER = httpx.ReadTimeout("late")
 BEFORE = {"0": {"createDate": "2026-11-01 09:59:00", "price": "2.40", "hours": 24}}
 
 
-def in_doubt(*histories: Any) -> Answers:
-    """A rental extended by a request whose answer is lost, and what its history says before and after."""
-    return {
-        "getRentServicesAndCountries": LIST,
-        "getRentNumber": RENTED,
-        "continueRentInfo": (INFO, *histories),
-        "continueRentNumber": httpx.ReadTimeout("late"),
-        "getRentStatus": said("STATUS_WAIT_CODE"),
-    }
+async def end_of(there: Any, made_before: int) -> float | None:
+    """Of a rental, read for the sake of an extension whose answer was lost."""
+    lost = LostExtension(24, NOW + HOUR, made_before)
+    progress: Progress = await there.read(replace(watched("rent:17"), extension=lost))
+    assert progress.state is LeaseState.OPEN
+    return progress.expires_at
 
 
 @pytest.mark.parametrize(
@@ -428,35 +423,28 @@ def in_doubt(*histories: Any) -> Answers:
     ],
 )
 async def test_extension_in_doubt_is_looked_up_in_the_history(after: Any, hours_more: int) -> None:
-    """One of as many hours that was there before is not taken for it, however short a time ago it was made."""
-    answers = in_doubt({**INFO, "history": BEFORE}, {**INFO, "history": after})
-    async with upstream("handler_api", answers) as (there, script):
-        await there.rent(rental())
+    """One of as many hours that was there before is not taken for it, nor does another process know less of it."""
+    lost_answer = {"continueRentInfo": ({**INFO, "history": BEFORE}, INFO), "continueRentNumber": LOST_ANSWER}
+    async with upstream("handler_api", lost_answer) as (there, script):
+        made_before = await there.extensions_made("rent:17", 24)
         with pytest.raises(InDoubt):
             await there.extend(longer())
-        for _ in range(2):
-            assert (await there.read(watched("rent:17"))).expires_at == NOW + (24 + hours_more) * HOUR
     assert [request["action"] for request in asked(script)].count("continueRentNumber") == 1
-
-
-@pytest.mark.parametrize(("after", "hours_more"), [([{"hours": 24}, {"hours": 24}], 24), (BEFORE, 0)])
-async def test_a_rental_of_before_a_restart_is_looked_up_likewise(after: Any, hours_more: int) -> None:
-    answers = in_doubt({**INFO, "history": BEFORE}, {**INFO, "history": after})
-    async with upstream("handler_api", answers) as (there, _):
-        with pytest.raises(InDoubt):
-            await there.extend(replace(longer(), lease_expires_at=NOW + HOUR))
+    seen = {"continueRentInfo": {**INFO, "history": after}, "getRentStatus": said("STATUS_WAIT_CODE")}
+    async with upstream("handler_api", seen) as (another, _):
         for _ in range(2):
-            assert (await there.read(watched("rent:17"))).expires_at == NOW + (1 + hours_more) * HOUR
+            assert await end_of(another, made_before) == NOW + (1 + hours_more) * HOUR
+        assert (await another.read(watched("rent:17"))).expires_at is None
 
 
-@pytest.mark.parametrize("histories", [(said("SERVER_ERROR"),), ({**INFO, "history": []}, said("SERVER_ERROR"))])
-async def test_history_that_is_not_told_leaves_the_end_unknown(histories: Any) -> None:
-    async with upstream("handler_api", in_doubt(*histories)) as (there, _):
-        await there.rent(rental())
-        with pytest.raises(InDoubt):
-            await there.extend(longer())
-        progress = await there.read(watched("rent:17"))
-    assert (progress.state, progress.expires_at) == (LeaseState.OPEN, None)
+async def test_history_that_is_not_told_leaves_the_end_unknown() -> None:
+    answers = {"continueRentInfo": said("SERVER_ERROR"), "getRentStatus": said("STATUS_WAIT_CODE")}
+    async with upstream("handler_api", answers) as (there, _):
+        with pytest.raises((Unwell, Refused)):
+            await there.extensions_made("rent:17", 24)
+        with pytest.raises(Refused):
+            await there.extensions_made("17", 24)
+        assert await end_of(there, 0) is None
 
 
 async def test_extension_is_by_the_hours_ordered_or_not_at_all() -> None:

@@ -413,20 +413,31 @@ async def test_another_sms_that_costs_is_bought_only_where_the_stanza_says_so(pr
 async def test_lease_goes_on_under_the_order_that_replaced_its_own() -> None:
     answers: dict[str, Any] = {
         **LISTS,
-        "/sms/check": (RECEIVED, PENDING),
+        "/sms/check": RECEIVED,
         "/sms/check_resend": RESENDABLE,
         "/sms/resend": {**RESENT, "order_id": "NEWER001"},
         "/request/active": [row(order_code="NEWER001", status="completed", code="67890", full_code="b 67890")],
     }
-    async with upstream(answers) as (there, script):
-        await there.ask_again("ABCD1234")
-        await there.read(watched("ABCD1234", 2))
-        assert posted(script.requests[-1]) == {"orderid": "NEWER001"}
-        many = await there.read_many([watched("ABCD1234", 2)])
-        assert many["ABCD1234"].messages[0].code == "67890"
-        assert [one.lease.reference for one in await there.find(0)] == ["ABCD1234"]
-        await there.close("ABCD1234", Outcome.FINISHED)
-    assert "/sms/cancel" not in [request.url.path for request in script.requests]
+    async with upstream(answers) as (there, _):
+        assert await there.ask_again("ABCD1234") == "NEWER001"
+    async with upstream(answers) as (another, _):
+        many = await another.read_many([watched("NEWER001", 2)])
+        assert many["NEWER001"].messages[0].code == "67890"
+        assert [one.lease.reference for one in await another.find(0)] == ["NEWER001"]
+
+
+@pytest.mark.parametrize("told", [{}, {"order_id": None}, {"order_id": ""}, {"order_id": "ABCD1234"}])
+async def test_lease_stays_where_no_other_order_replaces_its_own(told: dict[str, Any]) -> None:
+    resent = {"success": 1, "charge": 0, **told}
+    answers = {"/sms/check": RECEIVED, "/sms/check_resend": RESENDABLE, "/sms/resend": resent}
+    async with upstream(answers) as (there, _):
+        assert await there.ask_again("ABCD1234") is None
+
+
+async def test_order_that_was_made_for_another_sms_is_given_back_where_none_came() -> None:
+    async with upstream({"/sms/check": PENDING, "/sms/cancel": DONE}) as (there, script):
+        await there.close("NEWER001", Outcome.FINISHED)
+    assert posted(script.requests[-1]) == {"orderid": "NEWER001"}
 
 
 @pytest.mark.parametrize(

@@ -376,7 +376,7 @@ async def test_why_there_is_no_other_sms(answers: dict[str, Any], expected: type
         (Outcome.CANCELLED, {"cancelorder": OVER, "sms": OVER}, ["PUT cancelorder/77", "GET sms/77"]),
         (Outcome.FINISHED, {"sms": received()}, ["GET sms/77"]),
         (Outcome.FINISHED, {"sms": OVER}, ["GET sms/77"]),
-        (Outcome.FINISHED, {"sms": WAITING, "cancelorder": DONE}, ["GET sms/77", "PUT cancelorder/77"]),
+        (Outcome.FINISHED, {"sms": WAITING}, ["GET sms/77"]),
     ],
 )
 async def test_close_is_done_or_done_already(outcome: Outcome, answers: dict[str, Any], asked: list[str]) -> None:
@@ -385,16 +385,10 @@ async def test_close_is_done_or_done_already(outcome: Outcome, answers: dict[str
     assert paths(script) == asked
 
 
-async def test_used_order_that_waits_for_another_sms_is_not_cancelled_when_it_finishes() -> None:
-    async with upstream({"clearsms": DONE, "sms": WAITING}) as (there, script):
-        await there.ask_again("77")
-        await there.close("77", Outcome.FINISHED)
-    assert paths(script) == ["PUT clearsms/77", "GET sms/77"]
-
-
 @pytest.mark.parametrize("given", [DONE, NO_ORDER, OVER])
-async def test_order_is_stopped_where_the_stanza_says_so(given: httpx.Response) -> None:
-    async with upstream({"sms": received(), "stopsms": given}, finish="stopsms") as (there, script):
+@pytest.mark.parametrize("shown", [received(), WAITING])
+async def test_order_is_stopped_where_the_stanza_says_so(given: httpx.Response, shown: httpx.Response) -> None:
+    async with upstream({"sms": shown, "stopsms": given}, finish="stopsms") as (there, script):
         await there.close("77", Outcome.FINISHED)
     assert paths(script) == ["GET sms/77", "PUT stopsms/77"]
 
@@ -409,7 +403,6 @@ async def test_order_is_stopped_where_the_stanza_says_so(given: httpx.Response) 
         (Outcome.CANCELLED, {"cancelorder": NO_KEY}, Unwell),
         (Outcome.CANCELLED, {"cancelorder": httpx.Response(200, text="<html>")}, Unwell),
         (Outcome.FINISHED, {"sms": NO_ORDER}, UnknownLease),
-        (Outcome.FINISHED, {"sms": (WAITING, received()), "cancelorder": refusal(405)}, Unwell),
         (Outcome.FINISHED, {"sms": received(), "stopsms": refusal(405)}, Unwell),
     ],
 )

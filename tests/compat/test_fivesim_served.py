@@ -239,6 +239,30 @@ async def test_a_number_given_back_costs_nothing(client: Client, verb: str, stat
     assert await client.said(f"/v1/user/{other}/{order}") == (400, "order not found")
 
 
+@on_both_databases
+async def test_a_ban_is_told_from_a_cancel_by_a_process_that_was_started_after_it(tmp_path: Path, url: str) -> None:
+    directory, values = config_directory(tmp_path, SANDBOX, pricing=PRICING), environment(url)
+    async with still_house(directory, values) as before, on_a_socket(before.gateway) as port:
+        await before.open_account("alice", "10.00")
+        client = Client(before, port, before.gateway.five)
+        orders = {verb: await client.buy(MUTE) for verb in ("ban", "cancel")}
+        for verb, order in orders.items():
+            await client.json(f"/v1/user/{verb}/{order}")
+    async with still_house(directory, values) as after, on_a_socket(after.gateway) as port:
+        after.keys.update(before.keys)
+        client = Client(after, port, after.gateway.five)
+        for _ in range(2):
+            assert [(await client.check(order))["status"] for order in orders.values()] == ["BANNED", "CANCELED"]
+            assert (await client.json(f"/v1/user/ban/{orders['ban']}"))["status"] == "BANNED"
+            assert await client.said(f"/v1/user/cancel/{orders['ban']}") == (400, "order not found")
+            assert await client.said(f"/v1/user/ban/{orders['cancel']}") == (400, "order not found")
+        listed = await client.json("/v1/user/orders?category=activation")
+        assert [order["status"] for order in listed["Data"]] == ["BANNED", "CANCELED"]
+        query = f"api_key={after.keys['alice']}&action=getStatus&id={orders['ban']}"
+        answer = await client.ask(f"/stubs/handler_api.php?{query}", "")
+        assert answer.body == b"STATUS_CANCEL"
+
+
 TABLE = """
 state      check     finish                cancel                     ban
 waiting    PENDING   400 order no sms      CANCELED                   BANNED

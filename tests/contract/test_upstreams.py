@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -28,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money, to_micros
-from gateway.upstream import AsksAgain, Finds, ReadsMany, Upstream
+from gateway.upstream import AsksAgain, Finds, MovesLeases, ReadsMany, Upstream
 from tests.adapters._context import Observed, context
 from tests.contract._pair import PRICE, STOCK, Pair, discovered
 from tests.contract._relay import relayed
@@ -65,9 +65,10 @@ class Bench:
     async def read(self, lease: Lease, round_: int = 1) -> Progress:
         return await self.there.read(Watched(lease.reference, round_))
 
-    async def ask_again(self, lease: Lease) -> None:
-        if isinstance(self.there, AsksAgain):
-            await self.there.ask_again(lease.reference)
+    async def ask_again(self, lease: Lease) -> Lease:
+        """The lease as it goes on."""
+        moved_to = await self.there.ask_again(lease.reference) if isinstance(self.there, AsksAgain) else None
+        return lease if moved_to is None else replace(lease, reference=moved_to)
 
 
 @pytest.fixture(params=list(PAIRS.values()), ids=list(PAIRS))
@@ -156,8 +157,8 @@ async def test_second_sms_comes_after_asking_again(bench: Bench) -> None:
     lease = await bench.buy()
     bench.sim.deliver(lease.reference, "Your code is 12345")
     first = (await bench.read(lease)).messages
-    await bench.ask_again(lease)
-    await bench.ask_again(lease)
+    lease = await bench.ask_again(lease)
+    assert await bench.ask_again(lease) == lease
     waiting = (await bench.read(lease, 2)).messages
     assert {sms.identity for sms in waiting} <= {sms.identity for sms in first}
     bench.sim.deliver(lease.reference, "Your code is 67890")
@@ -167,13 +168,40 @@ async def test_second_sms_comes_after_asking_again(bench: Bench) -> None:
     assert second[-1].identity not in {sms.identity for sms in first}
 
 
+async def test_lease_that_goes_on_under_another_reference_is_read_found_and_closed_by_any_process(
+    pair: Pair,
+) -> None:
+    """Nothing is to be remembered of it but its reference."""
+    with simulated(pair) as (sim, address):
+        async with talking(pair, sim, address) as before:
+            if not isinstance(before.there, MovesLeases):
+                pytest.skip("its references stay what they are")
+            first = await before.buy()
+            sim.deliver(first.reference, "Your code is 12345")
+            lease = await before.ask_again(first)
+        async with talking(pair, sim, address) as bench:
+            assert isinstance(bench.there, Finds)
+            found = await bench.there.find(0)
+            assert {(one.lease.reference, one.lease.number, one.service) for one in found} == {
+                (reference, first.number, pair.service) for reference in {first.reference, lease.reference}
+            }
+            assert await bench.ask_again(lease) == lease
+            assert (await bench.read(lease, 2)).messages == ()
+            sim.deliver(lease.reference, "Your code is 67890")
+            assert [sms.code for sms in (await bench.read(lease, 2)).messages] == ["67890"]
+            if isinstance(bench.there, ReadsMany):
+                rows = await bench.there.read_many([Watched(lease.reference, 2)])
+                assert [sms.code for sms in rows[lease.reference].messages] == ["67890"]
+            await bench.there.close(lease.reference, Outcome.FINISHED)
+
+
 async def test_same_code_twice_is_two_messages_when_it_was_asked_for_twice(bench: Bench) -> None:
     if not bench.pair.gives_second_sms:
         pytest.skip("this upstream gives one SMS a number")
     lease = await bench.buy()
     bench.sim.deliver(lease.reference, "Your code is 12345")
     first = (await bench.read(lease)).messages[-1]
-    await bench.ask_again(lease)
+    lease = await bench.ask_again(lease)
     bench.sim.skip(1.0)
     bench.sim.deliver(lease.reference, "Your code is 12345")
     assert (await bench.read(lease, 2)).messages[-1].identity != first.identity

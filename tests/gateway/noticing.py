@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from aiohttp import web
 
 from gateway import accounts, migrations
@@ -36,6 +37,9 @@ BODY = (
 )
 LOCAL = WebhooksSettings(timeout_seconds=2.0, retry_seconds=(1, 10), allow_http=True, allow_private_addresses=True)
 PUBLIC_ONLY = LOCAL.model_copy(update={"allow_private_addresses": False})
+
+
+on_both_databases = pytest.mark.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
 
 
 class Time:

@@ -40,11 +40,10 @@ from tests.gateway.noticing import (
     advance,
     carried,
     configure,
-    empty_sqlite,
     house_on,
     notice,
+    on_both_databases,
     own_secret,
-    plain_settings,
     queued,
     receiving,
     tell,
@@ -55,8 +54,6 @@ QUICK_TO_PAUSE = LOCAL.model_copy(
     update={"retry_seconds": (1.0,) * 50, "pause_after": 3, "pause_seconds": 5.0, "pause_seconds_max": 60.0}
 )
 DAY = 86_400.0
-
-on_both_databases = pytest.mark.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
 
 
 @dataclass
@@ -101,28 +98,6 @@ class Stage:
         await alerts.restore()
         self.alerts = alerts
         return WebhookWatch(house, alerts)
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_sqlite(tmp_path_factory.mktemp("database"))
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return plain_settings(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture
-def store_url(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) -> str:
-    """SQLite unless the test is parametrised with another kind."""
-    if getattr(request, "param", "sqlite") == "postgresql":
-        url = str(request.getfixturevalue("postgres_url"))
-        migrations.upgrade(url)
-        return url
-    path = tmp_path / "simroute.db"
-    path.write_bytes(empty_database.read_bytes())
-    return f"sqlite:///{path}"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import shutil
 import socket
 import ssl
 from base64 import b64encode
@@ -27,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from standardwebhooks.webhooks import Webhook
 
-from gateway import accounts, migrations
+from gateway import accounts
 from gateway.activations import _queue_notice
 from gateway.errors import BadWebhookUrl, CallerError, WebhookNotHttps, WebhookUrlTooLong
 from gateway.house import House
@@ -45,45 +44,21 @@ from tests.gateway.noticing import (
     carried,
     configure,
     counted,
-    empty_sqlite,
     house_on,
     notice,
+    on_both_databases,
     own_secret,
-    plain_settings,
     queued,
     receiving,
     tell,
     x_signature,
 )  # fmt: skip
 
-on_both_databases = pytest.mark.parametrize("store_url", ["sqlite", "postgresql"], indirect=True)
-
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     async with receiving() as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return empty_sqlite(tmp_path_factory.mktemp("database"))
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return plain_settings(tmp_path_factory.mktemp("config"))
-
-
-@pytest.fixture
-def store_url(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) -> str:
-    """A database with its schema: SQLite unless the test is parametrised with another kind."""
-    if getattr(request, "param", "sqlite") == "postgresql":
-        url = str(request.getfixturevalue("postgres_url"))
-        migrations.upgrade(url)
-        return url
-    shutil.copy(empty_database, tmp_path / "simroute.db")
-    return f"sqlite:///{tmp_path / 'simroute.db'}"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -15,10 +16,11 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from starlette.applications import Starlette
 
 from gateway.migrations import upgrade
 from tests.harness import PATH, Server, config_directory, environment, run_cli, server
-from tests.simulators import handler_api
+from tests.simulators import handler_api, smspool
 from tests.simulators._common import Simulator
 from tests.simulators._serve import serve
 
@@ -103,11 +105,19 @@ def until(is_so: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> Non
 
 
 @contextmanager
-def deployment(directory: Path, url: str, redis_url: str, gateway: str = "") -> Iterator[Fleet]:
+def deployment(
+    directory: Path,
+    url: str,
+    redis_url: str,
+    gateway: str = "",
+    app: Starlette | None = None,
+    upstreams: str = UPSTREAMS,
+) -> Iterator[Fleet]:
+    """Its one upstream is HeroSMS, or else the simulator given, which knows it by the same key."""
     with ExitStack() as stack:
-        app = handler_api.build(brand="herosms", sms_delay_seconds=3600, early_cancel_seconds=0)
+        app = app or handler_api.build(brand="herosms", sms_delay_seconds=3600, early_cancel_seconds=0)
         base = stack.enter_context(serve(app))
-        settings = config_directory(directory, UPSTREAMS.format(base=base), gateway)
+        settings = config_directory(directory, upstreams.format(base=base), gateway)
         values = environment(url, REDIS_URL=redis_url, ONE_API_KEY=handler_api.DEFAULT_KEY)
         upgrade(url)
         run_cli(values, settings, "account", "create", "alice", "--balance", "100.00")
@@ -177,6 +187,29 @@ def test_serving_without_work_leaves_it_to_a_worker(fleet: Fleet) -> None:
     listed = run_cli(fleet.values, fleet.directory, "processes")
     assert "poll:one" in listed.stdout
     assert "simroute_open_activations" in httpx.get(fleet.members["w"].base + "/metrics", trust_env=False).text
+
+
+def test_the_process_that_reads_an_upstream_knows_what_a_lease_goes_on_under(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    app = smspool.build(sms_delay_seconds=None, resend_renames=True)
+    upstreams = UPSTREAMS.replace("herosms", "smspool").replace("/stubs/handler_api.php", "")
+    with deployment(tmp_path, postgres_url, redis_url, app=app, upstreams=upstreams) as fleet:
+        fleet.start("a", "--no-work")
+        fleet.start("w", verb="worker")
+        until(lambda: '"tg"' in fleet.call("a", "getPrices", country=6))
+        bought = fleet.buy("a")
+        fleet.text(bought, "Your code is 13579")
+        until(lambda: fleet.status("a", bought) == "STATUS_OK:13579")
+        first = fleet.order_of(bought)
+        assert fleet.call("a", "setStatus", id=bought, status=3) == "ACCESS_RETRY_GET"
+        assert fleet.order_of(bought) != first
+        fleet.text(bought, "Your code is 24680")
+        until(lambda: fleet.status("a", bought) == "STATUS_OK:24680")
+        shown = run_cli(fleet.values, fleet.directory, "activation", "show", bought)
+        assert re.search(rf"^former_references +{first}$", shown.stdout, re.MULTILINE), shown
+        assert fleet.call("a", "setStatus", id=bought, status=6) == "ACCESS_ACTIVATION"
+        fleet.verified()
 
 
 def test_what_a_killed_process_bought_and_told_nobody_of_goes_back(fleet: Fleet) -> None:

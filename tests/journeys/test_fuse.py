@@ -108,6 +108,19 @@ async def test_a_bot_that_cancels_everything_buys_so_often_and_then_once_a_while
     await world.check()
 
 
+async def test_a_process_that_has_not_seen_the_misses_slows_the_first_purchase_too(world: World) -> None:
+    for _ in range(4):
+        await world.buy()
+    await world.boot()
+    pauses = record_pauses(world)
+    for _ in range(2):
+        await world.buy()
+    assert pauses == [1.0, 1.2]
+    balance = await world.balance()
+    assert (balance.held.micros, balance.open_count, len(world.one.sold)) == (6 * PRICE, 6, 6)
+    await world.check()
+
+
 async def test_a_bot_that_does_not_cancel_holds_no_more_than_so_many(world: World) -> None:
     seen = await run_wild(world, STOP * 5 + 30, cancels=False)
     assert seen["bought"] == STOP

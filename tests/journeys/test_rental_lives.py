@@ -27,7 +27,7 @@ from gateway.live import Live
 from gateway.model import BuyOrder, Found, LeaseState, Outcome, Product, Status
 from gateway.money import Money
 from gateway.store import Tx
-from tests.scripted import START, World, worlds
+from tests.scripted import START, Counting, Died, World, worlds
 
 COST = 200_000
 PRICE = 260_000
@@ -488,6 +488,37 @@ async def test_more_time_made_and_not_seen_is_the_houses_gift(world: World) -> N
     assert await world.gateway.rentals.extensions(world.caller, live.id) == []
     await world.extend(again(world, live))
     assert again(world, live).expires_at == ends_at + 14_400
+
+
+@pytest.mark.parametrize("plan", ["doubt_made", "doubt"])
+async def test_what_an_upstream_only_counts_tells_a_process_that_was_started_since(
+    tmp_path: Path, database_url: str, plan: str
+) -> None:
+    """One of as many hours that was made before is not taken for the one whose answer nobody heard."""
+    world = worlds(database_url, tmp_path)()
+    world.one = Counting("one", world.watch, 100_000)
+    await world.begin()
+    live = await world.rent()
+    await world.extend(live)
+    ends_at = live.expires_at
+    world.one.extends.append(plan)
+    world.store.fail(2, Died, committed=False)
+    with pytest.raises(Died):
+        await world.extend(live)
+    assert world.store.units[-3:] == ["intend", "note_made_before", "end"]
+    await world.boot()
+    world.watch.now += SURELY_LATE_SECONDS + 1
+    await world.gateway.purchases.settle()
+    is_made = plan == "doubt_made"
+    assert again(world, live).expires_at == ends_at + (7200 if is_made else 0)
+    assert await world.rows("select amount from ledger where kind = 'loss'") == [{"amount": COST}] * is_made
+    assert [row["state"] for row in await world.rows("select state from attempts order by id")] == [
+        "leased",
+        "leased",
+        "gone",
+    ]
+    await world.check()
+    await world.end()
 
 
 async def test_a_poll_between_does_not_hide_that_more_time_was_made(world: World) -> None:
