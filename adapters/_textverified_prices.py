@@ -147,6 +147,40 @@ class PriceBook:
                 entry.carrier_price = await self._ask_price(word, True)
             entry.price_due_at = now + self._price_seconds * _spread(word)
 
+    def entries(self) -> Mapping[str, Sequence[int | float | None]]:
+        """What is known of each service, as JSON can say it: prices, stock, and for how long they are good."""
+        now = self._clock()
+        return {
+            word: (
+                entry.price,
+                entry.carrier_price,
+                entry.stock,
+                _left_seconds(entry.price_due_at, now),
+                _left_seconds(entry.stock_due_at, now),
+            )
+            for word, entry in self._entries.items()
+        }
+
+    def take(self, entries: object) -> None:
+        """What `entries` said in another process. Raises ValueError, and takes nothing."""
+        now = self._clock()
+        self._entries = {word: self._told(row, now) for word, row in mapping(entries).items()}
+
+    def _told(self, row: object, now: float) -> Entry:
+        if not isinstance(row, list) or len(row) != 5 or not all(isinstance(one, int | float | None) for one in row):
+            raise ValueError("not an entry")
+        price, carrier_price, stock, price_seconds, stock_seconds = row
+        whole = (one for one in (price, carrier_price, stock) if one is not None)
+        if stock is None or not all(isinstance(one, int) and one >= 0 for one in whole):
+            raise ValueError("not an entry")
+        return Entry(
+            price,
+            carrier_price,
+            stock,
+            now + min(price_seconds or 0.0, self._price_seconds),
+            now + min(stock_seconds or 0.0, self._stock_seconds),
+        )
+
     def rows(self, codes: Mapping[str, str], country: int, carriers: Iterable[str]) -> Iterator[Row]:
         """Rows of a price list. Stock is told for a service as a whole, so of one carrier's share only that it is."""
         for word, entry in self._entries.items():
@@ -156,6 +190,10 @@ class PriceBook:
             if entry.carrier_price is not None:
                 for carrier in carriers:
                     yield code, country, entry.carrier_price, min(entry.stock, UNKNOWN_STOCK), carrier, None
+
+
+def _left_seconds(due_at: float, now: float) -> float:
+    return max(0.0, due_at - now)
 
 
 def _spread(word: str) -> float:
