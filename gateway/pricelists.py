@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -122,7 +123,17 @@ class PriceLists:
             await self._shared.aclose()
 
     async def round(self, name: str) -> float:
-        """Brings in a newer list where there is one or it is time for one; seconds to the next round."""
+        """Brings in a newer list, then waits until there may be one again; seconds to the next round."""
+        seconds = await self.refresh(name)
+        if name not in self._slots:
+            return seconds
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._slots[name].hint.wait()
+        return 0.0
+
+    async def refresh(self, name: str) -> float:
+        """Brings in a newer list where there is one or it is time for one; seconds until it may be again."""
         house = self._house
         upstream, stanza = house.upstreams.get(name), house.stanza(name)
         if upstream is None or stanza is None:
@@ -132,12 +143,7 @@ class PriceLists:
         subject = _Subject(name, stanza, self._slot(name, upstream, stanza))
         subject.slot.hint.clear()
         await self._together(subject, self._shared)
-        try:
-            async with asyncio.timeout(self._pause_seconds(subject)):
-                await subject.slot.hint.wait()
-        except TimeoutError:
-            pass
-        return 0.0
+        return self._pause_seconds(subject)
 
     async def take(self, name: str) -> bool:
         """Brings in the list the servers share, for a command; whether there was one."""
@@ -243,16 +249,15 @@ class PriceLists:
             data = await shared.fetch(subject.place, head.total_bytes) if head is not None else b""
         except Away:
             return
-        if head is None:
-            self._hear_trouble(subject, trouble)
-        elif data[:HEAD_BYTES] != head.raw:
+        if head is not None and data[:HEAD_BYTES] != head.raw:
             subject.slot.hint.set()  # replaced in between
-        else:
+        elif head is not None:
             await self._unpack(subject, head, data[HEAD_BYTES:])
+        self._hear_trouble(subject, trouble)
 
     def _wanted(self, subject: _Subject, raw: bytes) -> Head | None:
         """The head of a list that is newer than the one in use, and may be sold from."""
-        slot, now = subject.slot, self._house.clock()
+        slot = subject.slot
         if not raw or raw in (slot.head, slot.refused):
             return None
         try:
@@ -260,8 +265,8 @@ class PriceLists:
         except Unusable as error:
             self._refuse(subject, raw, error)
             return None
-        age = now - head.fetched_at
-        is_newer = slot.fetched_at is None or head.fetched_at > slot.fetched_at
+        age, mine = self._house.clock() - head.fetched_at, self._age_seconds(slot)
+        is_newer = mine is None or age < mine
         return head if is_newer and -SKEW_SECONDS <= age <= subject.stanza.offers_max_age_seconds else None
 
     async def _unpack(self, subject: _Subject, head: Head, body: bytes) -> None:
@@ -303,14 +308,16 @@ class PriceLists:
     def _due_seconds(self, subject: _Subject) -> float:
         """How long until this process has to read the upstream itself; not above 0 where it has to now."""
         slot, stanza = subject.slot, subject.stanza
-        retry_seconds = slot.retry_at - self._ticks()
-        if slot.fetched_at is None:
-            return retry_seconds
-        age = self._house.clock() - slot.fetched_at
-        if age < -SKEW_SECONDS:  # the clock was set back: how old the list is is not known
+        retry_seconds, age = slot.retry_at - self._ticks(), self._age_seconds(slot)
+        if age is None:
             return retry_seconds
         limit = stanza.offers_seconds if self._reads(subject.name) else _late_seconds(stanza, slot.spread)
         return max(limit - age, retry_seconds)
+
+    def _age_seconds(self, slot: _Slot) -> float | None:
+        """Of the list in use; None where there is none, or the clock was set back and nobody knows."""
+        age = None if slot.fetched_at is None else self._house.clock() - slot.fetched_at
+        return None if age is None or age < -SKEW_SECONDS else age
 
     def _retry_seconds(self, subject: _Subject) -> float:
         """Whoever has something to sell and is only late leaves the trying to the one who reads for all."""
