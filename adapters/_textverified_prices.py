@@ -148,37 +148,36 @@ class PriceBook:
             entry.price_due_at = now + self._price_seconds * _spread(word)
 
     def entries(self) -> Mapping[str, Sequence[int | float | None]]:
-        """What is known of each service, as JSON can say it: prices, stock, and for how long they are good."""
-        now = self._clock()
+        """What is known of each service, as JSON can say it: prices, stock, and until when they are good."""
         return {
             word: (
                 entry.price,
                 entry.carrier_price,
                 entry.stock,
-                _left_seconds(entry.price_due_at, now),
-                _left_seconds(entry.stock_due_at, now),
+                max(0.0, entry.price_due_at),
+                max(0.0, entry.stock_due_at),
             )
             for word, entry in self._entries.items()
         }
 
     def take(self, entries: object) -> None:
-        """What `entries` said in another process. Raises ValueError, and takes nothing."""
+        """What `entries` said in another process. Raises ValueError or TypeError, and takes nothing."""
         now = self._clock()
         self._entries = {word: self._told(row, now) for word, row in mapping(entries).items()}
 
     def _told(self, row: object, now: float) -> Entry:
-        if not isinstance(row, list) or len(row) != 5 or not all(isinstance(one, int | float | None) for one in row):
-            raise ValueError("not an entry")
-        price, carrier_price, stock, price_seconds, stock_seconds = row
-        whole = (one for one in (price, carrier_price, stock) if one is not None)
-        if stock is None or not all(isinstance(one, int) and one >= 0 for one in whole):
-            raise ValueError("not an entry")
+        if not isinstance(row, list) or len(row) != 5:
+            raise Unreadable("not an entry")
+        price, carrier_price, stock, price_due_at, stock_due_at = row
+        whole = (stock, *(one for one in (price, carrier_price) if one is not None))
+        if not all(isinstance(one, int) and one >= 0 for one in whole):
+            raise Unreadable("not an entry")
         return Entry(
             price,
             carrier_price,
             stock,
-            now + min(price_seconds or 0.0, self._price_seconds),
-            now + min(stock_seconds or 0.0, self._stock_seconds),
+            min(float(price_due_at), now + self._price_seconds),
+            min(float(stock_due_at), now + self._stock_seconds),
         )
 
     def rows(self, codes: Mapping[str, str], country: int, carriers: Iterable[str]) -> Iterator[Row]:
@@ -190,10 +189,6 @@ class PriceBook:
             if entry.carrier_price is not None:
                 for carrier in carriers:
                     yield code, country, entry.carrier_price, min(entry.stock, UNKNOWN_STOCK), carrier, None
-
-
-def _left_seconds(due_at: float, now: float) -> float:
-    return max(0.0, due_at - now)
 
 
 def _spread(word: str) -> float:

@@ -79,16 +79,14 @@ class Learnt(Generic[T]):
         return self._until is not None
 
     @property
-    def good_seconds(self) -> float:
-        """For how long it need not be asked for again."""
-        return 0.0 if self._until is None else max(0.0, self._until - self._clock())
+    def good_until(self) -> float:
+        """Until then it need not be asked for again."""
+        return 0.0 if self._until is None else self._until
 
-    def told(self, value: T, good_seconds: object) -> None:
-        """As another process has learnt it. Raises ValueError."""
-        if not isinstance(good_seconds, int | float) or not 0 <= good_seconds <= LEARNT_SECONDS:
-            raise ValueError("not a time")
+    def told(self, value: T, good_until: float) -> None:
+        """As another process has learnt it."""
         self.now = value
-        self._until = self._clock() + good_seconds
+        self._until = min(good_until, self._clock() + LEARNT_SECONDS)
 
     async def fresh(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Raises what `ask` raises, and then asks again the next time."""

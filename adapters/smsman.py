@@ -138,13 +138,13 @@ class SmsMan(Seller):
         return {
             "services": words.services.outgoing,
             "countries": countries,
-            "good_seconds": self._words.good_seconds,
+            "good_until": self._words.good_until,
         }
 
     def learn(self, knowledge: Mapping[str, Any]) -> None:
         countries = {int(number): word for number, word in told_words(knowledge, "countries").items()}
         words = Words.of(told_words(knowledge, "services"), countries, self._options)
-        self._words.told(words, knowledge.get("good_seconds"))
+        self._words.told(words, float(knowledge["good_until"]))
 
     async def _prices(self, words: Words) -> list[tuple[str, bytes]]:
         """(country, list) of each country we know, or the whole list under an empty one."""

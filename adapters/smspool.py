@@ -128,13 +128,13 @@ class SmsPool(Seller):
         return {
             "services": lists.service_ids,
             "countries": lists.country_ids,
-            "good_seconds": self._lists.good_seconds,
+            "good_until": self._lists.good_until,
         }
 
     def learn(self, knowledge: Mapping[str, Any]) -> None:
         services, countries = told_words(knowledge, "services"), told_words(knowledge, "countries")
         lists = read_lists(services, countries, self._names, self._options)
-        self._lists.told(lists, knowledge.get("good_seconds"))
+        self._lists.told(lists, float(knowledge["good_until"]))
 
     async def _fresh_lists(self, verb: str) -> Lists:
         """The lists of services and countries. Raises Unwell."""
