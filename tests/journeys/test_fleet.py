@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -103,11 +104,13 @@ def until(is_so: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> Non
 
 
 @contextmanager
-def deployment(directory: Path, url: str, redis_url: str, gateway: str = "") -> Iterator[Fleet]:
+def deployment(
+    directory: Path, url: str, redis_url: str, gateway: str = "", upstreams: str = UPSTREAMS
+) -> Iterator[Fleet]:
     with ExitStack() as stack:
         app = handler_api.build(brand="herosms", sms_delay_seconds=3600, early_cancel_seconds=0)
         base = stack.enter_context(serve(app))
-        settings = config_directory(directory, UPSTREAMS.format(base=base), gateway)
+        settings = config_directory(directory, upstreams.format(base=base), gateway)
         values = environment(url, REDIS_URL=redis_url, ONE_API_KEY=handler_api.DEFAULT_KEY)
         upgrade(url)
         run_cli(values, settings, "account", "create", "alice", "--balance", "100.00")
@@ -153,6 +156,43 @@ def test_each_piece_of_work_has_one_holder_and_is_taken_over_when_that_dies(flee
     until(lambda: fleet.status(other, bought) == "STATUS_OK:11223")
     until(lambda: {"poll:one", "ends", "report"} <= fleet.work(other))
     fleet.verified()
+
+
+def test_one_process_asks_for_the_prices_that_all_of_them_show(fleet: Fleet) -> None:
+    asked = fleet.upstream.requests
+    fleet.serve("a", "b", "c")
+    fleet.start("d", "--no-work")
+    until(lambda: '"tg"' in fleet.call("d", "getPrices", country=6))
+    assert asked["getPrices"] == 1
+    assert len({fleet.call(name, "getPrices", country=6) for name in "abcd"}) == 1
+    fleet.members["a"].stop()
+    fleet.start("a")
+    until(lambda: '"tg"' in fleet.call("a", "getPrices", country=6))
+    shown = json.loads(
+        run_cli(fleet.values, fleet.directory, "explain", "tg", "6", "--account", "alice", "--json").stdout
+    )
+    assert shown["tried"]
+    assert asked["getPrices"] == 1
+
+
+def test_prices_go_on_changing_for_all_when_their_reader_dies(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    stanza = UPSTREAMS + "offers_seconds = 1.0\n"
+    with deployment(tmp_path, postgres_url, redis_url, upstreams=stanza) as fleet:
+        fleet.serve("a", "b")
+        until(lambda: "poll:one" in fleet.work("a") | fleet.work("b"))
+        holder, other = ("a", "b") if "poll:one" in fleet.work("a") else ("b", "a")
+        fleet.upstream.restock(service="tg", country="6", price="0.77")
+        changed = fleet.call(holder, "getPrices", country=6)
+        until(
+            lambda: fleet.call(other, "getPrices", country=6) == fleet.call(holder, "getPrices", country=6) != changed
+        )
+        fleet.members[holder].kill()
+        before = fleet.call(other, "getPrices", country=6)
+        fleet.upstream.restock(service="tg", country="6", price="0.88")
+        until(lambda: fleet.call(other, "getPrices", country=6) != before)
+        until(lambda: "poll:one" in fleet.work(other))
 
 
 def test_a_process_that_stops_gives_its_work_back_at_once(fleet: Fleet) -> None:
