@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -299,7 +300,10 @@ def _unpack(key: int) -> tuple[str, int]:
 
 
 CHECKED_TOGETHER = 4096
-"""Rows looked at in one go: a few milliseconds in which no other thread runs."""
+"""Rows looked at in one go: a millisecond in which no other thread runs."""
+
+BREATH_SECONDS = 0.00002
+"""Lets the interpreter go between two steps. A thread that has to ask for it gets it after five milliseconds only."""
 
 
 class Columns(NamedTuple):
@@ -353,7 +357,7 @@ class OfferTable:
 
     @classmethod
     def of_columns(cls, upstream: str, currency: str, columns: Columns) -> OfferTable:
-        """The table that told these `columns`. Raises ValueError where no table would have."""
+        """The table that told these `columns`. Raises ValueError where no table would have. For a thread: it sleeps."""
         table = cls(upstream, currency)
         table._words = columns.words
         table._keys = array("Q", columns.keys)
@@ -373,7 +377,7 @@ class OfferTable:
         return Columns(self._words, *(column.tobytes() for column in columns))
 
     def _check(self) -> None:
-        """Raises ValueError where a row is none that a table has. In steps, between which other threads may run."""
+        """Raises ValueError where a row is none that a table has. In steps, between which other threads run."""
         rows = len(self._keys)
         if any(len(column) != rows for column in (self._costs, self._counts, self._operators, self._rates)):
             raise ValueError("columns that do not fit")
@@ -389,6 +393,7 @@ class OfferTable:
                 and max(self._operators[some]) < len(self._words)
                 and all(rate <= 1.0 for rate in self._rates[some])
             )
+            time.sleep(BREATH_SECONDS)
             if not is_fit:
                 raise ValueError("rows that no price list has")
 
