@@ -127,7 +127,9 @@ class SmsPva(Seller):
         return {"services": self._words.services.outgoing}
 
     def learn(self, knowledge: Mapping[str, Any]) -> None:
-        services = Codes.of(told_words(knowledge, "services"), self._options.services)
+        known, told = self._words.services, told_words(knowledge, "services")
+        learnt = {code: word for code, word in told.items() if not (code in known.outgoing or word in known.incoming)}
+        services = Codes.of({**known.outgoing, **learnt}, self._options.services)
         self._words = Words(services, self._words.countries)
 
     async def balance(self) -> Money:

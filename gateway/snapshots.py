@@ -20,7 +20,8 @@ from typing import Any
 from gateway.upstream import Columns, OfferTable
 
 FORMAT = 1
-"""Part of where a list is kept as well: programs of two formats do not meet."""
+"""Part of where a list is kept as well: programs of two formats do not meet. To be raised, too, where what a list or an
+adapter's knowledge says comes to mean something else."""
 
 ROWS_MAX = 4_000_000
 FACTS_BYTES_MAX = 16 << 20
@@ -102,7 +103,7 @@ def unpack(head: Head, body: bytes, upstream: str, currency: str) -> tuple[Offer
         return OfferTable.of_columns(upstream, currency, Columns(words, *columns)), knowledge
     except Unusable:
         raise
-    except (ValueError, TypeError, OverflowError, RecursionError, zlib.error):
+    except (ValueError, TypeError, LookupError, RecursionError, zlib.error):
         pass
     raise Unusable("no price list")
 

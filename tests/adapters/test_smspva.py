@@ -500,6 +500,9 @@ async def test_word_learnt_by_one_process_can_be_bought_with_in_another() -> Non
             await there.buy(order("xx"))
         there.learn(reader.knowledge())
         assert (await there.buy(order("xx"))).reference == "123456"
+        before = there.knowledge()
+        there.learn({"services": {"xx": "opt1", "am": "opt777"}})
+        assert there.knowledge() == before  # what is known here stays
 
 
 async def test_override_wins_over_table_and_learnt_words() -> None:

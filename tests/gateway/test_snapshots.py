@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import random
 import struct
+import zlib
 from array import array
 from hashlib import sha256
 
@@ -95,6 +96,15 @@ def test_who_has_not_the_key_cannot_make_one() -> None:
         read_trouble(seal_trouble("status 500", AT, forge), prove)
 
 
+def test_a_good_body_behind_the_head_of_another_list_is_refused() -> None:
+    """Cheaper by a tenth, as long, and whole: only the digest tells."""
+    ours = seal(table([("tg", 6, 100_000, 5, "", None)]), {}, AT, prove)
+    others = (seal(table([("tg", 6, cost, 5, "", None)]), {}, AT, prove) for cost in range(90_000, 100_000))
+    cheaper = next(one for one in others if len(one) == len(ours))
+    with pytest.raises(Unusable):
+        opened(ours[:HEAD_BYTES] + cheaper[HEAD_BYTES:])
+
+
 def test_another_upstream_or_currency_is_refused() -> None:
     data = seal(table(), {}, AT, prove)
     for upstream, currency in (("two", "USD"), ("one", "EUR")):
@@ -144,6 +154,30 @@ def test_what_is_behind_a_good_head_is_checked_all_the_same() -> None:
         except Unusable:
             continue
         assert all(found.at(*pair) for pair in found.pairs())
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        b"[]",
+        b"7",
+        b"{}",
+        b"{" * 50_000,
+        b"\xff",
+        b'{"upstream":"one","currency":"USD","words":7,"knowledge":{}}',
+        b'{"upstream":"one","currency":"USD","words":[],"knowledge":{}}',
+        b'{"upstream":"one","currency":"USD","words":["",7],"knowledge":{}}',
+        b'{"upstream":"one","currency":"USD","words":["x"],"knowledge":{}}',
+        b'{"upstream":"one","currency":"USD","words":[""],"knowledge":[]}',
+        b'{"upstream":"one","currency":"USD","words":[""]}',
+    ],
+    ids=range(11),
+)
+def test_facts_of_another_kind_are_refused(facts: bytes) -> None:
+    body = zlib.compress(facts)
+    head = Head(b"", AT, 0, len(facts), len(body), sha256(body).digest())
+    with pytest.raises(Unusable):
+        unpack(head, body, "one", "USD")
 
 
 def test_a_small_body_cannot_become_a_large_one() -> None:
