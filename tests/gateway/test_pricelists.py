@@ -8,7 +8,7 @@ import json
 import uuid
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -239,6 +239,26 @@ async def test_members_that_start_at_once_ask_once(deployment: Deployment) -> No
     await deployment.refresh(*members)
     assert deployment.shop.asked == 1
     assert {member.price for member in members} == {members[0].price} != {None}
+
+
+async def test_a_list_that_came_while_a_turn_was_waited_for_is_not_asked_for_again(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await deployment.member(), await deployment.member()
+    its_turn = SharedLists.turn
+
+    @asynccontextmanager
+    async def turn_after_the_first(shared: SharedLists, place: str) -> AsyncIterator[bool]:
+        monkeypatch.undo()
+        await first.refresh()
+        async with its_turn(shared, place) as is_mine:
+            yield is_mine
+
+    monkeypatch.setattr(SharedLists, "turn", turn_after_the_first)
+    await second.refresh()
+    assert deployment.shop.asked == 1
+    assert first.price == second.price
+    assert second.price is not None
 
 
 async def test_who_holds_nothing_leaves_reading_to_the_holder_until_the_list_is_late(deployment: Deployment) -> None:
@@ -549,8 +569,9 @@ async def test_an_older_list_put_back_changes_nothing(deployment: Deployment) ->
     await deployment.refresh(first, second, seconds=OFFERS_SECONDS + 1)
     newer = second.price
     deployment.leave(older)
-    await deployment.refresh(first, second)
+    await deployment.refresh(second, first)
     assert first.price == second.price == newer
+    assert deployment.shop.asked == 2
 
 
 async def test_where_redis_takes_no_more_lists_it_is_said_once(deployment: Deployment) -> None:
@@ -593,6 +614,20 @@ async def test_a_list_made_under_other_settings_is_not_taken(deployment: Deploym
         await third.refresh()
         assert (other.asked, third.fetched_at) == (1, second.fetched_at), stanza
         await deployment.leave_together(second, third)
+
+
+async def test_a_list_put_where_others_look_is_not_taken(deployment: Deployment, tmp_path: Path) -> None:
+    first = await deployment.member()
+    await first.refresh()
+    data, (key,) = deployment.find(), deployment.mine()
+    directory, other = config_directory(tmp_path, OTHER_SETTINGS[0][0]), Shop()
+    second = await deployment.member(directory=directory, shop=other)
+    await second.refresh()
+    (its_key,) = set(deployment.mine()) - {key}
+    deployment.redis.set(its_key, data)
+    third = await deployment.member(directory=directory, shop=other)
+    await third.refresh()
+    assert other.asked == 2
 
 
 async def test_what_does_not_change_a_list_does_not_part_those_who_share_it(
