@@ -147,6 +147,39 @@ class PriceBook:
                 entry.carrier_price = await self._ask_price(word, True)
             entry.price_due_at = now + self._price_seconds * _spread(word)
 
+    def entries(self) -> Mapping[str, Sequence[int | float | None]]:
+        """What is known of each service, as JSON can say it: prices, stock, and until when they are good."""
+        return {
+            word: (
+                entry.price,
+                entry.carrier_price,
+                entry.stock,
+                max(0.0, entry.price_due_at),
+                max(0.0, entry.stock_due_at),
+            )
+            for word, entry in self._entries.items()
+        }
+
+    def take(self, entries: object) -> None:
+        """What `entries` said in another process. Raises ValueError or TypeError, and takes nothing."""
+        now = self._clock()
+        self._entries = {word: self._told(row, now) for word, row in mapping(entries).items()}
+
+    def _told(self, row: object, now: float) -> Entry:
+        if not isinstance(row, list) or len(row) != 5:
+            raise Unreadable("not an entry")
+        price, carrier_price, stock, price_due_at, stock_due_at = row
+        whole = (stock, *(one for one in (price, carrier_price) if one is not None))
+        if not all(isinstance(one, int) and one >= 0 for one in whole):
+            raise Unreadable("not an entry")
+        return Entry(
+            price,
+            carrier_price,
+            stock,
+            min(float(price_due_at), now + self._price_seconds),
+            min(float(stock_due_at), now + self._stock_seconds),
+        )
+
     def rows(self, codes: Mapping[str, str], country: int, carriers: Iterable[str]) -> Iterator[Row]:
         """Rows of a price list. Stock is told for a service as a whole, so of one carrier's share only that it is."""
         for word, entry in self._entries.items():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from adapters._values import Codes, CodeTable
+from adapters._values import Codes, CodeTable, mapping
 from gateway.errors import Refused
 from gateway.model import BuyOrder, Clock
 
@@ -57,6 +57,14 @@ class Words:
         return self.countries.incoming.get(word, -1)
 
 
+def told_words(knowledge: Mapping[str, Any], kind: str) -> dict[str, str]:
+    """A table in what another process has learnt. Raises ValueError."""
+    table = mapping(knowledge.get(kind))
+    if not all(isinstance(word, str) for word in table.values()):
+        raise ValueError("not a table of words")
+    return table
+
+
 class Learnt(Generic[T]):
     """What an upstream's own lists say, asked for when it is first needed and once in six hours."""
 
@@ -69,6 +77,16 @@ class Learnt(Generic[T]):
     @property
     def is_known(self) -> bool:
         return self._until is not None
+
+    @property
+    def good_until(self) -> float:
+        """Until then it need not be asked for again."""
+        return 0.0 if self._until is None else self._until
+
+    def told(self, value: T, good_until: float) -> None:
+        """As another process has learnt it."""
+        self.now = value
+        self._until = min(good_until, self._clock() + LEARNT_SECONDS)
 
     async def fresh(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Raises what `ask` raises, and then asks again the next time."""

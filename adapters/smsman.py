@@ -30,7 +30,7 @@ from adapters._refusals import Answer, Refusals, read_answer
 from adapters._seller import Seller
 from adapters._smsman_words import COUNTRIES, SERVICES
 from adapters._values import Address, Codes, Unreadable, cost, digits, load_json, mapping, reference
-from adapters._words import Learnt, WordOptions, Words, one_usa
+from adapters._words import Learnt, WordOptions, Words, one_usa, told_words
 from gateway.errors import HasSms, NotAllowed, NotReached, UnknownLease, Unwell, UpstreamError
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Sms, Watched
 from gateway.money import Money, plain
@@ -131,6 +131,20 @@ class SmsMan(Seller):
         )
         limits = await self._http.ask_list("offers", "/limits", list_body)
         return await self._table(parse_prices, await self._prices(words), limits, words=words)
+
+    def knowledge(self) -> Mapping[str, Any]:
+        words = self._words.now
+        countries = {str(number): word for number, word in words.countries.outgoing.items()}
+        return {
+            "services": words.services.outgoing,
+            "countries": countries,
+            "good_until": self._words.good_until,
+        }
+
+    def learn(self, knowledge: Mapping[str, Any]) -> None:
+        countries = {int(number): word for number, word in told_words(knowledge, "countries").items()}
+        words = Words.of(told_words(knowledge, "services"), countries, self._options)
+        self._words.told(words, float(knowledge["good_until"]))
 
     async def _prices(self, words: Words) -> list[tuple[str, bytes]]:
         """(country, list) of each country we know, or the whole list under an empty one."""

@@ -46,7 +46,7 @@ from adapters._values import (
     reference,
     whole,
 )
-from adapters._words import Learnt, WordOptions
+from adapters._words import Learnt, WordOptions, told_words
 from gateway.errors import HasSms, InDoubt, NotAllowed, Refused, SoldOut, TooEarly, UnknownLease, Unwell, UpstreamError
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money, plain
@@ -120,6 +120,19 @@ class SmsPool(Seller):
         form = Body.form({"pool": pool} if pool else {})
         body = await self._http.ask_list("offers", path, _list_body, method="POST", body=form)
         return await self._table(parse_prices, body, pool, words=lists.words)
+
+    def knowledge(self) -> Mapping[str, Any]:
+        lists = self._lists.now
+        return {
+            "services": lists.service_ids,
+            "countries": lists.country_ids,
+            "good_until": self._lists.good_until,
+        }
+
+    def learn(self, knowledge: Mapping[str, Any]) -> None:
+        services, countries = told_words(knowledge, "services"), told_words(knowledge, "countries")
+        lists = read_lists(services, countries, self._names, self._options)
+        self._lists.told(lists, float(knowledge["good_until"]))
 
     async def _fresh_lists(self, verb: str) -> Lists:
         """The lists of services and countries. Raises Unwell."""

@@ -45,7 +45,7 @@ from adapters._values import (
     reference,
     whole,
 )
-from adapters._words import WordOptions, Words
+from adapters._words import WordOptions, Words, told_words
 from gateway.errors import InDoubt, NotAllowed, Refused, SoldOut, UnknownLease, Unwell, UpstreamError
 from gateway.model import BuyOrder, Found, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money
@@ -117,6 +117,15 @@ class SmsPva(Seller):
         services = Codes.of({**known.outgoing, **price_list.learnt}, self._options.services)
         self._words = Words(services, self._words.countries)
         return price_list.table
+
+    def knowledge(self) -> Mapping[str, Any]:
+        return {"services": self._words.services.outgoing}
+
+    def learn(self, knowledge: Mapping[str, Any]) -> None:
+        known, told = self._words.services, told_words(knowledge, "services")
+        learnt = {code: word for code, word in told.items() if not (code in known.outgoing or word in known.incoming)}
+        services = Codes.of({**known.outgoing, **learnt}, self._options.services)
+        self._words = Words(services, self._words.countries)
 
     async def balance(self) -> Money:
         return Money(await self._http.ask("balance", "/balance", _balance), self._currency)

@@ -152,6 +152,22 @@ class TextVerified:
         rows = self._book.rows(self._codes.incoming, self._options.country, self._options.carriers)
         return OfferTable(self.name, self._currency, rows)
 
+    def knowledge(self) -> Mapping[str, Any]:
+        """Asked for a service at a time, so it is far more than the last round told."""
+        return {
+            "sold": self._sold,
+            "sold_due_at": max(0.0, self._sold_due_at),
+            "unmapped": self.unmapped,
+            "book": self._book.entries(),
+        }
+
+    def learn(self, knowledge: Mapping[str, Any]) -> None:
+        due_at, strange = float(knowledge["sold_due_at"]), mapping(knowledge.get("unmapped"))
+        sold = tuple(word for word in knowledge["sold"] if word in self._codes.incoming)
+        self._book.take(knowledge["book"])
+        self._sold, self._sold_due_at = sold, min(due_at, self._clock() + self._options.price_seconds)
+        self.unmapped = Counter(strange)
+
     async def _list_services(self) -> None:
         params = {"numberType": self._options.number_type, "reservationType": "verification"}
         body = await self._session.ask(

@@ -48,6 +48,7 @@ from gateway.numbers import Numbers
 from gateway.offers import Market, view_of
 from gateway.overseer import Overseer
 from gateway.payments import Payments
+from gateway.pricelists import PriceLists
 from gateway.purchases import Purchases
 from gateway.readers import Readers
 from gateway.recharger import Recharger
@@ -55,6 +56,7 @@ from gateway.rentals import Rentals
 from gateway.retention import Keeper
 from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
+from gateway.shared_lists import SharedLists
 from gateway.store import Tx
 from gateway.upstream import Context, Upstream
 from gateway.webhook_watch import WebhookWatch
@@ -165,6 +167,8 @@ class Gateway:
         self.leases = AllMine() if self._bus is None else Leases(
             database.store, self.name, is_eager=duty is Duty.WORK
         )  # fmt: skip
+        shared_lists = SharedLists(redis_url, self._channel(), self.name) if self._bus and redis_url else None
+        self.price_lists = PriceLists(self.house, self.leases, self._overseer.note_unmapped, shared_lists)
         self._feed = Feed(self.house, self._bus, self.purchases.offer) if self._bus is not None else None
         self.worker = Worker(
             self.house,
@@ -176,6 +180,7 @@ class Gateway:
             self.purchases,
             self._courier,
             self._overseer,
+            self.price_lists,
             self.readers,
             self._recharger,
             WebhookWatch(self.house, alerts),
@@ -233,17 +238,21 @@ class Gateway:
     def _join(self, redis_url: str) -> Bus:
         """Among the processes that share the database."""
         house = self.house
-        channel = "simroute:" + house.vault.index_digest("bus", "channel").rpartition(":")[2][:16]
 
         def on_delivered(place: tuple[str, int, str], is_delivered: bool) -> None:
             (house.health.delivered if is_delivered else house.health.undelivered)(*place)
 
         bus = Bus(
-            redis_url, channel, self.name, lambda ids: take_asked(house, ids), on_delivered, house.health.turn
+            redis_url, self._channel(), self.name, lambda ids: take_asked(house, ids), on_delivered, house.health.turn,
+            lambda upstream: self.price_lists.heard(upstream),
         )  # fmt: skip
         house.health.on_turn = bus.turned
         house.bus, house.is_shared, house.live.on_put = bus, True, bus.changed
         return bus
+
+    def _channel(self) -> str:
+        """What this deployment's words begin with, on a Redis that others may use."""
+        return "simroute:" + self._database.vault.index_digest("bus", "channel").rpartition(":")[2][:16]
 
     def _build(self, stanza: Stanza, catalog: Catalog) -> Upstream:
         name = stanza.name
@@ -297,6 +306,7 @@ class Gateway:
         await self.worker.stop()
         if self._bus is not None:
             await self._bus.aclose()
+        await self.price_lists.aclose()
         await self._courier.aclose()
         await self._trials.aclose()
         await self._recharger.aclose()

@@ -57,6 +57,10 @@ class Tells(Protocol):
         """An upstream's circuit has opened here, for that reason, or closed: then without one."""
         ...
 
+    def listed(self, upstream: str) -> None:
+        """There is a newer price list of that upstream for all, or a word on why there is none."""
+        ...
+
 
 class Silence:
     """For a process that is alone."""
@@ -73,9 +77,12 @@ class Silence:
     def delivered(self, place: Place, is_delivered: bool) -> None:
         pass
 
+    def listed(self, upstream: str) -> None:
+        pass
+
 
 class Bus:
-    """Says and hears. `on_asked`, `on_delivered` and `on_turned` are called with what other processes said."""
+    """Says and hears. `on_asked`, `on_delivered`, `on_turned` and `on_listed` are called with what others said."""
 
     def __init__(
         self,
@@ -85,6 +92,7 @@ class Bus:
         on_asked: Callable[[Sequence[int]], None],
         on_delivered: Callable[[Place, bool], None],
         on_turned: Callable[[str, str], None],
+        on_listed: Callable[[str], None],
     ) -> None:
         """`channel` tells this deployment from others on the same Redis, `me` this process from the others."""
         self._redis = Redis.from_url(
@@ -99,10 +107,12 @@ class Bus:
         self._on_asked = on_asked
         self._on_delivered = on_delivered
         self._on_turned = on_turned
+        self._on_listed = on_listed
         self._is_changed = False
         self._asked: list[int] = []
         self._delivered: list[tuple[Place, bool]] = []
         self._turned: dict[str, str] = {}
+        self._listed: set[str] = set()
         self._unsaid = asyncio.Event()
         self.heard = asyncio.Event()
         """Set when another process has changed something, or when something may have been missed."""
@@ -125,6 +135,10 @@ class Bus:
 
     def turned(self, upstream: str, reason: str) -> None:
         self._turned[upstream] = reason
+        self._unsaid.set()
+
+    def listed(self, upstream: str) -> None:
+        self._listed.add(upstream)
         self._unsaid.set()
 
     # Running
@@ -158,7 +172,9 @@ class Bus:
             "asked": self._asked,
             "delivered": self._delivered,
             "turned": self._turned,
+            "listed": sorted(self._listed),
         }
+        self._listed = set()
         self._is_changed, self._asked, self._delivered, self._turned = False, [], [], {}
         return json.dumps(said)
 
@@ -201,6 +217,8 @@ class Bus:
                 self._on_delivered((str(upstream), int(country), str(service)), bool(is_delivered))
             for upstream, reason in said["turned"].items():
                 self._on_turned(str(upstream), str(reason))
+            for upstream in said.get("listed", ()):  # programs of before do not say it
+                self._on_listed(str(upstream))
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("bus.unreadable")  # another version's, or a stranger's: hints may be lost
 

@@ -510,9 +510,11 @@ async def _buyer(gateway: Gateway, name: str | None) -> Caller:
 
 
 async def _fetch_offers(gateway: Gateway) -> None:
-    """Brings in every price list, saying which could not be had."""
+    """Brings in every price list, the one the servers share where there is one, saying which could not be had."""
 
     async def fetch(name: str) -> None:
+        if await gateway.price_lists.take(name):
+            return
         try:
             gateway.house.market.put(name, await gateway.house.upstreams[name].offers())
         except UpstreamError as error:

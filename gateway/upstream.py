@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from array import array
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from operator import le
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import httpx
 
@@ -225,6 +227,21 @@ class HasUnmapped(Protocol):
 
 
 @runtime_checkable
+class Learns(Protocol):
+    """Learns from reading its price list what it needs for buying, or for reading on. Where several processes share a
+    list, this goes with it to those who did not read."""
+
+    def knowledge(self) -> Mapping[str, Any]:
+        """What has been learnt, as JSON can say it."""
+        ...
+
+    def learn(self, knowledge: Mapping[str, Any]) -> None:
+        """Takes what another process has learnt under the same settings. Raises ValueError, TypeError or KeyError where
+        that makes no sense, and takes nothing."""
+        ...
+
+
+@runtime_checkable
 class SellsByRule(Protocol):
     """Sells by a rule instead of a list; `offers()` is then empty."""
 
@@ -311,8 +328,27 @@ def _unpack(key: int) -> tuple[str, int]:
     return (key & 0xFFFFFFFFFF).to_bytes(5, "big").lstrip(b"\0").decode("ascii"), key >> 40
 
 
+CHECKED_TOGETHER = 4096
+"""Rows looked at in one go: a millisecond in which no other thread runs."""
+
+BREATH_SECONDS = 0.00002
+"""Lets the interpreter go between two steps. A thread that has to ask for it gets it after five milliseconds only."""
+
+
+class Columns(NamedTuple):
+    """What an OfferTable is made of: for each row 8 bytes of key and of cost, 4 of count, of the operator's place in
+    `words` and of the success rate (below 0: not known), in this machine's order."""
+
+    words: tuple[str, ...]
+    keys: bytes
+    costs: bytes
+    counts: bytes
+    operators: bytes
+    rates: bytes
+
+
 class OfferTable:
-    """A price list in columns, sorted by country, service and cost: about 30 bytes a row, cheap to pickle.
+    """A price list in columns, sorted by country, service and cost: 28 bytes a row, cheap to pickle.
 
     Built once (often in another process), then only read. Counts are per row: a cumulative ladder has to be made plain
     by the adapter before it gets here.
@@ -343,10 +379,52 @@ class OfferTable:
         kept.sort()
         self._keys = array("Q", (row[0] for row in kept))
         self._costs = array("q", (row[1] for row in kept))
-        self._counts = array("l", (row[2] for row in kept))
-        self._operators = array("L", (row[3] for row in kept))
+        self._counts = array("i", (row[2] for row in kept))
+        self._operators = array("I", (row[3] for row in kept))
         self._rates = array("f", (row[4] for row in kept))
         self._words = tuple(words)
+
+    @classmethod
+    def of_columns(cls, upstream: str, currency: str, columns: Columns) -> OfferTable:
+        """The table that told these `columns`. Raises ValueError where no table would have. For a thread: it sleeps."""
+        table = cls(upstream, currency)
+        table._words = columns.words
+        table._keys = array("Q", columns.keys)
+        table._costs = array("q", columns.costs)
+        table._counts = array("i", columns.counts)
+        table._operators = array("I", columns.operators)
+        table._rates = array("f", columns.rates)
+        letters = [columns.keys[place::8] for place in range(5)]  # the last one first, as `_key` packs them
+        if b"\0" in letters[0] or not all(map(bytes.isascii, letters)):
+            raise ValueError("a service that is none")
+        table._check()
+        return table
+
+    def columns(self) -> Columns:
+        """Everything in it but whose it is, for a process elsewhere."""
+        columns = (self._keys, self._costs, self._counts, self._operators, self._rates)
+        return Columns(self._words, *(column.tobytes() for column in columns))
+
+    def _check(self) -> None:
+        """Raises ValueError where a row is none that a table has. In steps, between which other threads run."""
+        rows = len(self._keys)
+        if any(len(column) != rows for column in (self._costs, self._counts, self._operators, self._rates)):
+            raise ValueError("columns that do not fit")
+        if rows and self._keys[-1] >= 1 << 60:
+            raise ValueError("a country that is none")
+        for start in range(0, rows, CHECKED_TOGETHER):
+            some, longer = slice(start, start + CHECKED_TOGETHER), slice(start, start + CHECKED_TOGETHER + 1)
+            order = list(zip(self._keys[longer], self._costs[longer], strict=True))
+            is_fit = (
+                all(map(le, order, order[1:]))
+                and min(self._costs[some]) >= 0
+                and min(self._counts[some]) > 0
+                and max(self._operators[some]) < len(self._words)
+                and all(rate <= 1.0 for rate in self._rates[some])
+            )
+            time.sleep(BREATH_SECONDS)
+            if not is_fit:
+                raise ValueError("rows that no price list has")
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -20,6 +20,7 @@ from gateway.leases import AllMine, Leases
 from gateway.live import Live
 from gateway.overseer import Overseer
 from gateway.poller import Poller
+from gateway.pricelists import PriceLists
 from gateway.purchases import Purchases
 from gateway.readers import WRITE_SECONDS, Readers
 from gateway.recharger import Recharger
@@ -48,8 +49,6 @@ PUSHES_KEPT_SECONDS = 30 * 86_400.0
 LEASED_PAUSE_SECONDS = 0.25
 """How often a loop looks whether its work has become this process's."""
 
-OFFERS_RETRY_SECONDS = 10.0
-OFFERS_DEADLINE_SECONDS = 120.0
 FAILED_ROUND_SECONDS = 1.0
 ENDS = "ends"
 """What time does to activations, as work that is leased."""
@@ -81,6 +80,7 @@ class Worker:
         purchases: Purchases,
         courier: Courier,
         overseer: Overseer,
+        price_lists: PriceLists,
         readers: Readers,
         recharger: Recharger,
         webhook_watch: WebhookWatch,
@@ -96,6 +96,7 @@ class Worker:
         self._purchases = purchases
         self._courier = courier
         self._overseer = overseer
+        self._price_lists = price_lists
         self._readers = readers
         self._recharger = recharger
         self._webhook_watch = webhook_watch
@@ -171,7 +172,7 @@ class Worker:
         for name in self._house.upstreams:
             if f"offers:{name}" in running:
                 continue
-            self._begin(f"offers:{name}", partial(self._refresh_offers, name))
+            self._begin(f"offers:{name}", partial(self._price_lists.round, name))
             if self._works:
                 self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep, lease=f"poll:{name}")
                 self._begin(f"balance:{name}", partial(self._overseer.look_at_balance, name), lease=REPORT)
@@ -321,25 +322,6 @@ class Worker:
     async def _note_readers(self) -> float:
         await self._readers.write()
         return WRITE_SECONDS
-
-    async def _refresh_offers(self, name: str) -> float:
-        house = self._house
-        upstream, stanza = house.upstreams.get(name), house.stanza(name)
-        if upstream is None or stanza is None:
-            return OFFERS_RETRY_SECONDS
-        try:
-            async with asyncio.timeout(OFFERS_DEADLINE_SECONDS):
-                table = await upstream.offers()
-        except (UpstreamError, TimeoutError) as error:
-            reason = str(error) or type(error).__name__
-            house.market.failed(name, reason)
-            log.warning("offers.failed", upstream=name, reason=reason)
-            return min(OFFERS_RETRY_SECONDS, stanza.offers_seconds)
-        house.market.put(name, table)
-        house.metrics.offers_at.labels(name).set(house.clock())
-        self._overseer.note_unmapped(name, upstream)
-        log.debug("offers.refreshed", upstream=name, rows=len(table))
-        return stanza.offers_seconds
 
 
 def _holds(tx: Tx) -> list[Row]:

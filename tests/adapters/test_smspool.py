@@ -142,6 +142,17 @@ async def test_purchase_posts_ids_once_the_lists_were_read() -> None:
     assert (second["country"], second["service"], second["pool"]) == ("160", "39", "3")
 
 
+async def test_purchase_posts_ids_that_another_process_has_read() -> None:
+    async with (
+        upstream({**LISTS, "/sms/all_stock": []}) as (reader, _),
+        upstream({"/purchase/sms": bought()}) as (there, script),
+    ):
+        await reader.offers()
+        there.learn(reader.knowledge())
+        await there.buy(order("am", 12))
+    assert (posted(script.requests[0])["country"], posted(script.requests[0])["service"]) == ("160", "39")
+
+
 async def test_overrides_are_ids_and_win() -> None:
     answers = {"/purchase/sms": bought()}
     async with upstream(answers, services={"xx": "5"}, countries={12: "1"}) as (there, script):

@@ -484,6 +484,20 @@ async def test_learnt_word_can_be_bought_with() -> None:
         assert (await there.buy(order("xx"))).reference == "123456"
 
 
+async def test_word_learnt_by_one_process_can_be_bought_with_in_another() -> None:
+    lists = {"servicesprices": told([price("opt777", name="Nobody's")]), "countnumbers": told([stock("o2", opt777=1)])}
+    answers = {"serviceprice/UK/opt777": priced(), "number/UK/opt777": bought()}
+    async with upstream(lists) as (reader, _), upstream(answers) as (there, _):
+        await reader.offers()
+        with pytest.raises(Refused):
+            await there.buy(order("xx"))
+        there.learn(reader.knowledge())
+        assert (await there.buy(order("xx"))).reference == "123456"
+        before = there.knowledge()
+        there.learn({"services": {"xx": "opt1", "am": "opt777"}})
+        assert there.knowledge() == before  # what is known here stays
+
+
 async def test_override_wins_over_table_and_learnt_words() -> None:
     answers = {
         "servicesprices": told([price("opt777", name="Nobody's")]),

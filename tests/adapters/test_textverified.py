@@ -786,6 +786,21 @@ async def test_round_that_runs_out_of_time_gives_what_is_known_and_goes_on_later
         assert sim.requests["pricing"] == len(last)
 
 
+async def test_another_process_goes_on_where_the_first_one_was() -> None:
+    """Or a list that took an hour to learn would be short again whenever its reader changes."""
+    clock = Clock()
+    async with simulated(clock=clock) as (reader, _), simulated(clock=clock) as (there, sim):
+        table = await reader.offers()
+        there.learn(json.loads(json.dumps(reader.knowledge())))
+        assert (await there.offers()).columns() == table.columns()
+        assert there.unmapped == reader.unmapped
+        assert not sim.requests["services"] + sim.requests["inventory"] + sim.requests["pricing"]
+        clock.now += 601
+        await there.offers()
+        assert sim.requests["inventory"] == len(sim.shelves) - 1
+        assert not sim.requests["pricing"]
+
+
 async def test_requests_keep_their_pace() -> None:
     async with simulated({"requests_per_second": 50}) as (there, sim):
         started = time.monotonic()

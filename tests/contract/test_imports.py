@@ -31,7 +31,7 @@ LAYERS = (
     # The words everybody uses
     "errors", "model", "metrics", "settings", "guard", "rules",
     # The seam, the database, and what is kept in memory
-    "inhouse", "upstream", "store", "leases", "live", "health", "passwords",
+    "inhouse", "upstream", "snapshots", "store", "leases", "live", "health", "passwords",
     # Decisions: pure, from facts to a short-list
     "pricing", "ladders", "routing", "offers",
     # Units of work on the store
@@ -44,7 +44,7 @@ LAYERS = (
     "house", "feed", "sessions", "moves", "attempts", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_endpoints",
     "webhook_log", "webhook_forms", "webhook_wire", "webhooks", "webhook_watch", "rentals", "poller", "overseer",
-    "recharger", "retention", "archivist", "worker",
+    "shared_lists", "pricelists", "recharger", "retention", "archivist", "worker",
     # A program of its own, for the machine beside the modem
     "forward",
     # What a dialect gets, and the wiring

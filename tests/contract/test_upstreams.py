@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ from gateway.errors import (
 )
 from gateway.model import BuyOrder, Lease, LeaseState, Outcome, Progress, Watched
 from gateway.money import Money, to_micros
-from gateway.upstream import AsksAgain, Finds, MovesLeases, ReadsMany, Upstream
+from gateway.snapshots import HEAD_BYTES, read_head, seal, unpack
+from gateway.upstream import AsksAgain, Finds, Learns, MovesLeases, ReadsMany, Upstream
 from tests.adapters._context import Observed, context
 from tests.contract._pair import PRICE, STOCK, Pair, discovered
 from tests.contract._relay import relayed
@@ -418,6 +420,34 @@ async def test_offers_match_what_is_in_stock(bench: Bench) -> None:
     table = await bench.there.offers()
     assert [offer.count for offer in table.at(service, country)] == [bench.stock(STOCK - 1)]
     assert len(set(table.pairs())) > 3
+
+
+async def test_who_took_the_list_from_another_process_buys_as_who_read_it(pair: Pair) -> None:
+    with simulated(pair) as (sim, address):
+        async with talking(pair, sim, address) as reader, talking(pair, sim, address) as taker:
+            table = await reader.there.offers()
+            knowledge = reader.there.knowledge() if isinstance(reader.there, Learns) else {}
+            data = seal(table, knowledge, time.time(), lambda words: sha256(words).digest())
+            head = read_head(data[:HEAD_BYTES], lambda words: sha256(words).digest())
+            taken, told = unpack(head, data[HEAD_BYTES:], taker.there.name, pair.currency)
+            if isinstance(taker.there, Learns):
+                taker.there.learn(told)
+            assert taken.columns() == table.columns()
+            assert (await taker.buy()).number
+            # Nothing of what the list tells had to be asked for again.
+            assert {verb for verb, _ in taker.observed.calls} <= {"auth", "buy", "price", "read"}
+            assert (await taker.there.offers()).at(pair.service, pair.country)[0].cost == taker.money(PRICE)
+
+
+@pytest.mark.parametrize("nonsense", [{}, {"services": 7}, {"services": {"tg": 7}, "sold": ["x"], "book": {"x": [1]}}])
+async def test_nonsense_is_not_learnt(bench: Bench, nonsense: Mapping[str, Any]) -> None:
+    if not isinstance(bench.there, Learns):
+        pytest.skip("this upstream's list tells nothing but prices")
+    await bench.there.offers()
+    before = bench.there.knowledge()
+    with pytest.raises((ValueError, TypeError, KeyError)):
+        bench.there.learn(nonsense)
+    assert bench.there.knowledge() == before
 
 
 async def test_what_sells_nothing_is_not_offered(bench: Bench) -> None:
