@@ -129,6 +129,8 @@ class Bus:
             socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
+            # By the third protocol the client swallows the answer to a ping, and silence would look like an end.
+            protocol=2,
         )
         self._channel = channel
         self.me = me
