@@ -157,6 +157,8 @@ class Gateway:
         self.readers = Readers(database.store, clock)
         self.activations = Activations(self.house)
         self.purchases = Purchases(self.house)
+        if self._bus is not None:
+            self._bus.on_question = self.purchases.has_left
         self.rentals = Rentals(self.house, self.activations, self.purchases)
         self._courier = Courier(self.house)
         self._trials = Trials(self.house)

@@ -58,23 +58,24 @@ def intend(
     open_max: int | None,
     version: str,
     limits: FuseSettings,
+    me: str = "",
 ) -> Intent:
     """The activation, its first attempt and its hold, committed before anybody is asked.
 
-    Where balance or spend caps do not reach for the dearest quote, the order is for those they reach for. Raises as
-    `ledger.hold`, and Blown.
+    `me` is the process that the order's client waits at. Where balance or spend caps do not reach for the dearest
+    quote, the order is for those they reach for. Raises as `ledger.hold`, and Blown.
     """
     ceiling = max(ranked.quote.price.micros for ranked in quotes)
     try:
         activation_id = tx.insert(
             "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"
-            " opened_at, fingerprint, order_reference, config_version, product, hours, parent_id)"
+            " opened_at, fingerprint, order_reference, config_version, product, hours, parent_id, served_by)"
             " values (:account, :key, :service, :country, :operator, 'opening', :price, :currency,"
-            " :at, :fingerprint, :reference, :version, :product, :hours, :parent) returning id",
+            " :at, :fingerprint, :reference, :version, :product, :hours, :parent, :me) returning id",
             account=caller.account_id, key=caller.key_id, service=order.service, country=order.country,
             operator=order.operator, price=ceiling, currency=caller.currency, at=at, fingerprint=order.fingerprint,
             reference=order.reference or None, version=version, product=order.product.value,
-            hours=quotes[0].quote.offer.hours or None, parent=order.parent_id,
+            hours=quotes[0].quote.offer.hours or None, parent=order.parent_id, me=me,
         )  # fmt: skip
     except Conflict:
         raise OrderExists from None
@@ -123,6 +124,7 @@ def intend_extension(
     _open_max: int,
     version: str,
     limits: FuseSettings,
+    me: str = "",
 ) -> Intent:
     """As `intend`, for more time of an open rental; its row keeps the end that the rental had before.
 
@@ -140,7 +142,7 @@ def intend_extension(
         raise NotAllowedNow
     if is_prolonging(tx, rental["id"]) or (rental["cancelling_until"] or 0.0) > at:
         raise Unavailable
-    intent = intend(tx, caller, order, quotes, at, None, version, limits)
+    intent = intend(tx, caller, order, quotes, at, None, version, limits, me)
     tx.execute(
         "update activations set expires_at = :had where id = :id", had=rental["expires_at"], id=intent.activation_id
     )
@@ -187,12 +189,14 @@ def attach(
     webhook_sealed: str | None = None,
     number_digest: str = "",
     known_since: float = float("inf"),
+    claim_until: float | None = None,
 ) -> None:
     """Opening to waiting, the hold down to the price. Raises Conflict on a lease we have or an order given up.
 
     `shares` is what each level pays of the price. `hours`, `refundable_until` and `webhook_sealed` are a rental's: how
     long it lasts, until when it can be given back, where its messages are told. With a digest, its number is
-    remembered; raises Repeated where the account was handed it for the service later than `known_since`.
+    remembered; raises Repeated where the account was handed it for the service later than `known_since`. Where the
+    order is put up for whoever repeats its request, it is so until `claim_until` from now on.
     """
     if price.micros < intent.held.micros or shares != intent.shares:
         ledger.shrink(tx, intent.activation_id, price, at, actor="purchase", shares=shares)
@@ -200,11 +204,12 @@ def attach(
     tx.insert(
         "update activations set status = 'waiting', upstream = :upstream, reference = :reference,"
         " number_sealed = :sealed, price = :price, cost = :cost, cost_currency = :currency, expires_at = :expires_at,"
-        " operator = :operator, hours = :hours, refundable_until = :refundable, webhook_url_sealed = :webhook"
+        " operator = :operator, hours = :hours, refundable_until = :refundable, webhook_url_sealed = :webhook,"
+        " claim_until = case when claim_until is null then claim_until else :claim_until end"
         " where id = :id and status = 'opening' returning id",
         upstream=upstream, reference=lease.reference, sealed=sealed, price=price.micros, cost=cost.micros,
         currency=cost.currency, expires_at=expires_at, operator=operator, hours=hours or None,
-        refundable=refundable_until, webhook=webhook_sealed, id=intent.activation_id,
+        refundable=refundable_until, webhook=webhook_sealed, claim_until=claim_until, id=intent.activation_id,
     )  # fmt: skip
     if number_digest:
         # After the lease: one that we have is not to be given back, whatever its number.
@@ -258,7 +263,7 @@ def prolong(
     # Both activations before anybody's money, as everywhere: two that take them in turn would wait for each other.
     account_id = lock_open_rental(tx, rental_id)
     if account_id is None:
-        fail_order(tx, intent.activation_id, at)
+        fail_order(tx, intent.activation_id, at, NotAllowedNow.code)
         _lose_extension(tx, intent.attempt_id, quote.offer.cost, quote.offer.upstream, "made, its rental is over", at)
         return False
     upstream, cost = quote.offer.upstream, quote.offer.cost
@@ -336,12 +341,13 @@ def end_unattached(
     return True
 
 
-def fail_order(tx: Tx, activation_id: int, at: float) -> bool:
-    """Ends an order that got no number; whether this call did it."""
+def fail_order(tx: Tx, activation_id: int, at: float, failure: str | None = None) -> bool:
+    """Ends an order that got no number; whether this call did it. `failure` is what its client is told."""
     row = tx.one(
-        "update activations set status = 'failed', ended_at = :at where id = :id and status = 'opening'"
-        " returning account_id, product",
+        "update activations set status = 'failed', ended_at = :at, failure = :failure"
+        " where id = :id and status = 'opening' returning account_id, product",
         at=at,
+        failure=failure,
         id=activation_id,
     )
     if row is None:
@@ -490,27 +496,31 @@ def mark_answered(tx: Tx, ids: Sequence[int]) -> None:
         tx.execute("update activations set answered = 1, claim_until = null where id = :id", id=activation_id)
 
 
-def put_up(tx: Tx, until: Mapping[int, float], handed_over: Collection[int] = ()) -> None:
+def put_up(tx: Tx, until: Mapping[int, float], handed_over: Collection[int] = (), me: str = "") -> None:
     """Nobody was told of these: whoever repeats the request may have them until then, from any process.
 
-    What somebody has claimed is put up again only by who had it, which `handed_over` names.
+    What somebody has claimed is put up again only by who had it, which `handed_over` names. With `me`, only what is
+    that process's: another one may have taken it meanwhile.
     """
     for activation_id in sorted(until):
         tx.execute(
             "update activations set answered = 0, claim_until = :until where id = :id"
-            " and (status = 'waiting' or product = 'extension') and (answered <> 1 or :was_ours = 1)",
+            " and (status = 'waiting' or product = 'extension') and (answered <> 1 or :was_ours = 1)"
+            " and (:me = '' or served_by in ('', :me))",
             until=until[activation_id],
+            me=me,
             was_ours=int(activation_id in handed_over),
             id=activation_id,
         )
 
 
-def claim(tx: Tx, activation_id: int) -> bool:
-    """Takes what was put up, to hand it over: whether this call did, and no other one."""
+def claim(tx: Tx, activation_id: int, me: str = "") -> bool:
+    """Takes what was put up, to hand it over at `me`: whether this call did, and no other one."""
     return bool(
         tx.execute(
-            "update activations set answered = 1, claim_until = null where id = :id and answered = 0"
+            "update activations set answered = 1, claim_until = null, served_by = :me where id = :id and answered = 0"
             " and claim_until is not null and (ended_at is null or product = 'extension')",
+            me=me,
             id=activation_id,
         )
     )
@@ -529,16 +539,16 @@ def claim_to_give_back(tx: Tx, activation_id: int, at: float, until: float) -> b
     )
 
 
-def claim_extension(tx: Tx, rental_id: int, fingerprint: str, at: float) -> bool:
-    """Takes an extension that was made by the same request, and that nobody was told of."""
+def claim_extension(tx: Tx, rental_id: int, fingerprint: str, at: float, me: str = "") -> int | None:
+    """Takes an extension that was made by the same request, and that nobody was told of; its id."""
     row = tx.one(
         "select id from activations where parent_id = :rental and product = 'extension' and fingerprint = :request"
-        " and answered = 0 and claim_until > :at order by id limit 1",
+        " and status = 'finished' and answered = 0 and claim_until > :at order by id limit 1",
         rental=rental_id,
         request=fingerprint,
         at=at,
     )
-    return row is not None and claim(tx, row["id"])
+    return row["id"] if row is not None and claim(tx, row["id"], me) else None
 
 
 def _known(tx: Tx, upstream: str, reference: str) -> bool:

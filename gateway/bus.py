@@ -1,4 +1,5 @@
 """Hints between the processes of one deployment, through Redis: what changed, what is asked for, what was delivered.
+One question, too: whose client has hung up (`repeats`).
 
 Everything said here may be lost, and nothing secret is said: ids and names, never a number, a code or a key. What has
 changed is always read from the database (`feed`), which is looked at anyway; a hint only makes that happen at once.
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -32,6 +34,12 @@ SILENCE_SECONDS = 5.0
 
 UNSAID_MAX = 10_000
 
+ASK_SECONDS = 0.3
+"""How long the answer to a question is waited for."""
+
+_NOTHING: dict[str, Any] = {"changed": False, "asked": [], "delivered": [], "turned": {}}
+"""What every message says, so that programs that know of no questions can read it."""
+
 Place = tuple[str, int, str]
 """Upstream, country, service."""
 
@@ -39,7 +47,12 @@ log = structlog.get_logger()
 
 
 class Tells(Protocol):
-    """What the use-cases say to the other processes. Never waits, never raises."""
+    """What the use-cases say to the other processes. Never waits (but for an answer), never raises."""
+
+    @property
+    def me(self) -> str:
+        """This process's name among those that share the database; empty where it is alone."""
+        ...
 
     def changed(self) -> None:
         """Something that clients see is different in the database from now on."""
@@ -61,9 +74,21 @@ class Tells(Protocol):
         """There is a newer price list of that upstream for all, or a word on why there is none."""
         ...
 
+    async def ask_who_left(self, processes: Collection[str], ids: Sequence[int]) -> bool:
+        """Whether one of these processes says that a client of these orders, which waited there, has hung up.
+
+        False where none of them answers in time.
+        """
+        ...
+
 
 class Silence:
     """For a process that is alone."""
+
+    me = ""
+
+    async def ask_who_left(self, processes: Collection[str], ids: Sequence[int]) -> bool:
+        return False
 
     def turned(self, upstream: str, reason: str) -> None:
         pass
@@ -79,6 +104,18 @@ class Silence:
 
     def listed(self, upstream: str) -> None:
         pass
+
+
+@dataclass(slots=True)
+class _Question:
+    """`unheard` are the processes that have not answered yet."""
+
+    unheard: set[str]
+    answer: asyncio.Future[bool]
+
+
+async def _nobody_left(_ids: Sequence[int]) -> bool:
+    return False
 
 
 class Bus:
@@ -101,9 +138,11 @@ class Bus:
             socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),
             decode_responses=True,
+            # By the third protocol the client swallows the answer to a ping, and silence would look like an end.
+            protocol=2,
         )
         self._channel = channel
-        self._me = me
+        self.me = me
         self._on_asked = on_asked
         self._on_delivered = on_delivered
         self._on_turned = on_turned
@@ -118,6 +157,12 @@ class Bus:
         """Set when another process has changed something, or when something may have been missed."""
         self.is_away = False
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_question: Callable[[Sequence[int]], Awaitable[bool]] = _nobody_left
+        """Answers `ask_who_left` of another process; never raises."""
+
+        self._questions: dict[int, _Question] = {}
+        self._questions_asked = 0
+        self._answering: set[asyncio.Task[None]] = set()
 
     # Saying
 
@@ -141,15 +186,57 @@ class Bus:
         self._listed.add(upstream)
         self._unsaid.set()
 
+    # Asking
+
+    async def ask_who_left(self, processes: Collection[str], ids: Sequence[int]) -> bool:
+        if self.is_away:
+            return False
+        self._questions_asked += 1
+        number = self._questions_asked
+        question = _Question(set(processes), asyncio.get_running_loop().create_future())
+        self._questions[number] = question
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                await self._say_at_once("question", [number, sorted(processes), list(ids)])
+                return await question.answer
+        except (RedisError, OSError, RuntimeError, TimeoutError):
+            return False
+        finally:
+            del self._questions[number]
+
+    async def _say_at_once(self, what: str, words: Any) -> None:
+        """Raises RedisError, OSError, RuntimeError."""
+        await self._redis.publish(self._channel, json.dumps({"from": self.me, **_NOTHING, what: words}))
+
+    async def _answer(self, asker: str, number: int, ids: Sequence[int]) -> None:
+        has_left = await self.on_question(ids)
+        with suppress(RedisError, OSError, RuntimeError):  # whoever asked waits a moment and goes on
+            await self._say_at_once("answer", [asker, number, has_left])
+
+    def _take_question(self, asker: str, number: int, processes: Sequence[str], ids: Sequence[int]) -> None:
+        if self.me in processes:
+            task = asyncio.ensure_future(self._answer(asker, int(number), [int(one) for one in ids]))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    def _take_answer(self, sender: str, asker: str, number: int, has_left: bool) -> None:
+        question = self._questions.get(number) if asker == self.me else None
+        if question is None or question.answer.done():
+            return
+        question.unheard.discard(sender)
+        if has_left or not question.unheard:
+            question.answer.set_result(bool(has_left))
+
     # Running
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._say(), name="say"), asyncio.create_task(self._hear(), name="hear")]
 
     async def aclose(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._answering]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(RedisError, OSError, RuntimeError):
             await self._redis.aclose()
 
@@ -167,7 +254,7 @@ class Bus:
 
     def _words(self) -> str:
         said = {
-            "from": self._me,
+            "from": self.me,
             "changed": self._is_changed,
             "asked": self._asked,
             "delivered": self._delivered,
@@ -208,7 +295,7 @@ class Bus:
     def _take(self, words: str) -> None:
         try:
             said = json.loads(words)
-            if said["from"] == self._me:
+            if said["from"] == self.me:
                 return
             if said["changed"]:
                 self.heard.set()
@@ -219,6 +306,10 @@ class Bus:
                 self._on_turned(str(upstream), str(reason))
             for upstream in said.get("listed", ()):  # programs of before do not say it
                 self._on_listed(str(upstream))
+            if "question" in said:
+                self._take_question(said["from"], *said["question"])
+            if "answer" in said:
+                self._take_answer(said["from"], *said["answer"])
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("bus.unreadable")  # another version's, or a stranger's: hints may be lost
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeVar
 
 import structlog
 from cachetools import LRUCache, TTLCache
 
-from gateway import attempts, fuse, handed, ladders, moves, recharges, refunds
+from gateway import attempts, fuse, handed, ladders, moves, recharges, refunds, repeats
 from gateway.accounts import Caller
 from gateway.attempts import Intent
 from gateway.errors import (
@@ -45,6 +46,7 @@ from gateway.live import Live
 from gateway.model import BuyOrder, Found, Lease, LostExtension, Order, Outcome, Product, Quote, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load
+from gateway.repeats import Elsewhere, Taken
 from gateway.routing import Ranked
 from gateway.store import Conflict, Row, Tx
 from gateway.upstream import (
@@ -82,12 +84,19 @@ LEFT_BEHIND_SECONDS = 30.0
 ANSWER_NOTED_SECONDS = 2.0
 """Beyond an order's deadline, how long it takes at most to write down that its client has the answer."""
 
+NOTICE_SECONDS = 0.002
+"""A client that hangs up and repeats its request at once may be asked for here before its hanging up is noticed."""
+
+TAKEN_LOOK_SECONDS = 0.5
+"""How often an order that another process is at is looked at, where no hint comes."""
+
 EXCEPTIONS_MAX = 20
 EXTENSIONS_REMEMBERED = 10_000
 KEYS_REMEMBERED = 10_000
 DAY_SECONDS = 86_400.0
 
 T = TypeVar("T", int, float)
+R = TypeVar("R")
 
 log = structlog.get_logger()
 
@@ -110,6 +119,9 @@ class _Pending:
 
     is_gone: Callable[[], bool]
     done: asyncio.Future[Live]
+    activation_id: int = 0
+    is_put_up: bool = False
+    """Its client had hung up, and since then any process may have taken it."""
 
 
 class _Settled(NothingTaken):
@@ -143,6 +155,11 @@ class Purchases:
         self._handed_over: LRUCache[int, bool] = LRUCache(KEYS_REMEMBERED)
         self._answered: set[int] = set()
         self._own: set[int] = set()
+        self._under_way: dict[int, _Pending] = {}
+        """Orders that clients of this process wait for, by the activation, whichever process is at them."""
+
+        self._letting_go = asyncio.Lock()
+        self._awaited: dict[int, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[Live]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._unwritten: list[tuple[int, int, str]] = []
@@ -160,7 +177,7 @@ class Purchases:
         is_gone: Callable[[], bool],
         basis: Callable[[], Awaitable[Basis]] | None = None,
     ) -> Live:
-        """Buys one number for the caller, or hands over the one its lost identical request bought.
+        """Buys one number for the caller, or hands over the one its lost identical request bought, or still buys.
 
         `is_gone` tells whether the client has hung up. `basis` tells what to buy from, and may raise; None stands for
         the market's short-list. An extension's result is its rental. Raises Barred, Suspended, BadService, BadCountry,
@@ -199,16 +216,25 @@ class Purchases:
         pending = _Pending(is_gone, asyncio.get_running_loop().create_future())
         self._pending.setdefault(order.fingerprint, []).append(pending)
         # The purchase goes on when its client hangs up: cancelling it halfway is how numbers get lost.
-        task = asyncio.ensure_future(self._buy(caller, order, basis))
+        task = asyncio.ensure_future(self._buy(caller, order, pending, basis))
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._finish(order.fingerprint, pending, done))
         live = await asyncio.shield(pending.done)
-        if pending.is_gone is not is_gone:
+        if pending.is_gone is not is_gone or not await self._is_still_ours(pending):
             raise Unavailable  # the repeated request has the number; whoever waited here is not there any more
         return live
 
+    async def _is_still_ours(self, pending: _Pending) -> bool:
+        """Whether what an order bought is its client's. Raises Unavailable."""
+        if not pending.is_put_up:
+            return True
+        # Several clients may wait for one purchase: one of them can have come after all the others had hung up.
+        return not pending.is_gone() and await self._claimed(pending.activation_id)
+
     def _finish(self, fingerprint: str, pending: _Pending, task: asyncio.Task[Live]) -> None:
         self._tasks.discard(task)
+        if self._under_way.get(pending.activation_id) is pending:
+            del self._under_way[pending.activation_id]
         rows = self._pending[fingerprint]
         rows.remove(pending)
         if not rows:
@@ -238,7 +264,8 @@ class Purchases:
                     return live
                 return await self._claim(fingerprint, is_gone)
         for pending in self._pending.get(fingerprint, ()):
-            if pending.is_gone():
+            # What is put up is taken in the database, here as elsewhere.
+            if pending.is_gone() and not pending.is_put_up:
                 pending.is_gone = is_gone
                 return await asyncio.shield(pending.done)
         return None
@@ -250,10 +277,14 @@ class Purchases:
         async with self._putting_up:
             if self._put_up.pop(activation_id, None) is not None:
                 return True  # nobody else has heard of it
-            is_ours = await self._house.store.run(attempts.claim, activation_id)
-            if is_ours:
-                self._handed_over[activation_id] = True
-            return is_ours
+            return await self._claimed(activation_id)
+
+    async def _claimed(self, activation_id: int) -> bool:
+        """Takes what is put up in the database. Raises Unavailable."""
+        is_ours = await self._house.store.run(attempts.claim, activation_id, self._house.bus.me)
+        if is_ours:
+            self._handed_over[activation_id] = True
+        return is_ours
 
     async def _claim_extension(self, order: Order) -> Live | None:
         """The rental, where the same request has prolonged it at another process, whose answer was lost.
@@ -263,13 +294,30 @@ class Purchases:
         house, rental_id = self._house, order.parent_id
         if not house.is_shared or order.product is not Product.EXTENSION or rental_id is None:
             return None
-        now = house.clock()
-        if not await house.store.run(attempts.claim_extension, rental_id, order.fingerprint, now):
+        now, me = house.clock(), house.bus.me
+        claimed_id = await house.store.run(attempts.claim_extension, rental_id, order.fingerprint, now, me)
+        if claimed_id is None:
             return None
-        return house.live.get(rental_id) or await load(house.store, house.vault, rental_id)
+        self._handed_over[claimed_id] = True
+        return await self._prolonged_elsewhere(rental_id, claimed_id, order.fingerprint)
+
+    async def _prolonged_elsewhere(self, rental_id: int, extension_id: int, fingerprint: str) -> Live:
+        """The rental with the time it has since an extension that another process made. Raises Unavailable."""
+        house = self._house
+        known = await load(house.store, house.vault, rental_id)
+        if known is None:
+            raise Unavailable
+        live = house.live.get(rental_id) or known
+        live.expires_at = max(live.expires_at, known.expires_at)
+        if known.is_kept:
+            live.refundable_until = known.refundable_until
+        self._prolonged[fingerprint] = extension_id
+        return live
 
     def offer(self, live: Live, fingerprint: str, until: float | None) -> None:
         """What another process has put up for claim, or, with None, what is not any more."""
+        if live.id in self._awaited:
+            self._awaited[live.id].set()
         if until is not None and live.status is Status.WAITING:
             self._unclaimed.setdefault(live.id, (fingerprint, live, until))
         elif live.id not in self._put_up:
@@ -326,6 +374,7 @@ class Purchases:
                 del self._unclaimed[activation_id]
                 self._answered.add(activation_id)
             await self._tell_put_up()
+            await self._let_go(list(self._under_way))
         batch, self._answered = self._answered, set()
         if not batch:
             return
@@ -341,14 +390,113 @@ class Purchases:
             return
         async with self._putting_up:
             batch = dict(self._put_up)
-            await self._house.store.run(attempts.put_up, batch, {key for key in batch if key in self._handed_over})
+            handed_over = {key for key in batch if key in self._handed_over}
+            await self._house.store.run(attempts.put_up, batch, handed_over, self._house.bus.me)
             for activation_id in batch:
                 self._put_up.pop(activation_id, None)
         self._house.bus.changed()
 
+    # The client that hung up here and repeats its request elsewhere, or the reverse
+
+    async def has_left(self, ids: Sequence[int]) -> bool:
+        """Whether a client of these orders, which waited here, has hung up; then that order is put up. Never raises."""
+        if not self._left(ids):
+            await asyncio.sleep(NOTICE_SECONDS)
+        return await self._let_go(ids)
+
+    async def _let_go(self, ids: Sequence[int]) -> bool:
+        """Puts up those of these orders whose clients have hung up; whether there are any.
+
+        What can't be written down is put up by `settle`, as after a crash.
+        """
+        async with self._letting_go:
+            left = self._left(ids)
+            try:
+                await self._put_up_under_way([pending for pending in left if not pending.is_put_up])
+                if not self._put_up.keys().isdisjoint(ids):
+                    await self._tell_put_up()
+                    return True
+            except CallerError:
+                return False
+            return bool(left)
+
+    def _left(self, ids: Sequence[int]) -> list[_Pending]:
+        found = (self._under_way.get(activation_id) for activation_id in ids)
+        # Whoever waits for what is done has its answer any moment, or has it put up.
+        return [pending for pending in found if pending is not None and not pending.done.done() and pending.is_gone()]
+
+    async def _put_up_under_way(self, left: Sequence[_Pending]) -> None:
+        """Raises Unavailable."""
+        if not left:
+            return
+        house = self._house
+        for pending in left:
+            pending.is_put_up = True
+        # When it gets its number, the time for that is counted anew.
+        until = house.clock() + self._order_seconds() + house.settings.gateway.activations.claim_seconds
+        ids = [pending.activation_id for pending in left]
+        await house.store.run(repeats.put_up, ids, house.bus.me, until)
+        log.info("order.put_up", activations=ids)
+
+    def _order_seconds(self) -> float:
+        """How long an order is under way at most, until its end is written down."""
+        return self._house.settings.gateway.activations.order_deadline_seconds + ANSWER_NOTED_SECONDS
+
+    async def _taken_over(self, order: Order, taken: Taken) -> Live:
+        """What became of an order whose client has hung up; raises what that one would have been told.
+
+        Raises Unavailable where nothing became of it in its time.
+        """
+        log.info("order.taken_over", activation=taken.activation_id)
+        if taken.is_over:
+            self._handed_over[taken.activation_id] = True
+        row = await self._outcome(taken)
+        if row is None or row["status"] == Status.FAILED:
+            raise repeats.failure(row["failure"] if row is not None else None)
+        if row["product"] == Product.EXTENSION:
+            return await self._prolonged_elsewhere(row["parent_id"], taken.activation_id, order.fingerprint)
+        return await self._brought_in(taken.activation_id)
+
+    async def _outcome(self, taken: Taken) -> Row | None:
+        """The order's row once it is over; None where its time is before that."""
+        house = self._house
+        until = taken.opened_at + self._order_seconds()
+        has_moved = self._awaited.setdefault(taken.activation_id, asyncio.Event())
+        try:
+            while True:
+                has_moved.clear()
+                row = await self._looked_up(taken.activation_id)
+                if row is not None and row["status"] != Status.OPENING:
+                    return row
+                if house.clock() >= until:
+                    return None
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(TAKEN_LOOK_SECONDS):
+                        await has_moved.wait()
+        finally:
+            self._awaited.pop(taken.activation_id, None)
+
+    async def _looked_up(self, activation_id: int) -> Row | None:
+        try:
+            return await self._house.store.read(repeats.outcome, activation_id)
+        except Unavailable:
+            return None  # it may be there again within the order's time
+
+    async def _brought_in(self, activation_id: int) -> Live:
+        """An activation that another process has opened. Raises Unavailable."""
+        house = self._house
+        known = house.live.get(activation_id) or await load(house.store, house.vault, activation_id)
+        if known is None:
+            raise Unavailable
+        if house.live.get(activation_id) is None:
+            house.live.place(known)
+        return house.live.get(activation_id) or known
+
     # One order
 
-    async def _buy(self, caller: Caller, order: Order, find: Callable[[], Awaitable[Basis]] | None) -> Live:
+    async def _buy(
+        self, caller: Caller, order: Order, pending: _Pending, find: Callable[[], Awaitable[Basis]] | None
+    ) -> Live:
         house = self._house
         # Without a connection: whoever is slowed takes nobody else's place at the database.
         pause_seconds = self._pauses.get(caller.key_id, 0.0)
@@ -364,22 +512,26 @@ class Purchases:
         limits = house.settings.gateway.fuse
 
         def intend(tx: Tx) -> Intent:
-            made = unit(tx, caller, order, basis.quotes, started, number_of_open, version, limits)
+            made = unit(tx, caller, order, basis.quotes, started, number_of_open, version, limits, house.bus.me)
             if made.pace.due_seconds and not pause_seconds:
                 raise fuse.Slowed(made.pace.due_seconds)  # undone: nothing is held, and no connection, while it waits
             return made
 
         try:
-            intent = await self._intended(intend, caller, basis.quotes)
+            intent = await self._intended_once(intend, caller, order, basis.quotes)
         except fuse.Slowed as slowed:
             # What other processes have seen of the key, or this one before it was started anew.
             self._pauses[caller.key_id] = slowed.seconds
-            return await self._buy(caller, order, find)
+            return await self._buy(caller, order, pending, find)
         except fuse.Blown:
             until = await house.store.run(fuse.blow, caller.key_id, limits, started)
             if until is not None:
                 log.warning("fuse.blown", key=caller.key_id, account=caller.account_name)
             raise
+        pending.activation_id = intent.activation_id
+        self._under_way[intent.activation_id] = pending
+        if isinstance(intent, Taken):
+            return await self._taken_over(order, intent)
         if order.product is not Product.EXTENSION:
             self._pauses[caller.key_id] = intent.pace.next_seconds
         self._own.add(intent.activation_id)
@@ -388,7 +540,37 @@ class Purchases:
         finally:
             self._own.discard(intent.activation_id)
 
-    async def _intended(self, intend: Callable[[Tx], Intent], caller: Caller, quotes: Sequence[Ranked]) -> Intent:
+    async def _intended_once(
+        self, intend: Callable[[Tx], Intent], caller: Caller, order: Order, quotes: Sequence[Ranked]
+    ) -> Intent | Taken:
+        """The order with its money held, or the one that the same request has begun. Raises as `attempts.intend`.
+
+        Two parallel orders may be the same request, too, so where another process has such ones it is asked first
+        whether their clients are still there.
+        """
+        house = self._house
+        if not house.is_shared:
+            return await self._intended(intend, caller, quotes)
+
+        def look(tx: Tx) -> Taken | Elsewhere | None:
+            now, me = house.clock(), house.bus.me
+            since = now - self._order_seconds()
+            return repeats.look(tx, caller.account_id, order.fingerprint, me, since=since, at=now)
+
+        def first(tx: Tx) -> Intent | Taken | Elsewhere:
+            return look(tx) or intend(tx)
+
+        def second(tx: Tx) -> Intent | Taken:
+            found = look(tx)
+            return found if isinstance(found, Taken) else intend(tx)
+
+        found = await self._intended(first, caller, quotes)
+        if not isinstance(found, Elsewhere):
+            return found
+        await house.bus.ask_who_left(found.processes, found.ids)
+        return await self._intended(second, caller, quotes)
+
+    async def _intended(self, intend: Callable[[Tx], R], caller: Caller, quotes: Sequence[Ranked]) -> R:
         """The order with its money held; where that is short, after a recharge. Raises as `attempts.intend`."""
         try:
             return await self._house.store.run(intend)
@@ -443,9 +625,10 @@ class Purchases:
                 await house.store.run(attempts.end, intent.attempt_id, "refused", str(error), house.clock())
             except InDoubt as error:
                 failure.reasons.append(error)
-        await house.store.run(attempts.fail_order, intent.activation_id, house.clock())
+        told = failure.told(order.product)
+        await house.store.run(attempts.fail_order, intent.activation_id, house.clock(), repeats.word(told))
         house.metrics.count(order.product, "", "failed")
-        raise failure.told(order.product)
+        raise told
 
     def _cost_max(self, ranked: Ranked, caller: Caller, order: Order, intent: Intent) -> Money:
         pricing = self._house.market.view.pricing.of(order.product)
@@ -668,6 +851,7 @@ class Purchases:
                 webhook_sealed=webhook_sealed,
                 number_digest=self._number_digest(caller, order, lease),
                 known_since=now - self._memory_seconds() if is_chosen and not is_pool else float("inf"),
+                claim_until=now + house.settings.gateway.activations.claim_seconds,
             )
         except handed.Repeated:
             raise await self._turned_down(intent, lease, "the account was handed this number before") from None
@@ -760,7 +944,7 @@ class Purchases:
         """What a process that died had bought and told nobody of is put up for claim, and later given back."""
         house = self._house
         now = house.clock()
-        before = now - house.settings.gateway.activations.order_deadline_seconds - ANSWER_NOTED_SECONDS
+        before = now - self._order_seconds()
         rows = await house.store.read(attempts.unanswered, before, now - LEFT_BEHIND_SECONDS)
         if rows:
             until = now + house.settings.gateway.activations.claim_seconds

@@ -70,6 +70,12 @@ class Fleet:
         assert answer.startswith("ACCESS_NUMBER:"), answer
         return answer.split(":")[1]
 
+    def hang_up(self, name: str) -> None:
+        """Asks for a number and is not patient enough."""
+        query = {"api_key": self.key, "action": "getNumber", "service": "tg", "country": "6"}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(self.members[name].base + PATH, params=query, timeout=0.7, trust_env=False)
+
     def status(self, name: str, activation_id: str) -> str:
         return self.call(name, "getStatus", id=activation_id)
 
@@ -278,6 +284,31 @@ def test_a_repeated_request_gets_at_another_process_what_nobody_was_told_of(flee
         answers = list(threads.map(lambda _: fleet.buy("b"), range(4)))
     assert answers.count(bought) == 1
     assert len(set(answers)) == 4
+
+
+def test_a_client_that_hung_up_gets_its_purchase_elsewhere_or_hears_that_it_is_to_ask_again(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    settings = "[activations]\norder_deadline_seconds = 4\n"
+    with deployment(tmp_path, postgres_url, redis_url, settings) as fleet:
+        fleet.serve("a", "b")
+        fleet.upstream.fault("buy.slow", 1, seconds=1.5)
+        fleet.hang_up("a")
+        first = fleet.buy("b")
+        assert fleet.upstream.purchases == 1
+        assert fleet.order_of(first) == fleet.upstream.order_views()[0]["id"]
+
+        fleet.upstream.fault("buy.slow", 1, seconds=60)
+        fleet.hang_up("a")
+        waits = "select 1 from activations where status = 'opening' and split_part(served_by, '/', 2) = %s"
+        pid = str(fleet.members["b"].process.pid)
+        with ThreadPoolExecutor(1) as threads, psycopg.connect(postgres_url, autocommit=True) as connection:
+            repeat = threads.submit(fleet.call, "b", "getNumber", service="tg", country=6)
+            until(lambda: connection.execute(waits, (pid,)).fetchone())
+            fleet.members["a"].kill()
+            assert repeat.result() == "ERROR_SQL"
+        assert fleet.buy("b") != first
+        fleet.verified()
 
 
 def test_many_clients_at_many_processes_lose_nothing(fleet: Fleet) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "moved"
+revision = "0021"
 down_revision = "0020"
 
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")

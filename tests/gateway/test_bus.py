@@ -1,0 +1,84 @@
+"""What processes ask each other through a real Redis, and that silence is no end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway import bus
+from gateway.bus import Bus
+
+NOWHERE = "redis://127.0.0.1:9/0"
+LONG_SECONDS = 30.0
+
+
+@asynccontextmanager
+async def member(
+    url: str, name: str, on_question: Callable[[Sequence[int]], Awaitable[bool]] | None = None
+) -> AsyncIterator[Bus]:
+    made = Bus(url, "test", name, lambda ids: None, lambda place, is_delivered: None, lambda upstream, reason: None)
+    if on_question is not None:
+        made.on_question = on_question
+    made.start()
+    try:
+        if url != NOWHERE:
+            async with asyncio.timeout(LONG_SECONDS):
+                await made.heard.wait()
+        yield made
+    finally:
+        await made.aclose()
+
+
+def saying(has_left: bool, heard: list[int]) -> Callable[[Sequence[int]], Awaitable[bool]]:
+    async def answer(ids: Sequence[int]) -> bool:
+        heard.extend(ids)
+        return has_left
+
+    return answer
+
+
+async def test_whoever_is_asked_answers_and_nobody_else(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus, "ASK_SECONDS", LONG_SECONDS)
+    heard: dict[str, list[int]] = {"b": [], "c": []}
+    async with (
+        member(redis_url, "a") as a,
+        member(redis_url, "b", saying(False, heard["b"])),
+        member(redis_url, "c", saying(True, heard["c"])),
+    ):
+        assert not await a.ask_who_left({"b"}, [1, 2])
+        assert (heard["b"], heard["c"]) == ([1, 2], [])
+        assert await a.ask_who_left({"b", "c"}, [3])
+        assert heard["c"] == [3]
+        assert await asyncio.gather(*(a.ask_who_left({name}, [4]) for name in ("b", "c"))) == [False, True]
+
+
+async def test_where_nobody_answers_nobody_is_waited_for_long(redis_url: str) -> None:
+    async with member(redis_url, "a") as a, asyncio.timeout(LONG_SECONDS):
+        assert not await a.ask_who_left({"gone"}, [1])
+        assert not a._questions
+    async with member(NOWHERE, "a") as a, asyncio.timeout(LONG_SECONDS):
+        assert not await a.ask_who_left({"gone"}, [1])
+
+
+async def test_a_question_is_no_riddle_to_a_program_that_knows_of_none(redis_url: str) -> None:
+    async with Redis.from_url(redis_url, protocol=2) as redis, redis.pubsub() as older, member(redis_url, "a") as a:
+        await older.subscribe("test")
+        await a.ask_who_left({"older"}, [1])
+        while (message := await older.get_message(timeout=LONG_SECONDS)) is None or message["type"] != "message":
+            pass
+        said = json.loads(message["data"])
+        assert {"from": "a", "changed": False, "asked": [], "delivered": [], "turned": {}}.items() <= said.items()
+
+
+async def test_silence_is_no_end(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other end is asked whether it is there, and says so."""
+    monkeypatch.setattr(bus, "SILENCE_SECONDS", 0.2)
+    async with member(redis_url, "a") as a:
+        for _ in range(6):
+            await asyncio.sleep(0.2)
+            assert not a.is_away
