@@ -17,11 +17,15 @@ NOWHERE = "redis://127.0.0.1:9/0"
 LONG_SECONDS = 30.0
 
 
+def _take_nothing(*_said: object) -> None:
+    """A hint that is of no interest."""
+
+
 @asynccontextmanager
 async def member(
     url: str, name: str, on_question: Callable[[Sequence[int]], Awaitable[bool]] | None = None
 ) -> AsyncIterator[Bus]:
-    made = Bus(url, "test", name, lambda ids: None, lambda place, is_delivered: None, lambda upstream, reason: None)
+    made = Bus(url, "test", name, *(_take_nothing for _ in range(4)))
     if on_question is not None:
         made.on_question = on_question
     made.start()
