@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,8 @@ async def _serve(
 
     def on_ready() -> None:
         if ready is not None:
-            os.write(ready, b"1")
+            with suppress(BrokenPipeError):  # whoever waited for it is ending us already
+                os.write(ready, b"1")
         elif duty is Duty.WORK:
             _announce_worker(listener)
         else:
@@ -315,12 +316,12 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await self._gateway.start()
+            await super().startup(sockets)
+            if self.started:
+                self._on_ready()
         except BaseException:
             await self._gateway.stop()
             raise
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
