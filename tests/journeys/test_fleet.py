@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -343,10 +344,18 @@ def test_without_redis_every_process_hears_a_little_later(tmp_path: Path, postgr
         assert (facts["status"], facts["redis"]) == ("ok", "unavailable")
 
 
+def two_free_ports() -> int:
+    """The first of two in a row, from where the system does not hand any out by itself."""
+    while True:
+        first = random.randrange(20_000, 32_000, 2)
+        with suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", first))
+            other.bind(("127.0.0.1", first + 1))
+            return first
+
+
 def test_several_workers_behind_one_port_survive_a_death_and_are_replaced_one_by_one(fleet: Fleet) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        first_port = probe.getsockname()[1]
+    first_port = two_free_ports()
     one = fleet.start("all", "--workers", "2", "--status-port", str(first_port))
     until(lambda: '"tg"' in fleet.call("all", "getPrices", country=6))
 
