@@ -526,13 +526,14 @@ def claim(tx: Tx, activation_id: int, me: str = "") -> bool:
     )
 
 
-def claim_to_give_back(tx: Tx, activation_id: int, at: float, until: float) -> bool:
-    """Takes what nobody has claimed in time; should it not be given back by `until`, it is put up again."""
+def claim_to_give_back(tx: Tx, activation_id: int, at: float, until: float, me: str = "") -> bool:
+    """Takes what nobody has claimed in time to `me`; should it not be given back by `until`, it is put up again."""
     return bool(
         tx.execute(
-            "update activations set answered = 2, claim_until = :until where id = :id and answered = 0"
-            " and claim_until <= :at and ended_at is null",
+            "update activations set answered = 2, claim_until = :until, served_by = :me where id = :id"
+            " and answered = 0 and claim_until <= :at and ended_at is null",
             until=until,
+            me=me,
             at=at,
             id=activation_id,
         )

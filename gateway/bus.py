@@ -34,6 +34,9 @@ SILENCE_SECONDS = 5.0
 
 UNSAID_MAX = 10_000
 
+SAID_AT_ONCE_MAX = 20
+"""Each question and answer takes a connection for a moment."""
+
 ASK_SECONDS = 0.3
 """How long the answer to a question is waited for."""
 
@@ -155,7 +158,9 @@ class Bus:
         self._unsaid = asyncio.Event()
         self.heard = asyncio.Event()
         """Set when another process has changed something, or when something may have been missed."""
-        self.is_away = False
+        self._is_mute = False
+        self._is_deaf = False
+        self._saying = asyncio.Semaphore(SAID_AT_ONCE_MAX)
         self._tasks: list[asyncio.Task[None]] = []
         self.on_question: Callable[[Sequence[int]], Awaitable[bool]] = _nobody_left
         """Answers `ask_who_left` of another process; never raises."""
@@ -163,6 +168,11 @@ class Bus:
         self._questions: dict[int, _Question] = {}
         self._questions_asked = 0
         self._answering: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether nothing can be said, or nothing heard."""
+        return self._is_mute or self._is_deaf
 
     # Saying
 
@@ -206,7 +216,8 @@ class Bus:
 
     async def _say_at_once(self, what: str, words: Any) -> None:
         """Raises RedisError, OSError, RuntimeError."""
-        await self._redis.publish(self._channel, json.dumps({"from": self.me, **_NOTHING, what: words}))
+        async with self._saying:
+            await self._redis.publish(self._channel, json.dumps({"from": self.me, **_NOTHING, what: words}))
 
     async def _answer(self, asker: str, number: int, ids: Sequence[int]) -> None:
         has_left = await self.on_question(ids)
@@ -248,8 +259,10 @@ class Bus:
             words = self._words()
             try:
                 await self._redis.publish(self._channel, words)
+                self._note(is_mute=False)
             except (RedisError, OSError, RuntimeError) as error:
-                self._gone(error)
+                self._note(is_mute=True, error=error)
+                self.changed()  # what was to be said is lost, but for that there was something
                 await asyncio.sleep(REST_SECONDS)
 
     def _words(self) -> str:
@@ -270,10 +283,11 @@ class Bus:
             try:
                 async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
                     await pubsub.subscribe(self._channel)
-                    self._back()
+                    self._note(is_deaf=False)
+                    self.heard.set()  # whatever was said meanwhile was missed
                     await self._listen(pubsub)
             except (RedisError, OSError, RuntimeError) as error:
-                self._gone(error)
+                self._note(is_deaf=True, error=error)
                 await asyncio.sleep(REST_SECONDS)
 
     async def _listen(self, pubsub: Any) -> None:
@@ -313,13 +327,14 @@ class Bus:
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("bus.unreadable")  # another version's, or a stranger's: hints may be lost
 
-    def _gone(self, error: Exception) -> None:
-        if not self.is_away:
-            self.is_away = True
+    def _note(
+        self, *, is_mute: bool | None = None, is_deaf: bool | None = None, error: Exception | None = None
+    ) -> None:
+        """Saying and hearing go by connections of their own: one may fail while the other goes on."""
+        was_away = self.is_away
+        self._is_mute = self._is_mute if is_mute is None else is_mute
+        self._is_deaf = self._is_deaf if is_deaf is None else is_deaf
+        if self.is_away and not was_away:
             log.warning("bus.away", error=type(error).__name__)
-
-    def _back(self) -> None:
-        self.heard.set()  # whatever was said meanwhile was missed
-        if self.is_away:
-            self.is_away = False
+        elif was_away and not self.is_away:
             log.info("bus.back")

@@ -98,6 +98,9 @@ DAY_SECONDS = 86_400.0
 T = TypeVar("T", int, float)
 R = TypeVar("R")
 
+_Request = tuple[str, int | None]
+"""What makes two requests the same one: their fingerprint, and what they build upon."""
+
 log = structlog.get_logger()
 
 
@@ -122,6 +125,9 @@ class _Pending:
     activation_id: int = 0
     is_put_up: bool = False
     """Its client had hung up, and since then any process may have taken it."""
+
+    is_written: bool = False
+    """That it is put up stands in the database, as far as is known here."""
 
 
 class _Settled(NothingTaken):
@@ -148,7 +154,7 @@ class Purchases:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._pending: dict[str, list[_Pending]] = {}
+        self._pending: dict[_Request, list[_Pending]] = {}
         self._unclaimed: dict[int, tuple[str, Live, float]] = {}
         self._put_up: dict[int, float] = {}
         self._putting_up = asyncio.Lock()
@@ -192,7 +198,7 @@ class Purchases:
             raise BadCountry
         if len(order.phone_exceptions) > EXCEPTIONS_MAX:
             raise BadPhoneException
-        claimed = await self._claim(order.fingerprint, is_gone) or await self._claim_extension(order)
+        claimed = await self._claim(order, is_gone) or await self._claim_extension(order)
         return claimed if claimed is not None else await self._open_new(caller, order, is_gone, basis)
 
     def require_free(self, caller: Caller) -> None:
@@ -214,11 +220,16 @@ class Purchases:
         basis: Callable[[], Awaitable[Basis]] | None,
     ) -> Live:
         pending = _Pending(is_gone, asyncio.get_running_loop().create_future())
-        self._pending.setdefault(order.fingerprint, []).append(pending)
+        request = _request(order)
+        self._pending.setdefault(request, []).append(pending)
         # The purchase goes on when its client hangs up: cancelling it halfway is how numbers get lost.
         task = asyncio.ensure_future(self._buy(caller, order, pending, basis))
         self._tasks.add(task)
-        task.add_done_callback(lambda done: self._finish(order.fingerprint, pending, done))
+        task.add_done_callback(lambda done: self._finish(request, pending, done))
+        return await self._waited_for(pending, is_gone)
+
+    async def _waited_for(self, pending: _Pending, is_gone: Callable[[], bool]) -> Live:
+        """What an order bought, for the client that waits for it. Raises Unavailable where it is another one's."""
         live = await asyncio.shield(pending.done)
         if pending.is_gone is not is_gone or not await self._is_still_ours(pending):
             raise Unavailable  # the repeated request has the number; whoever waited here is not there any more
@@ -231,14 +242,14 @@ class Purchases:
         # Several clients may wait for one purchase: one of them can have come after all the others had hung up.
         return not pending.is_gone() and await self._claimed(pending.activation_id)
 
-    def _finish(self, fingerprint: str, pending: _Pending, task: asyncio.Task[Live]) -> None:
+    def _finish(self, request: _Request, pending: _Pending, task: asyncio.Task[Live]) -> None:
         self._tasks.discard(task)
         if self._under_way.get(pending.activation_id) is pending:
             del self._under_way[pending.activation_id]
-        rows = self._pending[fingerprint]
+        rows = self._pending[request]
         rows.remove(pending)
         if not rows:
-            del self._pending[fingerprint]
+            del self._pending[request]
         if pending.done.done():
             return
         error = task.exception()
@@ -255,19 +266,22 @@ class Purchases:
 
     # The client that hung up
 
-    async def _claim(self, fingerprint: str, is_gone: Callable[[], bool]) -> Live | None:
+    async def _claim(self, order: Order, is_gone: Callable[[], bool]) -> Live | None:
         for activation_id, (known, live, until) in self._unclaimed.items():
             is_unknown = not _is_known(live) or activation_id != live.id
-            if known == fingerprint and is_unknown and until > self._house.clock() and live.status.is_open:
+            is_same = known == order.fingerprint and _is_beside_its_own(order, live)
+            if is_same and is_unknown and until > self._house.clock() and live.status.is_open:
                 del self._unclaimed[activation_id]
                 if await self._is_ours_to_hand_over(activation_id, live):
                     return live
-                return await self._claim(fingerprint, is_gone)
-        for pending in self._pending.get(fingerprint, ()):
+                return await self._claim(order, is_gone)
+        for pending in tuple(self._pending.get(_request(order), ())):
             # What is put up is taken in the database, here as elsewhere.
             if pending.is_gone() and not pending.is_put_up:
                 pending.is_gone = is_gone
-                return await asyncio.shield(pending.done)
+                return await self._waited_for(pending, is_gone)
+            if pending.is_put_up and not pending.is_written:
+                await self._let_go([pending.activation_id])
         return None
 
     async def _is_ours_to_hand_over(self, activation_id: int, live: Live) -> bool:
@@ -325,7 +339,7 @@ class Purchases:
 
     def abandon(self, live: Live, fingerprint: str) -> None:
         """Nobody was told of this activation: the identical request gets it for a while, then it is given back."""
-        until = self._house.clock() + self._house.settings.gateway.activations.claim_seconds
+        until = self._claimable_until()
         extension_id = self._prolonged.get(fingerprint)
         if extension_id is not None:
             # The time that was bought can't be given back, and its rental is known to its owner.
@@ -338,19 +352,22 @@ class Purchases:
         if self._house.is_shared:
             self._put_up[live.id] = until
 
+    def _claimable_until(self) -> float:
+        return self._house.clock() + self._house.settings.gateway.activations.claim_seconds
+
     def answered(self, live: Live) -> None:
         """The client has its answer; written down with the next batch."""
         self._answered.add(live.id)
 
     async def overdue(self) -> list[Live]:
         """Activations that nobody asked for again in time; each is named once. Who polls it knows of it after all."""
-        ripe, now = self._ripe(), self._house.clock()
+        ripe, now, me = self._ripe(), self._house.clock(), self._house.bus.me
         if not self._house.is_shared:
             return ripe
-        ours = []
+        ours, until = [], now + LEFT_BEHIND_SECONDS
         for live in ripe:
             try:
-                if await self._house.store.run(attempts.claim_to_give_back, live.id, now, now + LEFT_BEHIND_SECONDS):
+                if await self._house.store.run(attempts.claim_to_give_back, live.id, now, until, me):
                     ours.append(live)
             except Unavailable:
                 continue  # `settle` finds it again, as after a crash
@@ -407,12 +424,12 @@ class Purchases:
     async def _let_go(self, ids: Sequence[int]) -> bool:
         """Puts up those of these orders whose clients have hung up; whether there are any.
 
-        What can't be written down is put up by `settle`, as after a crash.
+        What can't be written down is tried again, or put up by `settle` as after a crash.
         """
         async with self._letting_go:
             left = self._left(ids)
             try:
-                await self._put_up_under_way([pending for pending in left if not pending.is_put_up])
+                await self._put_up_under_way([pending for pending in left if not pending.is_written])
                 if not self._put_up.keys().isdisjoint(ids):
                     await self._tell_put_up()
                     return True
@@ -436,11 +453,20 @@ class Purchases:
         until = house.clock() + self._order_seconds() + house.settings.gateway.activations.claim_seconds
         ids = [pending.activation_id for pending in left]
         await house.store.run(repeats.put_up, ids, house.bus.me, until)
+        for pending in left:
+            pending.is_written = True
         log.info("order.put_up", activations=ids)
 
     def _order_seconds(self) -> float:
         """How long an order is under way at most, until its end is written down."""
         return self._house.settings.gateway.activations.order_deadline_seconds + ANSWER_NOTED_SECONDS
+
+    async def _go_on_with(self, order: Order, pending: _Pending, taken: Taken) -> Live:
+        """As `_taken_over`, for the client that waits for it here."""
+        pending.activation_id = taken.activation_id
+        if not taken.is_over:
+            self._under_way[taken.activation_id] = pending
+        return await self._taken_over(order, taken)
 
     async def _taken_over(self, order: Order, taken: Taken) -> Live:
         """What became of an order whose client has hung up; raises what that one would have been told.
@@ -448,8 +474,17 @@ class Purchases:
         Raises Unavailable where nothing became of it in its time.
         """
         log.info("order.taken_over", activation=taken.activation_id)
-        if taken.is_over:
-            self._handed_over[taken.activation_id] = True
+        if not taken.is_over:
+            return await self._become(order, taken)
+        self._handed_over[taken.activation_id] = True
+        try:
+            return await self._become(order, taken)
+        except CallerError:
+            # It counts as told already: unless it is put up again, nobody would ever be told of it.
+            self._put_up[taken.activation_id] = self._claimable_until()
+            raise
+
+    async def _become(self, order: Order, taken: Taken) -> Live:
         row = await self._outcome(taken)
         if row is None or row["status"] == Status.FAILED:
             raise repeats.failure(row["failure"] if row is not None else None)
@@ -503,9 +538,16 @@ class Purchases:
         if pause_seconds and order.product is not Product.EXTENSION:
             await self.pause(pause_seconds)
         started = house.clock()
-        basis = self._from_market(caller, order) if find is None else await find()
-        if not basis.quotes:
-            raise _nothing_for(order, basis.minimum)
+        try:
+            basis = self._from_market(caller, order) if find is None else await find()
+            if not basis.quotes:
+                raise _nothing_for(order, basis.minimum)
+        except CallerError:
+            # Perhaps since the same request, whose client has hung up, got what there was.
+            left = await self._left_elsewhere(caller, order)
+            if left is None:
+                raise
+            return await self._go_on_with(order, pending, left)
         number_of_open = _least(house.settings.gateway.limits.open_activations, order.open_max)
         version = house.settings.version
         unit = attempts.intend_extension if order.product is Product.EXTENSION else attempts.intend
@@ -528,10 +570,10 @@ class Purchases:
             if until is not None:
                 log.warning("fuse.blown", key=caller.key_id, account=caller.account_name)
             raise
+        if isinstance(intent, Taken):
+            return await self._go_on_with(order, pending, intent)
         pending.activation_id = intent.activation_id
         self._under_way[intent.activation_id] = pending
-        if isinstance(intent, Taken):
-            return await self._taken_over(order, intent)
         if order.product is not Product.EXTENSION:
             self._pauses[caller.key_id] = intent.pace.next_seconds
         self._own.add(intent.activation_id)
@@ -552,16 +594,11 @@ class Purchases:
         if not house.is_shared:
             return await self._intended(intend, caller, quotes)
 
-        def look(tx: Tx) -> Taken | Elsewhere | None:
-            now, me = house.clock(), house.bus.me
-            since = now - self._order_seconds()
-            return repeats.look(tx, caller.account_id, order.fingerprint, me, since=since, at=now)
-
         def first(tx: Tx) -> Intent | Taken | Elsewhere:
-            return look(tx) or intend(tx)
+            return self._look(tx, caller, order) or intend(tx)
 
         def second(tx: Tx) -> Intent | Taken:
-            found = look(tx)
+            found = self._look(tx, caller, order)
             return found if isinstance(found, Taken) else intend(tx)
 
         found = await self._intended(first, caller, quotes)
@@ -569,6 +606,22 @@ class Purchases:
             return found
         await house.bus.ask_who_left(found.processes, found.ids)
         return await self._intended(second, caller, quotes)
+
+    async def _left_elsewhere(self, caller: Caller, order: Order) -> Taken | None:
+        """The order that the same request has begun at another process, and whose client has hung up.
+
+        Raises Unavailable.
+        """
+        house = self._house
+        found = await house.store.run(self._look, caller, order) if house.is_shared else None
+        if isinstance(found, Elsewhere) and await house.bus.ask_who_left(found.processes, found.ids):
+            found = await house.store.run(self._look, caller, order)
+        return found if isinstance(found, Taken) else None
+
+    def _look(self, tx: Tx, caller: Caller, order: Order) -> Taken | Elsewhere | None:
+        now, me = self._house.clock(), self._house.bus.me
+        since = now - self._order_seconds()
+        return repeats.look(tx, caller.account_id, order.fingerprint, order.parent_id, me, since=since, at=now)
 
     async def _intended(self, intend: Callable[[Tx], R], caller: Caller, quotes: Sequence[Ranked]) -> R:
         """The order with its money held; where that is short, after a recharge. Raises as `attempts.intend`."""
@@ -1150,6 +1203,15 @@ class Purchases:
             log.warning("upstream.exposure", upstream=upstream, is_over=upstream in over)
         if over != self._house.market.overexposed:
             self._house.market.rest(over)
+
+
+def _request(order: Order) -> _Request:
+    return order.fingerprint, order.parent_id
+
+
+def _is_beside_its_own(order: Order, live: Live) -> bool:
+    """A further service on a number is what was asked for only on that number."""
+    return order.product is not Product.BESIDE or live.parent_id == order.parent_id
 
 
 def _is_known(live: Live) -> bool:

@@ -291,7 +291,8 @@ class Rentals:
         lives = [await self._purchases.open(caller, first, is_gone, basis)]
         try:
             for order in rest:
-                lives.append(await self._add_beside(caller, order, lives[0], is_gone))
+                # All or none: a client that hangs up here leaves all of them together.
+                lives.append(await self._add_beside(caller, order, lives[0], lambda: False))
         except CallerError as error:
             await self._give_back(lives)
             raise error if isinstance(error, NoBalance | TooManyOpen) else NoNumbers from error

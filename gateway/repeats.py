@@ -36,15 +36,22 @@ class Elsewhere:
     processes: frozenset[str]
 
 
-def look(tx: Tx, account_id: int, fingerprint: str, me: str, *, since: float, at: float) -> Taken | Elsewhere | None:
-    """Takes an order of the same request that is put up; else those begun after `since` that nobody is told of yet."""
+def look(
+    tx: Tx, account_id: int, fingerprint: str, parent_id: int | None, me: str, *, since: float, at: float
+) -> Taken | Elsewhere | None:
+    """Takes an order of the same request that is put up; else those begun after `since` that nobody is told of yet.
+
+    A further service on a number (`parent_id`) is the same request only on that number.
+    """
     rows = tx.all(
         "select id, opened_at, served_by, claim_until from activations"
         " where fingerprint = :request and account_id = :account and answered = 0 and status <> 'failed'"
+        " and coalesce(parent_id, 0) = :parent"
         " and (ended_at is null or product = 'extension')"
         " and (claim_until > :at or (claim_until is null and opened_at > :since and served_by not in ('', :me)))"
-        " order by id limit :most",
+        " order by claim_until is null, id limit :most",
         request=fingerprint,
+        parent=parent_id or 0,
         account=account_id,
         me=me,
         since=since,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from gateway import bus
 from gateway.bus import Bus
@@ -81,8 +83,34 @@ async def test_a_question_is_no_riddle_to_a_program_that_knows_of_none(redis_url
 
 async def test_silence_is_no_end(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other end is asked whether it is there, and says so."""
-    monkeypatch.setattr(bus, "SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr(bus, "SILENCE_SECONDS", 0.5)
     async with member(redis_url, "a") as a:
-        for _ in range(6):
+        for _ in range(8):
             await asyncio.sleep(0.2)
             assert not a.is_away
+
+
+async def test_what_could_not_be_said_once_is_said_again(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hearing goes on by a connection of its own, so nothing but saying shows that saying works again."""
+    monkeypatch.setattr(bus, "REST_SECONDS", 0.1)
+    async with member(redis_url, "a") as a, member(redis_url, "b") as b:
+        b.heard.clear()
+        publish = a._redis.publish
+
+        async def fail(*_said: object) -> int:
+            raise RedisTimeout("no answer")
+
+        monkeypatch.setattr(a._redis, "publish", fail)
+        a.changed()
+        await until(lambda: a.is_away)
+        monkeypatch.setattr(a._redis, "publish", publish)
+        async with asyncio.timeout(LONG_SECONDS):
+            await b.heard.wait()
+        await until(lambda: not a.is_away)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONG_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)

@@ -54,7 +54,7 @@ async def ordered(
 async def look(
     database: Database, me: str = "b", account_id: int = 1, fingerprint: str = "tg"
 ) -> Taken | Elsewhere | None:
-    return await database.store.run(repeats.look, account_id, fingerprint, me, since=SINCE, at=AT)
+    return await database.store.run(repeats.look, account_id, fingerprint, None, me, since=SINCE, at=AT)
 
 
 async def test_orders_of_the_same_request_elsewhere_are_found(database: Database) -> None:

@@ -16,10 +16,12 @@ from urllib.parse import urlencode
 import pytest
 from redis.asyncio import Redis
 
-from gateway import ledger
+from gateway import bus, ledger, purchases, repeats
 from gateway.app import Gateway
 from gateway.cli import ANSWER_SECONDS
 from gateway.database import Database, open_database
+from gateway.errors import Unavailable
+from gateway.live import Live
 from gateway.model import Order
 from gateway.money import Money
 from tests.harness import PATH, add_account, config_directory, environment
@@ -29,7 +31,7 @@ from tests.simulators._serve import serve
 from tests.wire import on_a_socket
 
 PATIENCE_SECONDS = 20.0
-SLOW_SECONDS = 1.0
+SLOW_SECONDS = 2.0
 UPSTREAM = """
 [one]
 adapter = "handler_api"
@@ -163,6 +165,12 @@ async def until_heard(redis_url: str, member: Member, number: int) -> None:
 
 async def _is_heard(redis: Redis, channel: str, number: int) -> bool:
     return dict(await redis.pubsub_numsub(channel))[channel.encode()] == number
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked who has left answers here, however slow the machine."""
+    monkeypatch.setattr(bus, "ASK_SECONDS", PATIENCE_SECONDS)
 
 
 @asynccontextmanager
@@ -377,3 +385,100 @@ async def test_several_services_on_one_number_are_bought_once(
         answer = json.loads(await ask(b, wanted))
         assert [int(row["activation"]) for row in answer] == await at.bought()
         assert at.one.purchases == 2
+
+
+async def test_several_services_that_were_left_halfway_are_never_on_two_numbers(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    async with several(tmp_path, postgres_url, redis_url) as at:
+        a, b = at.members
+        wanted = action(at.key, "getMultiServiceNumber", multiService="tg,wa", country=6)
+        at.one.fault("beside.slow", 1, seconds=SLOW_SECONDS)
+        await at.leave(a, wanted, "getAdditionalService")
+        await asyncio.sleep(0.5)  # what its clients have left is written down twice meanwhile
+        anew = json.loads(await ask(b, wanted))
+        await until(lambda: len(a.gateway.purchases._put_up) == 2)
+        await a.gateway.purchases.note_answered()
+        left = json.loads(await ask(b, wanted))
+        for answer in (anew, left):
+            assert len({row["phone"] for row in answer}) == 1
+        assert len({row["phone"] for row in anew + left}) == 2
+        assert sorted(int(row["activation"]) for row in anew + left) == await at.bought()
+        assert at.one.purchases == 4
+
+
+async def test_what_was_taken_and_could_not_be_told_is_put_up_again(
+    tmp_path: Path, postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with several(tmp_path, postgres_url, redis_url) as at:
+        a, b = at.members
+        at.one.fault("buy.slow", 1, seconds=SLOW_SECONDS)
+        await at.leave(a, at.number_request())
+        await until_any(lambda: at.rows("select id from activations where claim_until > 0 and status = 'waiting'"))
+
+        async def unreadable(_self: purchases.Purchases, _activation_id: int) -> Live:
+            raise Unavailable
+
+        async def unheard(*_what: object) -> None:
+            """It is looked for in the database, since nobody has told of it yet."""
+
+        with monkeypatch.context() as patched:
+            patched.setattr(purchases.Purchases, "_brought_in", unreadable)
+            patched.setattr(purchases.Purchases, "_claim", unheard)
+            assert await ask(b, at.number_request()) == "ERROR_SQL"
+        assert [id_in(await ask(b, at.number_request()))] == await at.bought()
+        assert at.one.purchases == 1
+
+
+async def test_the_last_number_goes_to_whoever_repeats_the_request(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    async with several(tmp_path, postgres_url, redis_url) as at:
+        a, b = at.members
+        at.one.fault("buy.slow", 1, seconds=SLOW_SECONDS)
+        await at.leave(a, at.number_request())
+        for member in at.members:
+            member.gateway.house.market.drain(["one"])
+        assert [id_in(await ask(b, at.number_request()))] == await at.bought()
+        assert at.one.purchases == 1
+
+
+async def test_of_three_clients_in_a_row_the_last_one_is_told(tmp_path: Path, postgres_url: str) -> None:
+    async with several(tmp_path, postgres_url, NO_REDIS, number=1) as at:
+        (a,) = at.members
+        a.stop_noting()
+        at.one.fault("buy.slow", 1, seconds=1.5 * SLOW_SECONDS)
+        await at.leave(a, at.number_request())
+        ((pending,),) = a.gateway.purchases._pending.values()
+        await until(lambda: pending.is_gone())
+        _, writer = await asyncio.open_connection("127.0.0.1", a.port)
+        writer.write(at.number_request())
+        await until(lambda: not pending.is_gone())
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: pending.is_gone())
+        assert [id_in(await ask(a, at.number_request()))] == await at.bought()
+        assert at.one.purchases == 1
+        assert not a.gateway.purchases._unclaimed
+        assert not a.gateway.purchases._put_up
+
+
+async def test_what_could_not_be_written_down_at_first_is_not_bought_twice(
+    tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with several(tmp_path, postgres_url, NO_REDIS, number=1) as at:
+        (a,) = at.members
+        failures = []
+
+        def put_up(*_what: object) -> None:
+            failures.append(1)
+            raise Unavailable
+
+        at.one.fault("buy.slow", 1, seconds=SLOW_SECONDS)
+        with monkeypatch.context() as patched:
+            patched.setattr(repeats, "put_up", put_up)
+            await at.leave(a, at.number_request())
+            await until(lambda: bool(failures))
+            a.stop_noting()
+        assert [id_in(await ask(a, at.number_request()))] == await at.bought()
+        assert at.one.purchases == 1
