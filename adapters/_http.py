@@ -68,8 +68,11 @@ _NOTHING_SENT = (
     httpx.InvalidURL,
 )
 
-_LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, socket.EAI_MEMORY})
-"""No descriptor, no memory, no buffer, no local port left: whoever was to be connected to has no part in it."""
+_LOCAL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, socket.EAI_MEMORY})
+"""No descriptor, no memory, no buffer left: whoever was to be connected to has no part in it.
+
+EADDRNOTAVAIL, which stands for no local port, too, is also what an address says that can't be reached from here.
+"""
 
 
 class TooLarge(Unreadable):

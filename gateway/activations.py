@@ -595,12 +595,13 @@ class Activations:
             now = house.clock()
             may_return = upstream is None and window_end is None and now - row["opened_at"] < refunds.GONE_SECONDS
             if may_return or not refunds.is_over(row, window_end, now):
-                await house.store.run(_close_later, row["id"], refunds.next_try_at(row, error, window_end, now))
+                at = refunds.next_try_at(row, error, window_end, now)
+                await house.store.run(_close_later, row["id"], row["reference"], at)
                 return
             log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)
             if row["product"] == Product.RENTAL or window_end is not None:
                 await self._lose(row, now)
-        await house.store.run(_closed, row["id"])
+        await house.store.run(_closed, row["id"], row["reference"])
 
     async def _lose(self, row: Row, now: float) -> None:
         """What was given back to its caller, and not to us, is the operator's loss, and said."""
@@ -846,11 +847,22 @@ def _cancel(
     return ended
 
 
-def _close_later(tx: Tx, activation_id: int, at: float) -> None:
+# A lease that moved while its former reference was being closed is yet to be closed under the new one.
+
+
+def _close_later(tx: Tx, activation_id: int, reference: str, at: float) -> None:
     tx.execute(
-        "update activations set close_at = :at, close_tries = close_tries + 1 where id = :id", at=at, id=activation_id
+        "update activations set close_at = :at, close_tries = close_tries + 1"
+        " where id = :id and reference = :reference",
+        at=at,
+        id=activation_id,
+        reference=reference,
     )
 
 
-def _closed(tx: Tx, activation_id: int) -> None:
-    tx.execute("update activations set close_outcome = null, close_at = null where id = :id", id=activation_id)
+def _closed(tx: Tx, activation_id: int, reference: str) -> None:
+    tx.execute(
+        "update activations set close_outcome = null, close_at = null where id = :id and reference = :reference",
+        id=activation_id,
+        reference=reference,
+    )

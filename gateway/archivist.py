@@ -83,18 +83,22 @@ class Archivist:
             await house.store.run(note_failed, NAME, f"failed: {type(error).__name__}", now + RETRY_SECONDS)
         else:
             await house.store.run(note_good, NAME, file, now)
+            await asyncio.to_thread(self._prune, directory, settings)
 
     def _take(self, directory: Path, settings: BackupSettings, now: float) -> str:
         vault, tools = self._house.vault, settings.postgresql_tools
         taken = backups.take(self._url, vault, directory, now, tools=tools, should_stop=self._is_stopping.is_set)
         log.info("backup.taken", file=taken.path.name, bytes=taken.size)
+        return taken.path.name
+
+    def _prune(self, directory: Path, settings: BackupSettings) -> None:
+        vault = self._house.vault
         try:
             gone = backups.prune(directory, vault, settings.keep_daily, settings.keep_weekly)
         except OSError as error:  # the backup is good all the same
             log.warning("backup.not_pruned", reason=error.strerror)
         else:
             log.info("backup.pruned", files=len(gone))
-        return taken.path.name
 
     def _show(self, state: Row, settings: BackupSettings, now: float) -> None:
         if state["good_at"]:

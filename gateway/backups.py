@@ -210,6 +210,8 @@ def take(
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(lock_for_backup(url)) as lock, private_directory(directory) as partial:
+            if lock.is_lost():
+                raise BackupError("PostgreSQL does not answer")
             _sweep(directory)
             is_over = _either(should_stop, lock.is_lost)
             kind = kind_of(url)
@@ -226,6 +228,10 @@ def take(
             return read(_name(partial / "sealed", directory, at))
     except DatabaseError as error:
         raise Busy(str(error)) from None
+    except Stopped:
+        if should_stop():
+            raise
+        raise BackupError("the connection that kept others from taking one was lost") from None
     except sqlite3.Error as error:
         if should_stop():
             raise Stopped("given up") from None

@@ -23,8 +23,12 @@ SERVE_LOCK = 0x51_40_0002
 BACKUP_LOCK = 0x51_40_0003
 """Numbers of our own for PostgreSQL's advisory locks."""
 
-_NOTICE_GONE = "set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"
-"""By default PostgreSQL takes a machine that lost its power for one that is there, for two hours."""
+_NOTICE_GONE = (
+    "set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;"
+    " select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'"
+)
+"""By default PostgreSQL takes a machine that lost its power for one that is there, for two hours. A connection that
+only holds a lock is idle all its life."""
 
 
 class DatabaseError(Exception):

@@ -51,14 +51,21 @@ def leave_in_doubt(tx: Tx, activation_id: int, at: float) -> None:
     )
 
 
-def under_way(tx: Tx, vault: Vault, upstream: str) -> frozenset[Goods]:
-    """What an upstream was asked another SMS for, while it is not known under which reference that comes."""
+def under_way(tx: Tx, vault: Vault, upstream: str, ended_since: float | None = None) -> frozenset[Goods]:
+    """What an upstream was asked another SMS for, while it is not known under which reference that comes.
+
+    Of activations that are open, and those that ended later than `ended_since`.
+    """
     rows = tx.all(
-        "select service, number_sealed from activations"
-        " where upstream = :upstream and resend_until is not null and ended_at is null and number_sealed is not null",
+        "select service, number_sealed, ended_at from activations"
+        " where upstream = :upstream and resend_until is not null and number_sealed is not null",
         upstream=upstream,
     )
-    return frozenset((row["service"], vault.open(row["number_sealed"])) for row in rows)
+    return frozenset(
+        (row["service"], vault.open(row["number_sealed"]))
+        for row in rows
+        if row["ended_at"] is None or (ended_since is not None and row["ended_at"] > ended_since)
+    )
 
 
 def move(tx: Tx, activation_id: int, reference: str, at: float) -> None:

@@ -137,8 +137,10 @@ class PriceLists:
         house = self._house
         upstream, stanza = house.upstreams.get(name), house.stanza(name)
         if upstream is None or stanza is None:
+            self._slots.pop(name, None)
             return RETRY_SECONDS
         if self._shared is None or not _is_sharable(upstream):
+            self._slots.pop(name, None)
             return await self._alone(name, upstream, stanza)
         subject = _Subject(name, stanza, self._slot(name, upstream, stanza))
         subject.slot.hint.clear()

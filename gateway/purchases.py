@@ -857,15 +857,17 @@ class Purchases:
         except (UpstreamError, TimeoutError):
             return ()
 
-    async def _listed(self, name: str, upstream: Finds, since: float) -> Sequence[Found]:
+    async def _listed(self, name: str, upstream: Finds, since: float, *, has_ended: bool = True) -> Sequence[Found]:
         """Its open orders, but for those made for another SMS whose reference is not known here yet.
 
-        Raises Unwell, Unavailable.
+        With `has_ended` also where the activation it was asked for has ended: what is left of that is nobody's new
+        number, though a stranger. Raises Unwell, Unavailable.
         """
         found = await upstream.find(since)
         if not isinstance(upstream, MovesLeases):
             return found
-        resent = await self._house.store.read(moves.under_way, self._house.vault, name)
+        ended_since = self._house.clock() - STRANGER_SECONDS_MAX if has_ended else None
+        resent = await self._house.store.read(moves.under_way, self._house.vault, name, ended_since)
         return [one for one in found if (one.service, one.lease.number) not in resent]
 
     async def _adopt(
@@ -1164,7 +1166,7 @@ class Purchases:
             if not isinstance(upstream, Finds) or stanza is None:
                 continue
             try:
-                found = await self._listed(name, upstream, now - STRANGER_SECONDS_MAX)
+                found = await self._listed(name, upstream, now - STRANGER_SECONDS_MAX, has_ended=False)
             except UpstreamError:
                 continue
             before = now - STRANGER_SECONDS_MIN

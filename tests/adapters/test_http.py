@@ -291,7 +291,7 @@ def connecting(number: int) -> Exception:
         (errno.ENFILE, True),
         (errno.ENOBUFS, True),
         (errno.ENOMEM, True),
-        (errno.EADDRNOTAVAIL, True),
+        (errno.EADDRNOTAVAIL, False),
         (errno.ECONNREFUSED, False),
         (errno.ETIMEDOUT, False),
         (errno.EHOSTUNREACH, False),

@@ -152,7 +152,7 @@ def test_one_whose_lock_is_lost_is_given_up(postgres_url: str, tmp_path: Path, p
             other.execute(found, (BACKUP_LOCK,))
         return False
 
-    with pytest.raises(Stopped):
+    with pytest.raises(BackupError, match="lost"):
         backups.take(there.url, Vault(there.secrets), there.directory, NOON, tools=there.tools, should_stop=cut)
     assert list(there.directory.iterdir()) == []
 

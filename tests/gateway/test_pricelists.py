@@ -709,6 +709,18 @@ async def test_own_numbers_and_a_rule_are_looked_at_by_each(deployment: Deployme
     assert (own.asked, deployment.mine()) == (2, [])
 
 
+async def test_who_no_longer_shares_is_not_woken_by_those_who_do(deployment: Deployment) -> None:
+    own = Shop()
+    member = await deployment.member(shop=own)
+    await deployment.refresh(member)
+    own.is_kept_by_us = True  # type: ignore[attr-defined]
+    lists = member.gateway.price_lists
+    lists.heard("one")
+    assert await lists.round("one") > 0
+    lists.heard("one")
+    assert await lists.round("one") > 0
+
+
 async def test_a_gateway_that_is_alone_leaves_nothing_in_redis(tmp_path: Path, sqlite_url: str, redis_url: str) -> None:
     values = environment(sqlite_url, REDIS_URL=redis_url, ONE_API_KEY="k" * 32)
     with redis.Redis.from_url(redis_url) as client:

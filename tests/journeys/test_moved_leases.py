@@ -13,7 +13,7 @@ from gateway import purchases
 from gateway.activations import RESENDING_EXTRA_SECONDS
 from gateway.errors import NoNumbers, NotAllowedNow, Unavailable
 from gateway.live import Live
-from gateway.model import LeaseState, Sms, Status
+from gateway.model import LeaseState, Outcome, Sms, Status
 from gateway.upstream import Pushed, PushRequest, PushTaken
 from tests.harness import House, config_directory, environment, house
 from tests.scripted import SERVICE, Died, Moving, World, worlds
@@ -172,6 +172,35 @@ async def test_what_was_asked_for_an_activation_that_ends_meanwhile_is_given_bac
     assert await strangers(made, monkeypatch) == 0
     assert await made.rows("select id from activations where close_outcome is not null") == []
     await made.check()
+
+
+async def test_what_is_made_while_the_order_of_before_is_closed_is_closed_too(
+    world: tuple[World, Pushing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, there = world
+    close, is_closing, is_moved = there.close, asyncio.Event(), asyncio.Event()
+
+    async def slow(reference: str, outcome: Outcome) -> None:
+        if reference == "one-1":
+            is_closing.set()
+            await is_moved.wait()
+        await close(reference, outcome)
+
+    async def finish() -> None:
+        await made.gateway.activations.finish(made.caller, sole(made).id)
+        closings.append(asyncio.create_task(made.gateway.activations.close_upstream()))
+        await is_closing.wait()
+
+    closings: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(there, "close", slow)
+    there.before_move = finish
+    with pytest.raises(NotAllowedNow):
+        await ask_again(made)
+    is_moved.set()
+    await asyncio.gather(*closings)
+    await made.gateway.activations.close_upstream()
+    assert there.sold["one-2"].state is LeaseState.CANCELLED
+    assert await made.rows("select id from activations where close_outcome is not null") == []
 
 
 async def test_of_two_requests_at_once_one_asks(world: tuple[World, Pushing]) -> None:
