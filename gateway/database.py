@@ -138,10 +138,13 @@ def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
 
 
 def schema_of(url: str) -> str:
-    """The revision a database stands at, empty for an empty one. Raises psycopg.Error, sqlite3.Error."""
+    """The revision a database stands at, empty for an empty one. Raises DatabaseError, psycopg.Error, sqlite3.Error."""
     if url.startswith("sqlite:"):
         return migrations.sqlite_version(sqlite_path(url))
     with psycopg.connect(url, connect_timeout=5) as connection:
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise DatabaseError(f"the database is encoded in {encoding}: create one with encoding 'UTF8' instead")
         return _server_version(connection)
 
 

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
+from psycopg.conninfo import make_conninfo
 
 from gateway import migrations
-from gateway.database import SERVE_LOCK, Database, DatabaseError, lock_for_serving, open_database
+from gateway.database import SERVE_LOCK, Database, DatabaseError, lock_for_serving, open_database, schema_of
 from gateway.store import Conflict, Tx, connect, sqlite_path
 from gateway.vault import SECRET_NAMES, SecretsError
 from tests.harness import environment, fresh_secrets
@@ -61,6 +62,19 @@ async def test_both_databases_stand_at_the_latest_revision_and_opening_again_cha
         assert row is not None
         assert row["version_num"] == migrations.LATEST
         await database.store.close()
+
+
+def test_a_database_that_keeps_no_unicode_is_refused_in_words(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        name = f"{connection.info.dbname}_ascii"
+        connection.execute(f"create database {name} encoding 'SQL_ASCII' template template0 locale 'C'")
+    address = make_conninfo(postgres_url, dbname=name)
+    try:
+        with pytest.raises(DatabaseError, match="encoded in SQL_ASCII: create one with encoding 'UTF8'"):
+            schema_of(address)
+    finally:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"drop database {name} with (force)")
 
 
 def test_an_address_of_another_kind_is_refused_in_words() -> None:
