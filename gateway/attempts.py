@@ -540,18 +540,6 @@ def claim_to_give_back(tx: Tx, activation_id: int, at: float, until: float, me: 
     )
 
 
-def claim_extension(tx: Tx, rental_id: int, fingerprint: str, at: float, me: str = "") -> int | None:
-    """Takes an extension that was made by the same request, and that nobody was told of; its id."""
-    row = tx.one(
-        "select id from activations where parent_id = :rental and product = 'extension' and fingerprint = :request"
-        " and status = 'finished' and answered = 0 and claim_until > :at order by id limit 1",
-        rental=rental_id,
-        request=fingerprint,
-        at=at,
-    )
-    return row["id"] if row is not None and claim(tx, row["id"], me) else None
-
-
 def _known(tx: Tx, upstream: str, reference: str) -> bool:
     return (
         moves.activation_of(tx, upstream, reference) is not None

@@ -198,7 +198,7 @@ class Purchases:
             raise BadCountry
         if len(order.phone_exceptions) > EXCEPTIONS_MAX:
             raise BadPhoneException
-        claimed = await self._claim(order, is_gone) or await self._claim_extension(order)
+        claimed = await self._claim(order, is_gone)
         return claimed if claimed is not None else await self._open_new(caller, order, is_gone, basis)
 
     def require_free(self, caller: Caller) -> None:
@@ -299,21 +299,6 @@ class Purchases:
         if is_ours:
             self._handed_over[activation_id] = True
         return is_ours
-
-    async def _claim_extension(self, order: Order) -> Live | None:
-        """The rental, where the same request has prolonged it at another process, whose answer was lost.
-
-        Raises Unavailable.
-        """
-        house, rental_id = self._house, order.parent_id
-        if not house.is_shared or order.product is not Product.EXTENSION or rental_id is None:
-            return None
-        now, me = house.clock(), house.bus.me
-        claimed_id = await house.store.run(attempts.claim_extension, rental_id, order.fingerprint, now, me)
-        if claimed_id is None:
-            return None
-        self._handed_over[claimed_id] = True
-        return await self._prolonged_elsewhere(rental_id, claimed_id, order.fingerprint)
 
     async def _prolonged_elsewhere(self, rental_id: int, extension_id: int, fingerprint: str) -> Live:
         """The rental with the time it has since an extension that another process made. Raises Unavailable."""
@@ -538,6 +523,11 @@ class Purchases:
         if pause_seconds and order.product is not Product.EXTENSION:
             await self.pause(pause_seconds)
         started = house.clock()
+        if order.product is Product.EXTENSION:
+            # Its price is the upstream's to tell: nobody is asked for what was made already.
+            left = await self._left_elsewhere(caller, order)
+            if left is not None:
+                return await self._go_on_with(order, pending, left)
         try:
             basis = self._from_market(caller, order) if find is None else await find()
             if not basis.quotes:

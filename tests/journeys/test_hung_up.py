@@ -85,11 +85,8 @@ class Several:
     async def leave(self, member: Member, request: bytes, verb: str = BUYS) -> None:
         """Sends a request and hangs up once the upstream has got the order."""
         before = self.one.requests[verb]
-        _, writer = await asyncio.open_connection("127.0.0.1", member.port)
-        writer.write(request)
-        await until(lambda: self.one.requests[verb] > before)
-        writer.close()
-        await writer.wait_closed()
+        async with asking(member, request):
+            await until(lambda: self.one.requests[verb] > before)
 
     async def is_put_up(self) -> None:
         """Waits until the database says that somebody has hung up."""
@@ -133,6 +130,16 @@ async def ask(member: Member, request: bytes) -> str:
     writer.close()
     await writer.wait_closed()
     return answer.partition(b"\r\n\r\n")[2].decode()
+
+
+@asynccontextmanager
+async def asking(member: Member, request: bytes) -> AsyncIterator[None]:
+    """A client that has sent its request, and hangs up at the end."""
+    _, writer = await asyncio.open_connection("127.0.0.1", member.port)
+    writer.write(request)
+    yield
+    writer.close()
+    await writer.wait_closed()
 
 
 def id_in(answer: str) -> int:
@@ -317,11 +324,8 @@ async def test_a_repeat_that_hangs_up_too_leaves_it_to_the_next(
         a, b, c = at.members
         at.one.fault("buy.slow", 1, seconds=1.5 * SLOW_SECONDS)
         await at.leave(a, at.number_request())
-        _, writer = await asyncio.open_connection("127.0.0.1", b.port)
-        writer.write(at.number_request())
-        await at.waits_at(b)
-        writer.close()
-        await writer.wait_closed()
+        async with asking(b, at.number_request()):
+            await at.waits_at(b)
         assert [id_in(await ask(c, at.number_request()))] == await at.bought()
         assert at.one.purchases == 1
 
@@ -331,11 +335,8 @@ async def test_what_everybody_has_left_is_given_back(tmp_path: Path, postgres_ur
         a, b = at.members
         at.one.fault("buy.slow", 1, seconds=SLOW_SECONDS)
         await at.leave(a, at.number_request())
-        _, writer = await asyncio.open_connection("127.0.0.1", b.port)
-        writer.write(at.number_request())
-        await at.waits_at(b)
-        writer.close()
-        await writer.wait_closed()
+        async with asking(b, at.number_request()):
+            await at.waits_at(b)
         await until(lambda: [order.state for order in at.one.orders.values()] == ["cancelled"])
         assert at.one.purchases == 1
 
@@ -451,11 +452,8 @@ async def test_of_three_clients_in_a_row_the_last_one_is_told(tmp_path: Path, po
         await at.leave(a, at.number_request())
         ((pending,),) = a.gateway.purchases._pending.values()
         await until(lambda: pending.is_gone())
-        _, writer = await asyncio.open_connection("127.0.0.1", a.port)
-        writer.write(at.number_request())
-        await until(lambda: not pending.is_gone())
-        writer.close()
-        await writer.wait_closed()
+        async with asking(a, at.number_request()):
+            await until(lambda: not pending.is_gone())
         await until(lambda: pending.is_gone())
         assert [id_in(await ask(a, at.number_request()))] == await at.bought()
         assert at.one.purchases == 1
