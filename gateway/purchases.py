@@ -583,6 +583,7 @@ class Purchases:
         house = self._house
         if not house.is_shared:
             return await self._intended(intend, caller, quotes)
+        await self._tell_put_up()  # what is put up is looked for in the database alone
 
         def first(tx: Tx) -> Intent | Taken | Elsewhere:
             return self._look(tx, caller, order) or intend(tx)
@@ -603,7 +604,10 @@ class Purchases:
         Raises Unavailable.
         """
         house = self._house
-        found = await house.store.run(self._look, caller, order) if house.is_shared else None
+        if not house.is_shared:
+            return None
+        await self._tell_put_up()
+        found = await house.store.run(self._look, caller, order)
         if isinstance(found, Elsewhere) and await house.bus.ask_who_left(found.processes, found.ids):
             found = await house.store.run(self._look, caller, order)
         return found if isinstance(found, Taken) else None
