@@ -38,9 +38,11 @@ def parameters(*encoded: bytes) -> dict[str, str]:
         if b"]" in text or b"%5" in text:
             found.update(_with_arrays(text))
             continue
-        for pair in text.split(b"&"):
-            name, _, value = pair.partition(b"=")
-            found[_decoded(name).strip()] = _decoded(value)
+        plain = text.decode("utf-8", "replace")
+        decoded = _decoded if "%" in plain or "+" in plain or "\0" in plain else str
+        for pair in plain.split("&"):
+            name, _, value = pair.partition("=")
+            found[decoded(name).strip()] = decoded(value)
     return {name: value for name, value in found.items() if value not in ABSENT}
 
 
@@ -48,8 +50,8 @@ def _with_arrays(text: bytes) -> dict[str, str]:
     """An array and a scalar of one name take each other's place."""
     found: dict[str, str] = {}
     arrays: set[str] = set()
-    for pair in text.split(b"&"):
-        raw, _, rest = pair.partition(b"=")
+    for pair in text.decode("utf-8", "replace").split("&"):
+        raw, _, rest = pair.partition("=")
         name, value = _decoded(raw).strip(), _decoded(rest)
         if name.endswith("]"):
             name = name.partition("[")[0]
@@ -62,8 +64,7 @@ def _with_arrays(text: bytes) -> dict[str, str]:
     return found
 
 
-def _decoded(raw: bytes) -> str:
-    text = raw.decode("utf-8", "replace")
+def _decoded(text: str) -> str:
     if "%" in text or "+" in text:
         text = unquote_plus(text, errors="replace")
     return text.replace("\0", "\ufffd") if "\0" in text else text  # PostgreSQL's text has no NUL

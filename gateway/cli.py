@@ -210,7 +210,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # Inherited by every connection: an answer leaves in two writes, and the second must not wait for a receipt.
+    # Inherited by every connection: what leaves in several writes must not wait for a receipt of the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if is_shared:

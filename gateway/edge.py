@@ -11,9 +11,9 @@ import asyncio
 import resource
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.settings import ServerSettings
 
@@ -25,6 +25,9 @@ LINGERING_MAX = 200
 
 STALLED_SECONDS = 30.0
 """How long an answer may wait for a client that reads nothing of it."""
+
+JOINED_BYTES_MAX = 65_536
+"""Up to here a copy costs less than handing over two pieces."""
 
 SPARE_DESCRIPTORS = 256
 """File descriptors kept for the database, upstreams and receivers."""
@@ -55,6 +58,42 @@ class Edge:
 
 class _TooLarge(Exception):
     """Ends the parsing of a request that is answered already."""
+
+
+class _Joined:
+    """What one answer is written to: its head goes out with the first piece of its body, as ASGI has it.
+
+    One system call and one packet instead of two, which is a tenth of what a poll costs.
+    """
+
+    __slots__ = ("_cycle", "_has_begun", "_head", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, cycle: RequestResponseCycle) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._head: bytes | None = None
+        self._has_begun = False
+
+    def write(self, data: bytes) -> None:
+        if self._head is not None:
+            head, self._head = self._head, None
+            if len(data) <= JOINED_BYTES_MAX:
+                self._transport.write(head + data)
+            else:
+                self._transport.writelines((head, data))
+        elif self._has_begun or not self._cycle.response_started:  # the latter is the word to go on with a body
+            self._transport.write(data)
+        else:
+            self._has_begun = True
+            self._head = data
+
+    def close(self) -> None:
+        if self._head is not None:
+            self.write(b"")
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
 
 class Bounded(HttpToolsProtocol):
@@ -190,6 +229,11 @@ class Bounded(HttpToolsProtocol):
         if not self._is_short or self.parser.get_method() != b"GET":
             self._measure()
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["method"] != "HEAD":  # which has a head alone
+            cycle.transport = cast(asyncio.Transport, _Joined(cycle.transport, cycle))
+        super()._start_asgi_task(cycle, app)
 
     def _measure(self) -> None:
         if len(self.url) > self.edge.head_bytes_max:

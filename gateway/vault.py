@@ -123,7 +123,9 @@ class Vault:
     """Seals, opens and digests. Its methods are pure and may be called from any thread."""
 
     def __init__(self, values: Secrets) -> None:
-        self._salts = _versions(values.api_key_salt)
+        self._salted = [
+            (version, hmac.new(salt, digestmod="sha256")) for version, salt in _versions(values.api_key_salt)
+        ]
         self._index = _versions(values.index_key)[0]
         data_keys = listed(values.data_encryption_keys)
         self._data_keys = tuple(key.encode() for key in data_keys)
@@ -141,7 +143,7 @@ class Vault:
     def key_digests(self, key: str) -> Sequence[str]:
         """Every digest under which an API key may be stored, the newest version first."""
         plain = key.encode("utf-8", "surrogatepass")
-        return [f"{version}:{hmac.digest(salt, plain, 'sha256').hex()}" for version, salt in self._salts]
+        return [f"{version}:{_continued(salted, plain)}" for version, salted in self._salted]
 
     def index_digest(self, purpose: str, value: str) -> str:
         """A digest to look things up by; the same value for another purpose has another digest."""
@@ -195,3 +197,10 @@ class Vault:
             return self._ring.rotate(sealed.encode()).decode()
         except InvalidToken:
             raise SecretsError("no key of the ring fits") from None
+
+
+def _continued(begun: hmac.HMAC, value: bytes) -> str:
+    """The digest of a value, by a key that is worked in already: half of what it costs, once for each request."""
+    copied = begun.copy()
+    copied.update(value)
+    return copied.hexdigest()

@@ -148,6 +148,22 @@ async def test_nothing_is_looked_up_again_while_nothing_changes(database: Databa
     assert await callers.caller(key) is caller
 
 
+async def test_a_key_is_looked_up_again_after_a_while(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = await add_account(database)
+    callers = Callers(database.store, database.vault)
+    monkeypatch.setattr(accounts, "CACHED_SECONDS", 0.0)
+    assert await callers.caller(key) is not await callers.caller(key)
+
+
+async def test_only_so_many_keys_are_remembered(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [await add_account(database, f"number-{number}") for number in range(4)]
+    callers = Callers(database.store, database.vault)
+    monkeypatch.setattr(accounts, "CACHED_MAX", 3)
+    known = [await callers.caller(key) for key in keys]
+    assert all([await callers.caller(key) is caller for key, caller in zip(keys[1:], known[1:], strict=True)])
+    assert await callers.caller(keys[0]) is not known[0]
+
+
 async def test_a_bar_is_seen_with_the_next_refresh(database: Database) -> None:
     key = await add_account(database, "alice")
     callers = Callers(database.store, database.vault)
