@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
+
+from gateway.redis_client import redis_client
 
 GATHER_SECONDS = 0.005
 """What is said within this time is said together."""
 
-ANSWER_SECONDS = 1.0
 REST_SECONDS = 1.0
 """How long Redis is left alone after it failed."""
 
@@ -135,15 +133,8 @@ class Bus:
         on_listed: Callable[[str], None],
     ) -> None:
         """`channel` tells this deployment from others on the same Redis, `me` this process from the others."""
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=ANSWER_SECONDS,
-            socket_connect_timeout=ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-            # By the third protocol the client swallows the answer to a ping, and silence would look like an end.
-            protocol=2,
-        )
+        # By the third protocol the client swallows the answer to a ping, and silence would look like an end.
+        self._redis = redis_client(url, decode_responses=True, protocol=2)
         self._channel = channel
         self.me = me
         self._on_asked = on_asked

@@ -26,8 +26,8 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "sealed_stream", "notify", "logs", "limits", "bus", "supervisor", "migrations",
-    "catalog", "fivesim_words", "ds_words",
+    "money", "codes", "vault", "sealed_stream", "notify", "logs", "limits", "redis_client", "bus", "supervisor",
+    "migrations", "catalog", "fivesim_words", "ds_words",
     # The words everybody uses
     "errors", "model", "metrics", "settings", "guard", "rules",
     # The seam, the database, and what is kept in memory
