@@ -159,8 +159,6 @@ class Gateway:
         self.readers = Readers(database.store, clock)
         self.activations = Activations(self.house)
         self.handovers = Handovers(self.house)
-        if self._bus is not None:
-            self._bus.on_question = self.handovers.has_left
         self.settling = Settling(self.house, self.handovers)
         self.purchases = Purchases(self.house, self.handovers, self.settling)
         self.rentals = Rentals(self.house, self.activations, self.purchases, self.handovers)
@@ -253,7 +251,7 @@ class Gateway:
 
         bus = Bus(
             redis_url, self._channel(), self.name, lambda ids: take_asked(house, ids), on_delivered, house.health.turn,
-            lambda upstream: self.price_lists.heard(upstream),
+            lambda upstream: self.price_lists.heard(upstream), lambda ids: self.handovers.has_left(ids),
         )  # fmt: skip
         house.health.on_turn = bus.turned
         house.bus, house.is_shared, house.live.on_put = bus, True, bus.changed
