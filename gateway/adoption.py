@@ -25,7 +25,7 @@ DAY_SECONDS = 86_400.0
 T = TypeVar("T", int, float)
 
 
-class Settled(NothingTaken):
+class AttemptEnded(NothingTaken):
     """Nothing came of the attempt, and its row says so already."""
 
 
@@ -100,9 +100,9 @@ class Adoption:
             attempts.end_unattached, intent.attempt_id, upstream, error.reference, house.clock(), str(error)
         )
         self._settling.give_back_soon()
-        raise Settled(str(error))
+        raise AttemptEnded(str(error))
 
-    async def _unattached(self, intent: Intent, upstream: str, lease: Lease) -> Settled:
+    async def _unattached(self, intent: Intent, upstream: str, lease: Lease) -> AttemptEnded:
         """A lease for an order that is over, or one that we have; what to raise. Raises Unavailable."""
         store, now = self._house.store, self._house.clock()
         try:
@@ -110,9 +110,9 @@ class Adoption:
         except Unavailable:
             self._settling.note_unwritten(intent, lease)
             raise
-        return Settled("the order was given up meanwhile" if is_ours else "handed out a lease we have")
+        return AttemptEnded("the order was given up meanwhile" if is_ours else "handed out a lease we have")
 
-    async def _turned_down(self, intent: Intent, lease: Lease, reason: str) -> Settled:
+    async def _turned_down(self, intent: Intent, lease: Lease, reason: str) -> AttemptEnded:
         """A number nobody here wants goes back; what to raise. Raises Unavailable."""
         house = self._house
         try:
@@ -121,7 +121,7 @@ class Adoption:
             self._settling.note_unwritten(intent, lease)
             raise
         self._settling.give_back_soon()
-        return Settled(reason)
+        return AttemptEnded(reason)
 
     def _memory_seconds(self) -> float:
         return self._house.settings.gateway.limits.number_memory_days * DAY_SECONDS

@@ -1,5 +1,5 @@
 """Hints between the processes of one deployment, through Redis: what changed, what is asked for, what was delivered.
-One question, too: whose client has hung up (`repeats`).
+One question, too: whose client has hung up (`handovers`).
 
 Everything said here may be lost, and nothing secret is said: ids and names, never a number, a code or a key. What has
 changed is always read from the database (`feed`), which is looked at anyway; a hint only makes that happen at once.

@@ -56,7 +56,7 @@ log = structlog.get_logger()
 class Runs(Protocol):
     """Runs a unit of work, and returns what it returned once that is durable."""
 
-    def __call__(self, unit: Callable[[Tx], R]) -> Awaitable[R]: ...
+    def __call__(self, unit: Callable[[Tx], R], /) -> Awaitable[R]: ...
 
 
 @dataclass(slots=True)

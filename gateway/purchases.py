@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from gateway import attempts, fuse, ladders, recharges, repeats
 from gateway.accounts import Caller
-from gateway.adoption import Adoption, Settled, least
+from gateway.adoption import Adoption, AttemptEnded, least
 from gateway.attempts import Intent
 from gateway.errors import (
     BadCountry,
@@ -188,8 +188,8 @@ class Purchases:
                 raise fuse.Slowed(made.pace.due_seconds)  # undone: nothing is held, and no connection, while it waits
             return made
 
-        async def held(unit: Callable[[Tx], R]) -> R:
-            return await self._held(unit, caller, basis.quotes)
+        async def held(work: Callable[[Tx], R]) -> R:
+            return await self._held(work, caller, basis.quotes)
 
         try:
             intent = await self._handovers.once(caller, order, pending, intend, held)
@@ -257,7 +257,7 @@ class Purchases:
                 )
             try:
                 return await self._try_one(caller, order, intent, ranked, parent, seconds, find_until)
-            except Settled as error:
+            except AttemptEnded as error:
                 failure.reasons.append(error)
             except NothingTaken as error:
                 failure.reasons.append(error)
@@ -347,10 +347,10 @@ class Purchases:
             # Should the commit be lost, the end that the upstream tells from now on settles what came of it.
             is_longer = await house.store.run(attempts.prolong, intent, rental.id, quote, ends_at, house.clock())
         except Conflict:
-            raise Settled("the extension was given up meanwhile") from None
+            raise AttemptEnded("the extension was given up meanwhile") from None
         if not is_longer:
             log.warning("extension.lost", activation=intent.activation_id, upstream=upstream.name)
-            raise Settled("its rental ended meanwhile")
+            raise AttemptEnded("its rental ended meanwhile")
         rental.expires_at = max(rental.expires_at, ends_at)
         if rental.status is Status.WAITING:
             rental.refundable_until = 0.0
@@ -409,8 +409,6 @@ class Purchases:
         house.health.unblock(upstream.name, wanted.service, wanted.country, is_rental=is_rental)
         log.info("attempt.found", attempt=intent.attempt_id, upstream=upstream.name)
         return sole.lease
-
-    # What a crash or a lost reply left behind
 
 
 async def _ask(upstream: Upstream, product: Product, wanted: BuyOrder) -> Lease:
