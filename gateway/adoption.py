@@ -43,10 +43,14 @@ class Adoption:
         house, now = self._house, self._house.clock()
         cost = lease.cost or quote.offer.cost
         if cost.currency != cost_max.currency or cost.micros > cost_max.micros:
-            raise await self._turned_down(intent, lease, "the number handed over costs more than allowed")
+            raise await self._turned_down(
+                intent, quote.offer.upstream, lease, "the number handed over costs more than allowed"
+            )
         is_chosen = order.product not in (Product.AGAIN, Product.BESIDE)
         if is_chosen and order.phone_exceptions and lease.number.startswith(order.phone_exceptions):
-            raise await self._turned_down(intent, lease, "the number handed over begins as the caller wants none to")
+            raise await self._turned_down(
+                intent, quote.offer.upstream, lease, "the number handed over begins as the caller wants none to"
+            )
         # Numbers kept by us cool down for a service by rules of their own.
         is_pool = isinstance(house.upstreams.get(quote.offer.upstream), KeptByUs)
         charged = self._charged(caller, order, quote, cost)
@@ -75,7 +79,9 @@ class Adoption:
                 claim_until=now + house.settings.gateway.activations.claim_seconds,
             )
         except handed.Repeated:
-            raise await self._turned_down(intent, lease, "the account was handed this number before") from None
+            raise await self._turned_down(
+                intent, quote.offer.upstream, lease, "the account was handed this number before"
+            ) from None
         except Conflict:
             raise await self._unattached(intent, quote.offer.upstream, lease) from None
         except Unavailable:
@@ -112,14 +118,18 @@ class Adoption:
             raise
         return AttemptEnded("the order was given up meanwhile" if is_ours else "handed out a lease we have")
 
-    async def _turned_down(self, intent: Intent, lease: Lease, reason: str) -> AttemptEnded:
-        """A number nobody here wants goes back; what to raise. Raises Unavailable."""
-        house = self._house
+    async def _turned_down(self, intent: Intent, upstream: str, lease: Lease, reason: str) -> AttemptEnded:
+        """A number nobody here wants goes back, unless it is one that we have; what to raise. Raises Unavailable."""
+        store, now = self._house.store, self._house.clock()
         try:
-            await house.store.run(attempts.end, intent.attempt_id, "orphan", reason, house.clock(), lease.reference)
+            is_ours = await store.run(
+                attempts.end_unattached, intent.attempt_id, upstream, lease.reference, now, reason
+            )
         except Unavailable:
             self._settling.note_unwritten(intent, lease)
             raise
+        if not is_ours:
+            return AttemptEnded("handed out a lease we have")
         self._settling.give_back_soon()
         return AttemptEnded(reason)
 
