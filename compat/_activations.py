@@ -89,13 +89,13 @@ class Activations(Core):
 
     def when_sent(self, order: Order, live: Live, *, was_gone: bool) -> Callable[[bool], None]:
         """What nobody gets to hear of is kept for the repeated request."""
-        purchases = self.front.purchases
+        handovers = self.front.handovers
 
         def on_sent(was_there: bool) -> None:
             if was_gone or not was_there:
-                purchases.abandon(live, order.fingerprint)
+                handovers.abandon(live, order.fingerprint)
             else:
-                purchases.answered(live)
+                handovers.answered(live)
 
         return on_sent
 

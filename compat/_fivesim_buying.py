@@ -60,7 +60,7 @@ class Buying:
         self, call: Call, caller: Caller, order: Order, opened: Callable[[Callable[[], bool]], Awaitable[Live]]
     ) -> Reply:
         """The order's answer. A number that nobody gets to hear of is kept for the repeated request."""
-        purchases = self._common.front.purchases
+        handovers = self._common.front.handovers
         hung_up = asyncio.ensure_future(gone(call.receive))
         try:
             live = await opened(hung_up.done)
@@ -70,9 +70,9 @@ class Buying:
 
         def on_sent(was_there: bool) -> None:
             if was_gone or not was_there:
-                purchases.abandon(live, order.fingerprint)
+                handovers.abandon(live, order.fingerprint)
             else:
-                purchases.answered(live)
+                handovers.answered(live)
 
         sms = render.sms_list(live.messages) if live.messages else "null"
         self._common.front.readers.saw(caller, live)

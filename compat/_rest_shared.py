@@ -113,9 +113,9 @@ class Shared:
                 if order.reference:
                     # Another request with the key may have hung up: the number is not given back for that.
                     self.front.activations.peek(live.account_id, live.id, is_rental=live.is_rental)
-                self.front.purchases.answered(live)
+                self.front.handovers.answered(live)
             elif bought.is_new:
-                self.front.purchases.abandon(live, order.fingerprint)
+                self.front.handovers.abandon(live, order.fingerprint)
 
         reply = show(shown, 201)
         return replace(reply, headers=(*reply.headers, (b"location", place.encode())), on_sent=on_sent)

@@ -36,6 +36,7 @@ from gateway.errors import Unavailable
 from gateway.feed import Feed, take_asked
 from gateway.front import Front
 from gateway.guard import LOOK_SECONDS, SUBJECTS, Guard
+from gateway.handovers import Handovers
 from gateway.health import Health
 from gateway.house import House
 from gateway.inbox import Inbox
@@ -56,6 +57,7 @@ from gateway.rentals import Rentals
 from gateway.retention import Keeper
 from gateway.sessions import Sessions
 from gateway.settings import Settings, SettingsError, Stanza, config_stamp, load_settings
+from gateway.settling import Settling
 from gateway.shared_lists import SharedLists
 from gateway.store import Tx
 from gateway.upstream import Context, Upstream
@@ -156,10 +158,10 @@ class Gateway:
         )
         self.readers = Readers(database.store, clock)
         self.activations = Activations(self.house)
-        self.purchases = Purchases(self.house)
-        if self._bus is not None:
-            self._bus.on_question = self.purchases.has_left
-        self.rentals = Rentals(self.house, self.activations, self.purchases)
+        self.handovers = Handovers(self.house)
+        self.settling = Settling(self.house, self.handovers)
+        self.purchases = Purchases(self.house, self.handovers, self.settling)
+        self.rentals = Rentals(self.house, self.activations, self.purchases, self.handovers)
         self._courier = Courier(self.house)
         self._trials = Trials(self.house)
         self._alerts = alerts = Alerts(database.store, metrics, clock, self._notifier.send)
@@ -171,7 +173,7 @@ class Gateway:
         )  # fmt: skip
         shared_lists = SharedLists(redis_url, self._channel(), self.name) if self._bus and redis_url else None
         self.price_lists = PriceLists(self.house, self.leases, self._overseer.note_unmapped, shared_lists)
-        self._feed = Feed(self.house, self._bus, self.purchases.offer) if self._bus is not None else None
+        self._feed = Feed(self.house, self._bus, self.handovers.offer) if self._bus is not None else None
         self.worker = Worker(
             self.house,
             self.leases,
@@ -180,6 +182,8 @@ class Gateway:
             self.sessions,
             self.activations,
             self.purchases,
+            self.handovers,
+            self.settling,
             self._courier,
             self._overseer,
             self.price_lists,
@@ -190,12 +194,13 @@ class Gateway:
             Archivist(self.house, database.url, alerts),
         )
         self.limits = Limits(settings.environment.redis_url, clock)
-        self.inbox = Inbox(self.house, self.activations, self.purchases)
+        self.inbox = Inbox(self.house, self.activations, self.settling)
         self.front = Front(
             self.house,
             self.callers,
             self.activations,
             self.purchases,
+            self.handovers,
             self.rentals,
             self.limits,
             self.inbox,
@@ -246,7 +251,7 @@ class Gateway:
 
         bus = Bus(
             redis_url, self._channel(), self.name, lambda ids: take_asked(house, ids), on_delivered, house.health.turn,
-            lambda upstream: self.price_lists.heard(upstream),
+            lambda upstream: self.price_lists.heard(upstream), lambda ids: self.handovers.has_left(ids),
         )  # fmt: skip
         house.health.on_turn = bus.turned
         house.bus, house.is_shared, house.live.on_put = bus, True, bus.changed
@@ -284,7 +289,7 @@ class Gateway:
         if self._feed is not None:
             await self._feed.begin()
         await self.activations.restore()
-        await self.purchases.recover()
+        await self.settling.recover()
         if self._feed is None:
             await self._overseer.restore()
         else:

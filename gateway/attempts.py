@@ -35,6 +35,9 @@ NEVER_LISTED_SECONDS = 1500.0
 RENTAL_IN_DOUBT_SECONDS = 86_400.0
 """How long a lost rental is looked for, where it does not end sooner: it is dear, and lasts."""
 
+ANYBODY = ""
+"""In place of a process's name: whichever it is."""
+
 
 @dataclass(slots=True)
 class Intent:
@@ -496,11 +499,11 @@ def mark_answered(tx: Tx, ids: Sequence[int]) -> None:
         tx.execute("update activations set answered = 1, claim_until = null where id = :id", id=activation_id)
 
 
-def put_up(tx: Tx, until: Mapping[int, float], handed_over: Collection[int] = (), me: str = "") -> None:
+def put_up(tx: Tx, until: Mapping[int, float], handed_over: Collection[int], me: str) -> None:
     """Nobody was told of these: whoever repeats the request may have them until then, from any process.
 
-    What somebody has claimed is put up again only by who had it, which `handed_over` names. With `me`, only what is
-    that process's: another one may have taken it meanwhile.
+    What somebody has claimed is put up again only by who had it, which `handed_over` names. Only what is `me`'s is put
+    up, for another process may have taken it meanwhile; with `ANYBODY`, whoever's it is.
     """
     for activation_id in sorted(until):
         tx.execute(
@@ -514,7 +517,7 @@ def put_up(tx: Tx, until: Mapping[int, float], handed_over: Collection[int] = ()
         )
 
 
-def claim(tx: Tx, activation_id: int, me: str = "") -> bool:
+def claim(tx: Tx, activation_id: int, me: str) -> bool:
     """Takes what was put up, to hand it over at `me`: whether this call did, and no other one."""
     return bool(
         tx.execute(
@@ -526,7 +529,7 @@ def claim(tx: Tx, activation_id: int, me: str = "") -> bool:
     )
 
 
-def claim_to_give_back(tx: Tx, activation_id: int, at: float, until: float, me: str = "") -> bool:
+def claim_to_give_back(tx: Tx, activation_id: int, at: float, until: float, me: str) -> bool:
     """Takes what nobody has claimed in time to `me`; should it not be given back by `until`, it is put up again."""
     return bool(
         tx.execute(

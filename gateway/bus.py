@@ -1,5 +1,5 @@
 """Hints between the processes of one deployment, through Redis: what changed, what is asked for, what was delivered.
-One question, too: whose client has hung up (`repeats`).
+One question, too: whose client has hung up (`handovers`).
 
 Everything said here may be lost, and nothing secret is said: ids and names, never a number, a code or a key. What has
 changed is always read from the database (`feed`), which is looked at anyway; a hint only makes that happen at once.
@@ -16,16 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeout
+
+from gateway.redis_client import redis_client
 
 GATHER_SECONDS = 0.005
 """What is said within this time is said together."""
 
-ANSWER_SECONDS = 1.0
 REST_SECONDS = 1.0
 """How long Redis is left alone after it failed."""
 
@@ -117,12 +115,11 @@ class _Question:
     answer: asyncio.Future[bool]
 
 
-async def _nobody_left(_ids: Sequence[int]) -> bool:
-    return False
-
-
 class Bus:
-    """Says and hears. `on_asked`, `on_delivered`, `on_turned` and `on_listed` are called with what others said."""
+    """Says and hears. `on_asked`, `on_delivered`, `on_turned` and `on_listed` are called with what others said.
+
+    `on_question` answers another process's `ask_who_left`, and never raises.
+    """
 
     def __init__(
         self,
@@ -133,23 +130,18 @@ class Bus:
         on_delivered: Callable[[Place, bool], None],
         on_turned: Callable[[str, str], None],
         on_listed: Callable[[str], None],
+        on_question: Callable[[Sequence[int]], Awaitable[bool]],
     ) -> None:
         """`channel` tells this deployment from others on the same Redis, `me` this process from the others."""
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=ANSWER_SECONDS,
-            socket_connect_timeout=ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            decode_responses=True,
-            # By the third protocol the client swallows the answer to a ping, and silence would look like an end.
-            protocol=2,
-        )
+        # By the third protocol the client swallows the answer to a ping, and silence would look like an end.
+        self._redis = redis_client(url, decode_responses=True, protocol=2)
         self._channel = channel
         self.me = me
         self._on_asked = on_asked
         self._on_delivered = on_delivered
         self._on_turned = on_turned
         self._on_listed = on_listed
+        self._on_question = on_question
         self._is_changed = False
         self._asked: list[int] = []
         self._delivered: list[tuple[Place, bool]] = []
@@ -162,9 +154,6 @@ class Bus:
         self._is_deaf = False
         self._saying = asyncio.Semaphore(SAID_AT_ONCE_MAX)
         self._tasks: list[asyncio.Task[None]] = []
-        self.on_question: Callable[[Sequence[int]], Awaitable[bool]] = _nobody_left
-        """Answers `ask_who_left` of another process; never raises."""
-
         self._questions: dict[int, _Question] = {}
         self._questions_asked = 0
         self._answering: set[asyncio.Task[None]] = set()
@@ -220,7 +209,7 @@ class Bus:
             await self._redis.publish(self._channel, json.dumps({"from": self.me, **_NOTHING, what: words}))
 
     async def _answer(self, asker: str, number: int, ids: Sequence[int]) -> None:
-        has_left = await self.on_question(ids)
+        has_left = await self._on_question(ids)
         with suppress(RedisError, OSError, RuntimeError):  # whoever asked waits a moment and goes on
             await self._say_at_once("answer", [asker, number, has_left])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gateway.accounts import Caller, Callers
 from gateway.activations import Activations
 from gateway.errors import TooManyRequests, UnknownActivation
+from gateway.handovers import Handovers
 from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.limits import HELD_SECONDS_MAX, Limits
@@ -32,6 +33,7 @@ class Front:
     callers: Callers
     activations: Activations
     purchases: Purchases
+    handovers: Handovers
     rentals: Rentals
     limits: Limits
     inbox: Inbox

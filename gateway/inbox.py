@@ -23,8 +23,8 @@ from gateway.errors import CallerError, PushRefused, PushUnreadable, Unavailable
 from gateway.house import House
 from gateway.live import Live
 from gateway.model import Sms
-from gateway.purchases import Purchases
 from gateway.records import load
+from gateway.settling import Settling
 from gateway.store import Tx
 from gateway.upstream import Pushed, Pushes, PushRequest, PushTaken
 from gateway.vault import Vault
@@ -56,10 +56,10 @@ class _Tally:
 class Inbox:
     """Takes pushes. One per process."""
 
-    def __init__(self, house: House, activations: Activations, purchases: Purchases) -> None:
+    def __init__(self, house: House, activations: Activations, settling: Settling) -> None:
         self._house = house
         self._activations = activations
-        self._purchases = purchases
+        self._settling = settling
         self._looks: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         self._tallies: dict[tuple[str, str], _Tally] = {}
@@ -167,7 +167,7 @@ class Inbox:
 
     async def _settle(self, key: str) -> None:
         try:
-            await self._purchases.settle()
+            await self._settling.settle()
         except Unavailable:
             return
         finally:

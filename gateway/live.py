@@ -32,7 +32,7 @@ class Shown:
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """An activation in memory. Only `gateway.activations` and `gateway.purchases` change it, after their commit."""
+    """An activation in memory. Only the use-cases change it, after their commit."""
 
     id: int
     account_id: int

@@ -30,6 +30,7 @@ from gateway.errors import (
     UnknownLease,
     UpstreamError,
 )
+from gateway.handovers import Handovers
 from gateway.house import House
 from gateway.ladders import quote
 from gateway.live import Live
@@ -82,10 +83,11 @@ class ExtraOffer:
 class Rentals:
     """One per process."""
 
-    def __init__(self, house: House, activations: Activations, purchases: Purchases) -> None:
+    def __init__(self, house: House, activations: Activations, purchases: Purchases, handovers: Handovers) -> None:
         self._house = house
         self._activations = activations
         self._purchases = purchases
+        self._handovers = handovers
         self._market = RentMarket(house)
         seconds = house.settings.gateway.rentals.remembered_seconds
         self._costs: TTLCache[Hashable, Offer] = TTLCache(COSTS_REMEMBERED, ttl=seconds, timer=house.clock)
@@ -305,7 +307,7 @@ class Rentals:
             except NotAllowedNow:
                 pass  # its code is there: it was paid for, and is the caller's
             except CallerError:
-                self._purchases.abandon(live, "")
+                self._handovers.abandon(live, "")
 
     def _shortlist(self, caller: Caller, order: Order, only: Collection[str]) -> Shortlist:
         """What these upstreams have, at no more than the price that is listed for all."""

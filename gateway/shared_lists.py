@@ -10,14 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from gateway.redis_client import ANSWER_SECONDS, redis_client
 from gateway.snapshots import HEAD_BYTES, TROUBLE_BYTES_MAX
 
-ANSWER_SECONDS = 1.0
 CARRY_SECONDS = 15.0
 """For a whole list, which may be several megabytes."""
 
@@ -37,12 +34,7 @@ class SharedLists:
 
     def __init__(self, url: str, prefix: str, me: str, ticks: Callable[[], float] = time.monotonic) -> None:
         """`prefix` tells this deployment from others on the same Redis."""
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=CARRY_SECONDS,
-            socket_connect_timeout=ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._redis = redis_client(url, CARRY_SECONDS)
         self._prefix = prefix
         self._me = me.encode()
         self._ticks = ticks

@@ -14,6 +14,7 @@ from gateway.activations import Activations
 from gateway.archivist import Archivist
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
 from gateway.feed import Feed
+from gateway.handovers import Handovers
 from gateway.house import House
 from gateway.inbox import drop_pushes
 from gateway.leases import AllMine, Leases
@@ -30,6 +31,7 @@ from gateway.retention import Keeper
 from gateway.seals import ROUND_SECONDS as SEAL_SECONDS
 from gateway.seals import Sealer
 from gateway.sessions import Sessions
+from gateway.settling import Settling
 from gateway.store import Row, Tx
 from gateway.upstream import Tidies
 from gateway.webhook_watch import WebhookWatch
@@ -78,6 +80,8 @@ class Worker:
         sessions: Sessions,
         activations: Activations,
         purchases: Purchases,
+        handovers: Handovers,
+        settling: Settling,
         courier: Courier,
         overseer: Overseer,
         price_lists: PriceLists,
@@ -94,6 +98,8 @@ class Worker:
         self._sessions = sessions
         self._activations = activations
         self._purchases = purchases
+        self._handovers = handovers
+        self._settling = settling
         self._courier = courier
         self._overseer = overseer
         self._price_lists = price_lists
@@ -188,7 +194,7 @@ class Worker:
         if not tasks:
             return  # never started: a command line that looks on must not act upstream
         try:
-            await self._purchases.note_answered()
+            await self._handovers.note_answered()
             if self._reports():
                 await self._activations.close_upstream()
             await self._readers.write()
@@ -234,7 +240,7 @@ class Worker:
             log.warning("database.changed", is_well=is_well)
 
     async def _note_answered(self) -> float:
-        await self._purchases.note_answered()
+        await self._handovers.note_answered()
         return ANSWERED_SECONDS
 
     async def _tick(self) -> float:
@@ -244,7 +250,7 @@ class Worker:
         if self._works and self._leases.holds(ENDS):
             await self._activations.keep_rentals()
             await self._activations.expire()
-        overdue = await self._purchases.overdue()
+        overdue = await self._handovers.overdue()
         for start in range(0, len(overdue), TOGETHER):
             await asyncio.gather(*map(self._give_back, overdue[start : start + TOGETHER]))
         await self._measure()
@@ -257,7 +263,7 @@ class Worker:
         except NotAllowedNow:
             pass  # its code came after all, and was paid for
         except CallerError:
-            self._purchases.abandon(live, "")
+            self._handovers.abandon(live, "")
 
     async def _close_upstream(self) -> float:
         await self._activations.close_upstream(waits=False)
@@ -265,7 +271,7 @@ class Worker:
 
     async def _watch(self) -> float:
         if not self._reports():  # whoever settles looks then
-            await self._purchases.watch()
+            await self._settling.watch()
         return SETTLE_SECONDS
 
     async def _forget(self) -> float:
@@ -291,11 +297,11 @@ class Worker:
             house.metrics.holds_amount.labels(row["currency"]).set(int(row["amount"]) / 1e6)
 
     async def _settle(self) -> float:
-        await self._purchases.settle()
+        await self._settling.settle()
         return SETTLE_SECONDS
 
     async def _sweep_strangers(self) -> float:
-        await self._purchases.sweep_strangers()
+        await self._settling.sweep_strangers()
         return STRANGERS_SECONDS
 
     async def _tidy(self) -> float:

@@ -498,7 +498,7 @@ class World:
         gateway.house.upstreams = {"one": self.one, "two": self.two}
         gateway.house.market.apply(view_of(gateway.house.settings, gateway.house.upstreams))
         await gateway.activations.restore()
-        await gateway.purchases.recover()
+        await gateway.settling.recover()
 
     async def end(self) -> None:
         """Waits for what is in flight and closes the database."""
@@ -555,7 +555,7 @@ class World:
         """What the worker's loops do in one round each; a database that is away costs the round, as there."""
         gateway = self.gateway
         tell = gateway.activations.close_upstream
-        for work in (gateway.purchases.note_answered, gateway.worker._tick, tell, gateway.worker._settle, self.poll):
+        for work in (gateway.handovers.note_answered, gateway.worker._tick, tell, gateway.worker._settle, self.poll):
             try:
                 await work()
             except Unavailable:

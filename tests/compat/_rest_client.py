@@ -99,7 +99,7 @@ async def rest_house(
             await house.open_account("bob", "10.00")
         else:
             await house.gateway.activations.restore()
-            await house.gateway.purchases.recover()
+            await house.gateway.settling.recover()
         stop = Switch()
         app = Starlette(routes=rest.routes(house.gateway.front, origins=origins, is_stopping=stop))
         transport = httpx.ASGITransport(app=app)

@@ -214,12 +214,12 @@ async def test_a_client_that_hung_up_gets_its_number_by_asking_again(api: RestHo
 async def test_a_number_nobody_asks_for_again_is_given_back(api: RestHouse) -> None:
     await api.hang_up("POST", "/purchase", {"service": "xmute", "country": 6})
     api.house.clock.now += 61
-    assert len(await api.house.gateway.purchases.overdue()) == 1
+    assert len(await api.house.gateway.handovers.overdue()) == 1
 
 
 async def test_a_number_that_was_answered_is_nobody_elses(api: RestHouse) -> None:
     bought = await api.buy("xmute")
-    assert await api.house.gateway.purchases.overdue() == []
+    assert await api.house.gateway.handovers.overdue() == []
     assert await api.buy("xmute") != bought
 
 

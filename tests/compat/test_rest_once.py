@@ -63,7 +63,7 @@ async def test_it_holds_across_a_restart(tmp_path: Path, database_url: str) -> N
     values = environment(database_url)
     async with rest_house(tmp_path, values) as api:
         first = await purchase(api)
-        await api.house.gateway.purchases.note_answered()
+        await api.house.gateway.handovers.note_answered()
         keys = api.house.keys
     async with rest_house(tmp_path, values, is_new=False) as api:
         api.house.keys = keys
@@ -140,9 +140,9 @@ async def test_a_client_that_hung_up_gets_its_number_and_keeps_it(api: RestHouse
     await api.hang_up("POST", "/purchase", BODY, headers=KEY)
     [lost] = api.house.gateway.house.live.all_open()
     assert (await purchase(api)).json()["id"] == f"ver_{lost.id}"
-    await api.house.gateway.purchases.note_answered()
+    await api.house.gateway.handovers.note_answered()
     api.house.clock.now += 61
-    assert await api.house.gateway.purchases.overdue() == []
+    assert await api.house.gateway.handovers.overdue() == []
     assert await orders(api) == 1
 
 
@@ -151,7 +151,7 @@ async def test_one_client_hanging_up_does_not_take_the_number_from_the_other(api
     lost = api.hang_up("POST", "/purchase", BODY, headers=KEY)
     await asyncio.gather(*((lost, purchase(api)) if is_first else (purchase(api), lost)))
     api.house.clock.now += 61
-    assert await api.house.gateway.purchases.overdue() == []
+    assert await api.house.gateway.handovers.overdue() == []
     assert await orders(api) == 1
 
 

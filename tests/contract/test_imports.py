@@ -26,8 +26,8 @@ WIRING = {"app", "cli"}
 
 LAYERS = (
     # Values and small tools that know nothing of the rest
-    "money", "codes", "vault", "sealed_stream", "notify", "logs", "limits", "bus", "supervisor", "migrations",
-    "catalog", "fivesim_words", "ds_words",
+    "money", "codes", "vault", "sealed_stream", "notify", "logs", "limits", "redis_client", "bus", "supervisor",
+    "migrations", "catalog", "fivesim_words", "ds_words",
     # The words everybody uses
     "errors", "model", "metrics", "settings", "guard", "rules",
     # The seam, the database, and what is kept in memory
@@ -41,7 +41,7 @@ LAYERS = (
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     "backups", "restoring",
     # What the use-cases share, the use-cases, and the loops behind them
-    "house", "feed", "sessions", "moves", "attempts", "repeats", "payments",
+    "house", "feed", "sessions", "moves", "attempts", "repeats", "handovers", "settling", "adoption", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_endpoints",
     "webhook_log", "webhook_forms", "webhook_wire", "webhooks", "webhook_watch", "rentals", "poller", "overseer",
     "shared_lists", "pricelists", "recharger", "retention", "archivist", "worker",

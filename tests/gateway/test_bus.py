@@ -23,13 +23,15 @@ def _take_nothing(*_said: object) -> None:
     """A hint that is of no interest."""
 
 
+async def _nobody_left(_ids: Sequence[int]) -> bool:
+    return False
+
+
 @asynccontextmanager
 async def member(
-    url: str, name: str, on_question: Callable[[Sequence[int]], Awaitable[bool]] | None = None
+    url: str, name: str, on_question: Callable[[Sequence[int]], Awaitable[bool]] = _nobody_left
 ) -> AsyncIterator[Bus]:
-    made = Bus(url, "test", name, *(_take_nothing for _ in range(4)))
-    if on_question is not None:
-        made.on_question = on_question
+    made = Bus(url, "test", name, _take_nothing, _take_nothing, _take_nothing, _take_nothing, on_question)
     made.start()
     try:
         if url != NOWHERE:

@@ -39,8 +39,8 @@ async def nothing(_world: World) -> None:
 
 async def bought(world: World) -> None:
     """A number was bought and its client told."""
-    world.gateway.purchases.answered(await world.buy())
-    await world.gateway.purchases.note_answered()
+    world.gateway.handovers.answered(await world.buy())
+    await world.gateway.handovers.note_answered()
 
 
 async def with_sms(world: World) -> None:
@@ -106,13 +106,13 @@ async def expiring(world: World) -> None:
 
 
 async def settling(world: World) -> None:
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
 
 
 async def rented(world: World) -> None:
     """A rental whose client was told of it."""
-    world.gateway.purchases.answered(await world.rent())
-    await world.gateway.purchases.note_answered()
+    world.gateway.handovers.answered(await world.rent())
+    await world.gateway.handovers.note_answered()
 
 
 async def rented_with_sms(world: World) -> None:
@@ -356,7 +356,7 @@ async def test_after_a_death_a_number_that_its_client_polls_is_left_to_it(tmp_pa
     world = worlds(sqlite_url, tmp_path)()
     await world.begin()
     known = await world.buy(world.order("the same"))
-    world.gateway.purchases.answered(known)
+    world.gateway.handovers.answered(known)
     await world.boot()
     assert world.gateway.activations.peek(world.caller.account_id, known.id) is not None
     assert (await world.buy(world.order("the same"))).id != known.id

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from gateway.purchases import Purchases
+from gateway.settling import Settling
 from gateway.store import Tx
 from gateway.upstream import Finds
 from tests.contract._pair import Pair, discovered
@@ -138,14 +138,14 @@ async def test_a_lost_purchase_costs_the_caller_nothing_and_is_found_or_shown(st
         return
     assert answer == "NO_NUMBERS"
     assert await stage.house.balance() == (10_000_000, 0)
-    assert await doubts(stage, gateway.purchases) == {"in_doubt": 1}
+    assert await doubts(stage, gateway.settling) == {"in_doubt": 1}
     again = await stage.house.call("getNumber", service=stage.pair.service, country=stage.pair.country)
     assert (again, stage.sim.purchases) == ("NO_NUMBERS", 1), "nothing more is bought there while in doubt"
     assert await stage.house.problems() == []
 
 
-async def doubts(stage: Stage, purchases: Purchases) -> dict[str, int]:
-    await purchases.settle()
+async def doubts(stage: Stage, settling: Settling) -> dict[str, int]:
+    await settling.settle()
     exposure = stage.house.gateway.house.metrics.registry.get_sample_value(
         "simroute_exposure_amount", {"upstream": "there", "currency": stage.pair.currency}
     )
@@ -165,7 +165,7 @@ async def test_a_number_dearer_than_allowed_goes_back_at_once(stage: Stage) -> N
     answer = await stage.house.call("getNumber", service=stage.pair.service, country=stage.pair.country)
     assert answer == "NO_NUMBERS"
     await stage.house.gateway.purchases.drain()
-    await stage.house.gateway.purchases.settle()
+    await stage.house.gateway.settling.settle()
     assert stage.sim.purchases == 1
     assert await stage.house.balance() == (10_000_000, 0)
     state = await stage.house.gateway.house.upstreams["there"].balance()

@@ -197,7 +197,7 @@ async def test_a_postgres_that_says_nothing_keeps_nobody_waiting(tmp_path: Path,
         # What was on its way may be committed now: the change is done then, and asking for it again says so.
         await found.eventually("setStatus", "ACCESS_ACTIVATION", id=found.activation_id, status=6)
         await found.is_steady()
-        await running.gateway.purchases.settle(at_start=True)
+        await running.gateway.settling.settle(at_start=True)
         assert await running.balance() == before
         assert await running.problems() == []
 

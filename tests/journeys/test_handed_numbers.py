@@ -94,6 +94,19 @@ async def test_a_lease_that_is_ours_already_is_not_given_back_for_its_number(wor
     await world.check()
 
 
+async def test_a_lease_we_have_is_not_given_back_for_its_price(world: World) -> None:
+    """A rental costs more than a number may: turned down, it is still the rental of whoever has it."""
+    rental = await world.rent()
+    world.one.buys.append("again")
+    with pytest.raises(NoNumbers):
+        await world.buy()
+    await world.gateway.purchases.drain()
+    await world.gateway.settling.settle()
+    assert world.one.sold[rental.reference].state is LeaseState.OPEN
+    assert await states(world) == ["one leased", "one refused"]
+    await world.check()
+
+
 async def test_a_number_asked_for_again_on_purpose_is_handed_over(world: World) -> None:
     live = await world.buy()
     world.one.sms(live.reference)

@@ -16,11 +16,12 @@ from urllib.parse import urlencode
 import pytest
 from redis.asyncio import Redis
 
-from gateway import bus, ledger, purchases, repeats
+from gateway import bus, ledger, repeats
 from gateway.app import Gateway
 from gateway.cli import ANSWER_SECONDS
 from gateway.database import Database, open_database
 from gateway.errors import Unavailable
+from gateway.handovers import Handovers
 from gateway.live import Live
 from gateway.model import Order
 from gateway.money import Money
@@ -242,7 +243,7 @@ async def test_what_nobody_was_told_of_yet_is_asked_for_too(tmp_path: Path, post
         a.stop_noting()
         at.one.fault("buy.slow", 1, seconds=0.3)
         await at.leave(a, at.number_request())
-        await until(lambda: bool(a.gateway.purchases._put_up))
+        await until(lambda: bool(a.gateway.handovers._put_up))
         assert [id_in(await ask(b, at.number_request()))] == await at.bought()
         assert at.one.purchases == 1
 
@@ -264,10 +265,10 @@ async def test_where_nobody_answers_a_repeat_buys_anew_and_nothing_is_lost(tmp_p
         at.one.fault("buy.slow", 1, seconds=SLOW_SECONDS)
         await at.leave(a, at.number_request())
         second = id_in(await ask(b, at.number_request()))
-        await until(lambda: bool(a.gateway.purchases._put_up))
+        await until(lambda: bool(a.gateway.handovers._put_up))
         first, other = await at.bought()
         assert second == other != first
-        await a.gateway.purchases.note_answered()
+        await a.gateway.handovers.note_answered()
         await until(lambda: sorted(order.state for order in at.one.orders.values()) == ["cancelled", "waiting"])
 
 
@@ -398,8 +399,8 @@ async def test_several_services_that_were_left_halfway_are_never_on_two_numbers(
         await at.leave(a, wanted, "getAdditionalService")
         await asyncio.sleep(0.5)  # what its clients have left is written down twice meanwhile
         anew = json.loads(await ask(b, wanted))
-        await until(lambda: len(a.gateway.purchases._put_up) == 2)
-        await a.gateway.purchases.note_answered()
+        await until(lambda: len(a.gateway.handovers._put_up) == 2)
+        await a.gateway.handovers.note_answered()
         left = json.loads(await ask(b, wanted))
         for answer in (anew, left):
             assert len({row["phone"] for row in answer}) == 1
@@ -412,19 +413,19 @@ async def test_what_was_taken_and_could_not_be_told_is_put_up_again(
     tmp_path: Path, postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # It has to be found in the database: no process hears of what another one has put up.
-    monkeypatch.setattr(purchases.Purchases, "offer", lambda *_what: None)
+    monkeypatch.setattr(Handovers, "offer", lambda *_what: None)
     async with several(tmp_path, postgres_url, redis_url) as at:
         a, b = at.members
         at.one.fault("buy.slow", 1, seconds=SLOW_SECONDS)
         await at.leave(a, at.number_request())
         await until_any(lambda: at.rows("select id from activations where claim_until > 0 and status = 'waiting'"))
 
-        async def unreadable(_self: purchases.Purchases, _activation_id: int) -> Live:
+        async def unreadable(_self: Handovers, _activation_id: int) -> Live:
             raise Unavailable
 
         b.stop_noting()
         with monkeypatch.context() as patched:
-            patched.setattr(purchases.Purchases, "_brought_in", unreadable)
+            patched.setattr(Handovers, "_brought_in", unreadable)
             assert await ask(b, at.number_request()) == "ERROR_SQL"
         assert [id_in(await ask(b, at.number_request()))] == await at.bought()
         assert at.one.purchases == 1
@@ -449,15 +450,15 @@ async def test_of_three_clients_in_a_row_the_last_one_is_told(tmp_path: Path, po
         a.stop_noting()
         at.one.fault("buy.slow", 1, seconds=1.5 * SLOW_SECONDS)
         await at.leave(a, at.number_request())
-        ((pending,),) = a.gateway.purchases._pending.values()
+        ((pending,),) = a.gateway.handovers._pending.values()
         await until(lambda: pending.is_gone())
         async with asking(a, at.number_request()):
             await until(lambda: not pending.is_gone())
         await until(lambda: pending.is_gone())
         assert [id_in(await ask(a, at.number_request()))] == await at.bought()
         assert at.one.purchases == 1
-        assert not a.gateway.purchases._unclaimed
-        assert not a.gateway.purchases._put_up
+        assert not a.gateway.handovers._unclaimed
+        assert not a.gateway.handovers._put_up
 
 
 async def test_what_could_not_be_written_down_at_first_is_not_bought_twice(

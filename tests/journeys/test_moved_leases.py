@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import purchases
+from gateway import settling
 from gateway.activations import RESENDING_EXTRA_SECONDS
 from gateway.errors import NoNumbers, NotAllowedNow, Unavailable
 from gateway.live import Live
@@ -41,8 +41,8 @@ async def opened(made: World) -> AsyncIterator[tuple[World, Pushing]]:
     made.one = there = Pushing("one", made.watch, 100_000)
     try:
         await made.begin()
-        made.gateway.purchases.answered(await made.buy())
-        await made.gateway.purchases.note_answered()
+        made.gateway.handovers.answered(await made.buy())
+        await made.gateway.handovers.note_answered()
         there.sms("one-1")
         await made.poll()
         yield made, there
@@ -67,8 +67,8 @@ async def ask_again(world: World) -> Live:
 
 async def strangers(world: World, monkeypatch: pytest.MonkeyPatch) -> float | None:
     """How many a sweep finds, however young they are."""
-    monkeypatch.setattr(purchases, "STRANGER_SECONDS_MIN", -1.0)
-    await world.gateway.purchases.sweep_strangers()
+    monkeypatch.setattr(settling, "STRANGER_SECONDS_MIN", -1.0)
+    await world.gateway.settling.sweep_strangers()
     registry = world.gateway.house.metrics.registry
     return registry.get_sample_value("simroute_strangers", {"upstream": "one"})
 
@@ -145,7 +145,7 @@ async def test_a_request_under_way_is_no_stranger_and_no_lost_purchase(
         with pytest.raises(NoNumbers):
             await made.buy()
         made.watch.now += 2
-        await made.gateway.purchases.settle()
+        await made.gateway.settling.settle()
 
     there.before_move = meanwhile
     assert (await ask_again(made)).reference == "one-2"

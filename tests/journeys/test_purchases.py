@@ -41,7 +41,7 @@ class Shop:
 
     async def metric(self, line: str) -> bool:
         """Whether the metrics show this line, once the exposure has been looked at."""
-        await self.house.gateway.purchases.settle()
+        await self.house.gateway.settling.settle()
         return line in (await self.house.client.get("/metrics")).text.splitlines()
 
     async def is_paid(self, available: int, held: int) -> None:

@@ -285,7 +285,7 @@ async def test_a_lost_number_is_not_taken_for_a_lost_rental(world: World) -> Non
     stray = replace(world.one.asked[-1], hours=0)
     sold = world.one._sell(stray, world.one.cost)
     world.watch.now += 60
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert sold.state is LeaseState.OPEN
     rows = await world.rows("select state from attempts order by id")
     assert rows[0]["state"] == "in_doubt"
@@ -301,10 +301,10 @@ async def test_in_doubt_a_rental_blocks_rentals_and_nothing_else(world: World) -
     for _ in range(2):
         assert health.is_blocked("one", "full", 6, is_rental=True)
         assert not health.is_blocked("one", "full", 6)
-        await world.gateway.purchases.settle()
+        await world.gateway.settling.settle()
     assert (await world.rent(world.rental(price_max="0.50"))).upstream == "two"
     world.one.show_hidden()
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert not health.is_blocked("one", "full", 6, is_rental=True)
     assert not any(sold.is_paid for sold in world.one.sold.values())
     assert (await world.rent()).upstream == "one"
@@ -332,7 +332,7 @@ async def test_a_lost_rental_in_a_list_without_goods_is_given_back(world: World)
     list_without_goods(world)
     other = await world.rent()
     await lose_a_rental(world, "doubt_taken")
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert not world.one.sold["rent:one-2"].is_paid
     assert other.status is Status.WAITING
     rows = await world.rows("select state from attempts where upstream = 'one' order by id")
@@ -348,14 +348,14 @@ async def test_a_stranger_without_goods_is_nobodys_while_it_may_be_anybodys(worl
     world.one.has_sold.clear()
     world.gateway.house.health.set_blocks([])
     await world.one.has_sold.wait()
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert world.one.sold["rent:one-2"].is_paid
     world.one.gate.set()
     live = await task
     strays = [world.one._sell(replace(world.one.asked[0]), Money(COST, "USD")) for _ in range(2)]
     for seconds in (60, 100, 1600):
         world.watch.now += seconds
-        await world.gateway.purchases.settle()
+        await world.gateway.settling.settle()
         assert [row["state"] for row in await world.rows("select state from attempts where id = 1")] == ["in_doubt"]
         assert world.gateway.house.health.is_blocked("one", "full", 6, is_rental=True)
     for stray in strays:
@@ -369,13 +369,13 @@ async def test_a_rental_that_is_never_found_is_booked_as_lost(world: World) -> N
     with pytest.raises(NoNumbers):
         await world.rent(world.rental(price_max="0.50"))
     world.watch.now += 7199
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     losses = "select amount from ledger where kind = 'loss'"
     assert await world.rows(losses) == []
     assert world.gateway.house.health.is_blocked("two", "full", 6, is_rental=True)
     world.watch.now += 2
     for _ in range(2):
-        await world.gateway.purchases.settle()
+        await world.gateway.settling.settle()
     assert [row["amount"] for row in await world.rows(losses)] == [2 * 120_000]
     assert not world.gateway.house.health.is_blocked("two", "full", 6, is_rental=True)
     assert await paid(world) == (0, 0)
@@ -395,7 +395,7 @@ async def test_a_rental_that_is_dearer_than_listed_is_given_back(world: World) -
 
 async def test_one_request_and_one_rental_however_often_it_is_sent(world: World) -> None:
     live = await world.rent(world.rental("the same"))
-    world.gateway.purchases.abandon(live, "the same")
+    world.gateway.handovers.abandon(live, "the same")
     assert (await world.rent(world.rental("the same"))).id == live.id
     assert (await world.rent(world.rental("the same"))).id != live.id
     order = replace(world.rental(), reference="mine")
@@ -406,7 +406,7 @@ async def test_one_request_and_one_rental_however_often_it_is_sent(world: World)
 
 async def test_nobody_asks_again_for_a_rental_and_it_is_given_back(world: World) -> None:
     live = await world.rent(world.rental("the same"))
-    world.gateway.purchases.abandon(live, "the same")
+    world.gateway.handovers.abandon(live, "the same")
     await world.boot()
     world.watch.now += 70
     await world.round()
@@ -481,7 +481,7 @@ async def test_more_time_made_and_not_seen_is_the_houses_gift(world: World) -> N
     assert len(world.one.sold[live.reference].extended) == 1
     await world.boot()
     world.one.is_readable = True
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert again(world, live).expires_at == ends_at + 7200
     rows = await world.rows("select kind, amount, activation_id from ledger where kind = 'loss'")
     assert [tuple(row.values()) for row in rows] == [("loss", COST, None)]
@@ -508,7 +508,7 @@ async def test_what_an_upstream_only_counts_tells_a_process_that_was_started_sin
     assert world.store.units[-3:] == ["intend", "note_made_before", "end"]
     await world.boot()
     world.watch.now += SURELY_LATE_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     is_made = plan == "doubt_made"
     assert again(world, live).expires_at == ends_at + (7200 if is_made else 0)
     assert await world.rows("select amount from ledger where kind = 'loss'") == [{"amount": COST}] * is_made
@@ -529,7 +529,7 @@ async def test_a_poll_between_does_not_hide_that_more_time_was_made(world: World
         await world.extend(live)
     world.one.is_readable = True
     await world.poll()
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert len(await world.rows("select id from ledger where kind = 'loss'")) == 1
 
 
@@ -539,11 +539,11 @@ async def test_more_time_that_was_never_made_is_settled_as_nothing(world: World)
     world.one.extends.append("doubt")
     with pytest.raises(Unavailable):
         await world.extend(live)
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     with pytest.raises(Unavailable):
         await world.extend(live)
     world.watch.now += SURELY_LATE_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert live.expires_at == ends_at
     assert await world.rows("select id from ledger where kind = 'loss'") == []
     await world.extend(live)
@@ -556,13 +556,13 @@ async def test_where_the_end_cannot_be_read_a_lost_extension_is_given_up_in_the_
     with pytest.raises(Unavailable):
         await world.extend(live)
     world.watch.now += NEVER_LISTED_SECONDS - 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert [row["state"] for row in await world.rows("select state from attempts order by id")] == [
         "leased",
         "in_doubt",
     ]
     world.watch.now += 2
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert [row["state"] for row in await world.rows("select state from attempts order by id")] == ["leased", "gone"]
 
 
@@ -607,7 +607,7 @@ async def test_more_time_takes_no_place(world: World) -> None:
         await world.check()
         assert (await world.balance()).open_count == 1
     world.watch.now += SURELY_LATE_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     is_there, go_on = gated(world, is_made_first=True)
     task = asyncio.ensure_future(extend())
     await is_there.wait()
@@ -635,12 +635,12 @@ async def test_two_extensions_at_once_are_one(world: World) -> None:
 async def test_a_repeated_extension_of_a_client_that_hung_up_is_not_made_twice(world: World) -> None:
     live = await world.rent()
     await world.extend(live, "more")
-    world.gateway.purchases.abandon(live, "more")
+    world.gateway.handovers.abandon(live, "more")
     await world.extend(live, "more")
     assert len(world.one.sold[live.reference].extended) == 1
     await world.extend(live, "more")
     assert len(world.one.sold[live.reference].extended) == 2
-    world.gateway.purchases.abandon(live, "more")
+    world.gateway.handovers.abandon(live, "more")
     world.watch.now += 70
     await world.round()
     assert live.status.is_open
@@ -650,9 +650,9 @@ async def test_a_repeated_extension_is_not_made_twice_by_another_process_either(
     live = await world.rent()
     world.gateway.house.is_shared = True
     await world.extend(live, "more")
-    purchases = world.gateway.purchases
-    purchases.abandon(live, "more")
-    await purchases.note_answered()
+    handovers = world.gateway.handovers
+    handovers.abandon(live, "more")
+    await handovers.note_answered()
     await world.boot()
     world.gateway.house.is_shared = True
     await world.extend(again(world, live), "more")
@@ -762,11 +762,11 @@ async def test_a_rental_waits_for_more_time_only_until_that_is_settled(world: Wo
         await world.extend(live)
     for seconds in (31, NEVER_LISTED_SECONDS - 32):
         world.watch.now += seconds
-        await world.gateway.purchases.settle()
+        await world.gateway.settling.settle()
         await world.gateway.worker._tick()
         assert live.status.is_open
     world.watch.now += 2
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     await world.gateway.worker._tick()
     assert live.status is Status.FINISHED
 
@@ -800,7 +800,7 @@ async def test_nobody_ends_a_rental_while_more_time_is_in_doubt(world: World, ve
     assert world.one.sold[live.reference].state is LeaseState.OPEN
     world.one.is_readable = True
     world.watch.now += SURELY_LATE_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     await getattr(world.gateway.rentals, verb)(world.caller, live.id)
 
 

@@ -44,15 +44,15 @@ async def test_a_number_on_its_way_to_another_order_is_not_taken_for_a_lost_one(
     under_way = asyncio.create_task(world.buy())
     await world.one.has_sold.wait()
     await fail_to_buy(world, "doubt")
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one pending", "one in_doubt", "two refused"]
     world.one.gate.set()
     live = await under_way
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert live.status is Status.WAITING
     assert world.one.sold[live.reference].state is LeaseState.OPEN
     world.watch.now += SURELY_LATE_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one leased", "one gone", "two refused"]
     assert world.one.sold[live.reference].state is LeaseState.OPEN
 
@@ -65,17 +65,17 @@ async def test_an_order_without_time_to_ask_anybody_holds_nothing_up(world: Worl
     assert await states(world) == ["one in_doubt", "two refused", "two refused"]
     assert (len(world.one.asked), len(world.two.asked)) == (1, 1)
     world.watch.now += SURELY_LATE_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one gone", "two refused", "two refused"]
     await world.check()
 
 
 async def test_an_order_that_looks_for_its_own_number_is_not_interfered_with(world: World) -> None:
     """The loop runs between the lost reply and the look-up in the upstream's list."""
-    world.one.before_find = world.gateway.purchases.settle
+    world.one.before_find = world.gateway.settling.settle
     world.one.buys.append("doubt_taken")
     live = await world.buy()
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one leased"]
     assert world.one.sold[live.reference].state is LeaseState.OPEN
     await world.check()
@@ -83,10 +83,10 @@ async def test_an_order_that_looks_for_its_own_number_is_not_interfered_with(wor
 
 async def test_a_lost_number_that_appears_late_is_given_back(world: World) -> None:
     await fail_to_buy(world, "doubt_hidden")
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one in_doubt", "two refused"]
     world.one.show_hidden()
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one cancelled", "two refused"]
     assert not any(sold.is_paid for sold in world.one.sold.values())
     assert (await world.balance()).available.micros == world.deposited
@@ -103,7 +103,7 @@ async def test_an_orphan_that_cannot_be_given_back_is_the_houses_loss_beside_the
     await world.poll()
     await world.gateway.activations.finish(world.caller, live.id)
     world.watch.now += NEVER_LISTED_SECONDS + 1
-    await asyncio.gather(world.gateway.purchases.settle(), world.gateway.purchases.settle())
+    await asyncio.gather(world.gateway.settling.settle(), world.gateway.settling.settle())
     rows = await world.rows("select kind, debit from ledger where debit like 'upstream:%' order by id")
     assert [tuple(row.values()) for row in rows] == [("cost", "upstream:two:float"), ("loss", "upstream:one:float")]
     assert await states(world) == ["one gone", "two leased"]
@@ -119,7 +119,7 @@ async def test_a_lease_that_comes_after_its_order_was_given_up_is_given_back(wor
     world.one.gate.set()
     with pytest.raises(NoNumbers):
         await under_way
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one cancelled"]
     assert not world.one.sold["one-1"].is_paid
     await world.check()
@@ -136,7 +136,7 @@ async def test_a_late_lease_is_not_forgotten_when_the_database_goes(world: World
     world.one.gate.set()
     with pytest.raises(Unavailable):
         await under_way
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one cancelled"]
     assert not world.one.sold["one-1"].is_paid
     await world.check()
@@ -150,7 +150,7 @@ async def test_an_attempt_that_an_older_version_never_ended_is_settled_after_a_s
     world.watch.now += SURELY_LATE_SECONDS + 1
     await world.boot()
     assert await states(world) == ["one in_doubt", "two refused"]
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one gone", "two refused"]
     await world.check()
 
@@ -158,7 +158,7 @@ async def test_an_attempt_that_an_older_version_never_ended_is_settled_after_a_s
 async def test_a_lease_handed_out_twice_is_refused_and_not_given_back(world: World) -> None:
     live = await world.buy()
     await fail_to_buy(world, "again")
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert await states(world) == ["one leased", "one refused", "two refused"]
     assert world.one.sold[live.reference].state is LeaseState.OPEN
     await world.check()
@@ -193,7 +193,7 @@ async def test_a_late_message_after_another_upstreams_orphan_is_booked_too(world
     await world.gateway.activations.cancel(world.caller, live.id)
     world.two.is_well = False
     world.watch.now += NEVER_LISTED_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     world.two.is_well = True
     world.two.sms(live.reference)
     await world.gateway.activations.close_upstream()
@@ -207,12 +207,12 @@ async def test_too_much_in_doubt_rests_the_upstream(tmp_path: Path, sqlite_url: 
     world = worlds(sqlite_url, tmp_path, '[activations]\nin_doubt_exposure = "0.05"\n')()
     await world.begin()
     await fail_to_buy(world, "doubt")
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert world.gateway.house.market.overexposed == {"one"}
     live = await world.buy()
     assert live.upstream == "two"
     world.watch.now += SURELY_LATE_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     assert world.gateway.house.market.drained == frozenset()
     await world.end()
 
@@ -241,7 +241,7 @@ async def test_without_a_list_the_balance_says_what_came_of_a_lost_purchase(
         await world.buy(world.order(price_max="0.50"))
     await world.store.run(drift.note_balance, "two", Money(5_000_000 - taken, "USD"), world.watch() + 300)
     world.watch.now += NEVER_LISTED_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     (row,) = await world.rows("select reason from attempts where upstream = 'two'")
     assert row["reason"] == f"never seen upstream; its balance {words}"
 
@@ -252,7 +252,7 @@ async def test_where_no_balance_is_known_that_is_said(world: World) -> None:
     with pytest.raises(NoNumbers):
         await world.buy(world.order(price_max="0.50"))
     world.watch.now += NEVER_LISTED_SECONDS + 1
-    await world.gateway.purchases.settle()
+    await world.gateway.settling.settle()
     (row,) = await world.rows("select reason from attempts where upstream = 'two'")
     assert row["reason"] == "never seen upstream; no balance tells"
 
@@ -273,7 +273,7 @@ async def test_what_settling_and_deleting_see_to_is_not_done_a_second_time_besid
 
         return note
 
-    monkeypatch.setattr(world.gateway.purchases, "watch", noted("watch"))
+    monkeypatch.setattr(world.gateway.settling, "watch", noted("watch"))
     monkeypatch.setattr(worker._keeper, "forget", noted("forget"))
     await worker._watch()
     await worker._forget()

@@ -162,7 +162,7 @@ class Machine(RuleBasedStateMachine):
         assert live.price_micros <= (listed if not price_max else int(float(price_max) * 1_000_000))
         assert live.id not in {other.id for other in self.known}
         self.known.append(live)
-        self.world.gateway.purchases.answered(live)
+        self.world.gateway.handovers.answered(live)
 
     async def _rent(self, price_max: str = "") -> None:
         try:
@@ -171,7 +171,7 @@ class Machine(RuleBasedStateMachine):
             return
         assert live.id not in {other.id for other in self.known}
         self.known.append(live)
-        self.world.gateway.purchases.answered(live)
+        self.world.gateway.handovers.answered(live)
 
     async def _act(self, verb: str, place: int) -> None:
         gateway, caller = self.world.gateway, self.world.caller
@@ -179,7 +179,7 @@ class Machine(RuleBasedStateMachine):
         plain: dict[str, Callable[[], Awaitable[Any]]] = {
             "buy": self._buy,
             "poll": self.world.poll,
-            "settle": gateway.purchases.settle,
+            "settle": gateway.settling.settle,
             "expire": gateway.activations.expire,
             "close": gateway.activations.close_upstream,
             "overdue": gateway.worker._tick,
@@ -192,7 +192,7 @@ class Machine(RuleBasedStateMachine):
             elif live is None:
                 return
             elif verb == "abandon":
-                gateway.purchases.abandon(live, f"left-{live.id}")
+                gateway.handovers.abandon(live, f"left-{live.id}")
             elif verb == "sms":
                 await self._sms(live)
             elif verb == "extend":

@@ -1,0 +1,317 @@
+"""What a crash or a lost reply left behind: orders nobody is at work on, purchases in doubt, numbers that are nobody's.
+
+Each is settled by its row and by what its upstream tells, in rounds, for as long as that takes. Until then what is in
+doubt is out of routing, and what it may cost is shown and capped (`docs/decisions.md`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from gateway import attempts, moves
+from gateway.attempts import Intent
+from gateway.errors import UnknownLease, Unwell, UpstreamError
+from gateway.handovers import LEFT_BEHIND_SECONDS, Handovers
+from gateway.house import House
+from gateway.live import Live
+from gateway.model import Found, Lease, LostExtension, Outcome, Product, Status, Watched
+from gateway.money import MICROS, Money
+from gateway.records import load
+from gateway.store import Row
+from gateway.upstream import Finds, MovesLeases, Upstream
+
+STRANGER_SECONDS_MAX = 1800.0
+"""How old an unknown open number may be to be looked for: beyond an upstream's own life there are none."""
+
+STRANGER_SECONDS_MIN = 150.0
+"""How old it has to be: a younger one may be the answer to a purchase under way, and clocks differ."""
+
+log = structlog.get_logger()
+
+
+class Settling:
+    """Settles what is left behind. One per process."""
+
+    def __init__(self, house: House, handovers: Handovers) -> None:
+        self._house = house
+        self._handovers = handovers
+        self._own: set[int] = set()
+        self._unwritten: list[tuple[int, int, str]] = []
+        self._one_round = asyncio.Lock()
+        self.chores: set[asyncio.Task[None]] = set()
+        """Work begun beside orders, for whoever stops the process to wait for."""
+
+    @contextmanager
+    def at_work(self, activation_id: int) -> Iterator[None]:
+        """Meanwhile this process is at work on the order: it is not settled beside that."""
+        self._own.add(activation_id)
+        try:
+            yield
+        finally:
+            self._own.discard(activation_id)
+
+    async def recover(self) -> None:
+        """At start: puts up for claim what nobody was told of, ends what was left behind. Raises Unavailable."""
+        house = self._house
+        if not house.is_shared:
+            for row in await house.store.read(attempts.unanswered, house.clock(), house.clock()):
+                live = house.live.get(row["id"])
+                if live is not None and live.status is Status.WAITING:
+                    self._handovers.abandon(live, row["fingerprint"])
+            # The upstreams are asked by the first round of `settle`, beside the first clients.
+            await self._give_up_left_behind(house.clock())
+        forgotten = await house.store.run(
+            attempts.doubt_forgotten, house.clock() - 2 * LEFT_BEHIND_SECONDS, house.clock()
+        )
+        if forgotten:
+            log.warning("attempts.forgotten", attempts=forgotten)
+        await self._block_doubtful()
+
+    async def settle(self, *, at_start: bool = False) -> None:
+        """One round over what is unsettled: orders left behind, purchases in doubt, orphans. Raises Unavailable."""
+        async with self._one_round:
+            await self._settle_all(at_start=at_start)
+
+    async def watch(self) -> None:
+        """What every process has to know of what is unsettled, whoever settles it. Raises Unavailable."""
+        async with self._one_round:
+            await self._write_down(self._house.clock())
+        await self._block_doubtful()
+        await self._show_exposure()
+
+    async def sweep_strangers(self) -> None:
+        """Numbers open upstream that we know nothing of: cancelled where the account is ours alone, else counted.
+
+        Raises Unavailable.
+        """
+        house, now = self._house, self._house.clock()
+        for name, upstream in list(house.upstreams.items()):
+            stanza = house.stanza(name)
+            if not isinstance(upstream, Finds) or stanza is None:
+                continue
+            try:
+                found = await self._listed(name, upstream, now - STRANGER_SECONDS_MAX, has_ended=False)
+            except UpstreamError:
+                continue
+            before = now - STRANGER_SECONDS_MIN
+            old = [one for one in found if one.created_at is not None and one.created_at < before]
+            strangers = await house.store.read(attempts.unknown_among, name, old)
+            house.metrics.strangers.labels(name).set(len(strangers))
+            if stanza.exclusive:
+                for stranger in strangers:
+                    await self._turn_away(name, upstream, stranger)
+
+    def note_unwritten(self, intent: Intent, lease: Lease) -> None:
+        """The lease is ours and the database is away: the next `settle` or `watch` that can writes it down."""
+        self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
+
+    def give_back_soon(self) -> None:
+        """Gives back what belongs to nobody, beside the order that found it; `settle` repeats what fails."""
+        task = asyncio.ensure_future(self._give_back_orphans())
+        self.chores.add(task)
+        task.add_done_callback(self.chores.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def found_now(self, upstream: Upstream, asked_at: float, seconds: float) -> Sequence[Found]:
+        """What it has had open since then, of which one may be the answer that was lost; nothing where it is not told.
+
+        Raises Unavailable.
+        """
+        if not isinstance(upstream, Finds) or seconds <= 0:
+            return ()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._listed(upstream.name, upstream, asked_at - attempts.CLOCK_SKEW_SECONDS)
+        except (UpstreamError, TimeoutError):
+            return ()
+
+    async def end_now(
+        self, upstream: Upstream, rental: Live, lost: LostExtension | None, seconds: float
+    ) -> float | None:
+        """When a rental ends, as its upstream has it; None where it does not say."""
+        if seconds <= 0:
+            return None
+        try:
+            async with asyncio.timeout(seconds):
+                progress = await upstream.read(
+                    Watched(rental.reference, 1, rental.service, rental.opened_at, extension=lost)
+                )
+        except (UpstreamError, TimeoutError):
+            return None
+        return progress.expires_at
+
+    async def _settle_all(self, *, at_start: bool) -> None:
+        now = self._house.clock()
+        await self._write_down(now)
+        is_alone = at_start and not self._house.is_shared
+        await self._give_up_left_behind(now if is_alone else now - LEFT_BEHIND_SECONDS)
+        if self._house.is_shared:
+            await self._handovers.put_up_left_behind()
+        rows = await self._block_doubtful()
+        mine: dict[str, list[Row]] = {}
+        for row in rows:
+            mine.setdefault(row["upstream"], []).append(row)
+        # At once: one that hangs is not to keep the others' in doubt.
+        await asyncio.gather(*(self._settle_upstream(upstream, found) for upstream, found in mine.items()))
+        if rows:
+            await self._block_doubtful()
+        await self._give_back_orphans()
+        await self._show_exposure()
+
+    async def _give_up_left_behind(self, before: float) -> None:
+        """Ends orders opened before then that nobody is at work on: their process died, or could not write."""
+        house = self._house
+        for row in await house.store.read(attempts.left_behind, before):
+            if row["id"] not in self._own and await house.store.run(attempts.give_up_order, row["id"], house.clock()):
+                log.warning("order.left_behind", activation=row["id"])
+
+    async def _block_doubtful(self) -> Sequence[Row]:
+        """Takes what is in doubt out of routing, and only that; the attempts. Raises Unavailable."""
+        rows = await self._house.store.read(attempts.unsettled)
+        self._house.health.set_blocks(
+            (row["upstream"], row["service"], row["country"], row["product"] == Product.RENTAL)
+            for row in rows
+            if row["product"] != Product.EXTENSION
+        )
+        return rows
+
+    async def _write_down(self, now: float) -> None:
+        """Leases whose row could not be written when they came: given back, or found written after all."""
+        while self._unwritten:
+            activation_id, attempt_id, reference = self._unwritten[0]
+            fingerprint = await self._house.store.run(
+                attempts.orphan_unless_leased, activation_id, attempt_id, reference, now
+            )
+            self._unwritten.pop(0)
+            live = await load(self._house.store, self._house.vault, activation_id) if fingerprint else None
+            if live is not None:
+                self._house.live.put(live)
+                self._handovers.abandon(live, fingerprint)
+
+    async def _settle_upstream(self, name: str, rows: Sequence[Row]) -> None:
+        upstream = self._house.upstreams.get(name)
+        if not rows:
+            return
+        found: Sequence[Found] | None = None
+        since = [row["started_at"] for row in rows if row["product"] != Product.EXTENSION]
+        if isinstance(upstream, Finds) and since:
+            try:
+                found = await self._listed(name, upstream, min(since) - attempts.CLOCK_SKEW_SECONDS)
+            except UpstreamError as error:
+                log.info("settle.unwell", upstream=name, error=type(error).__name__)
+        for row in rows:
+            # An order that is still under way asks for its own lost number, and may be about to adopt it.
+            if row["activation_id"] in self._own or self._is_under_way_elsewhere(row):
+                continue
+            if row["product"] == Product.EXTENSION:
+                await self._settle_extension(upstream, row)
+            else:
+                await self._settle_attempt(row, found)
+
+    def _is_under_way_elsewhere(self, row: Row) -> bool:
+        """Whether another process may be at work on the order that an attempt in doubt is of."""
+        age_seconds = self._house.clock() - row["opened_at"]
+        return self._house.is_shared and row["status"] == Status.OPENING and age_seconds < LEFT_BEHIND_SECONDS
+
+    async def _settle_extension(self, upstream: Upstream | None, row: Row) -> None:
+        """By the end its rental has upstream now: a later one says that the extension was made."""
+        house, rental_id = self._house, row["parent_id"]
+        rental = house.live.get(rental_id) or await load(house.store, house.vault, rental_id)
+        ends_at = None
+        if upstream is not None and rental is not None:
+            told = row["made_before"]
+            lost = None if told is None else LostExtension(row["hours"], row["had_until"], told)
+            seconds = house.settings.gateway.activations.order_deadline_seconds
+            ends_at = await self.end_now(upstream, rental, lost, seconds)
+        if not await house.store.run(attempts.settle_extension, row, ends_at, house.clock()):
+            return
+        log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
+        if rental is not None and ends_at is not None:
+            rental.expires_at = max(rental.expires_at, ends_at)
+
+    async def _settle_attempt(self, row: Row, found: Sequence[Found] | None) -> None:
+        house = self._house
+        stanza = house.stanza(row["upstream"])
+        is_ours_alone = stanza is not None and stanza.exclusive
+        state = await house.store.run(attempts.settle_doubt, row, found, house.clock(), is_ours_alone=is_ours_alone)
+        if state == "lost":
+            log.warning("rental.lost", attempt=row["id"], upstream=row["upstream"])
+        elif state:
+            log.info("attempt.settled", attempt=row["id"], upstream=row["upstream"])
+
+    async def _listed(self, name: str, upstream: Finds, since: float, *, has_ended: bool = True) -> Sequence[Found]:
+        """Its open orders, but for those made for another SMS whose reference is not known here yet.
+
+        With `has_ended` also where the activation it was asked for has ended: what is left of that is nobody's new
+        number, though a stranger. Raises Unwell, Unavailable.
+        """
+        found = await upstream.find(since)
+        if not isinstance(upstream, MovesLeases):
+            return found
+        ended_since = self._house.clock() - STRANGER_SECONDS_MAX if has_ended else None
+        resent = await self._house.store.read(moves.under_way, self._house.vault, name, ended_since)
+        return [one for one in found if (one.service, one.lease.number) not in resent]
+
+    async def _give_back_orphans(self) -> None:
+        mine: dict[str, list[Row]] = {}
+        for row in await self._house.store.read(attempts.orphans):
+            mine.setdefault(row["upstream"], []).append(row)
+        await asyncio.gather(*(self._give_back_each(rows) for rows in mine.values()))
+
+    async def _give_back_each(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            await self._give_back(row)
+
+    async def _give_back(self, row: Row) -> None:
+        """Cancels a lease that belongs to nobody; what it cost where that fails for good is the operator's loss."""
+        house = self._house
+        upstream = house.upstreams.get(row["upstream"])
+        try:
+            if upstream is None:
+                raise Unwell("taken out of the configuration")
+            await upstream.close(row["reference"], Outcome.CANCELLED)
+        except UnknownLease:
+            pass
+        except UpstreamError as error:
+            if house.clock() - row["started_at"] < attempts.doubt_seconds(row):
+                return
+            log.warning("orphan.lost", upstream=row["upstream"], error=type(error).__name__)
+            cost = Money(row["cost_max"], row["currency"])
+            if await house.store.run(attempts.lose, row["id"], cost, row["upstream"], house.clock()):
+                house.losses.note(row["upstream"], cost, house.clock())
+            return
+        await house.store.run(attempts.end, row["id"], "cancelled", "given back", house.clock(), row["reference"])
+
+    async def _turn_away(self, name: str, upstream: Upstream, stranger: Found) -> None:
+        try:
+            await upstream.close(stranger.lease.reference, Outcome.CANCELLED)
+        except UpstreamError as error:
+            log.warning("stranger.kept", upstream=name, error=type(error).__name__)
+        else:
+            log.warning("stranger.cancelled", upstream=name)
+
+    async def _show_exposure(self) -> None:
+        gauges = self._house.metrics
+        gauges.in_doubt.clear()
+        gauges.exposure.clear()
+        totals: Counter[str] = Counter()
+        for row in await self._house.store.read(attempts.exposures):
+            amount = Money(int(row["amount"]), row["currency"])
+            gauges.in_doubt.labels(row["upstream"]).set(row["attempts"])
+            gauges.exposure.labels(row["upstream"], row["currency"]).set(amount.micros / 1e6)
+            totals[row["upstream"]] += round(self._house.market.view.pricing.house_micros(amount) or amount.micros)
+        self._rest_overexposed(totals)
+
+    def _rest_overexposed(self, totals: Counter[str]) -> None:
+        """An upstream whose purchases in doubt may have cost too much takes no orders until some are settled."""
+        cap = round(self._house.settings.gateway.activations.in_doubt_exposure * MICROS)
+        over = {upstream for upstream, micros in totals.items() if micros > cap}
+        for upstream in over ^ self._house.market.overexposed:
+            log.warning("upstream.exposure", upstream=upstream, is_over=upstream in over)
+        if over != self._house.market.overexposed:
+            self._house.market.rest(over)
