@@ -1,4 +1,7 @@
-"""What a browser is told of every page and answer that is not a wire format's: its headers are part of the wire."""
+"""What a browser is told of every page and answer that is not a wire format's: its headers are part of the wire.
+
+Wire formats say the least of it, and only where their text could be taken for a page (`_wire.NOT_A_PAGE`).
+"""
 
 from __future__ import annotations
 

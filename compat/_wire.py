@@ -19,6 +19,12 @@ CRLF = b"\r\n"
 TEXT = b"text/html; charset=UTF-8"
 JSON = b"application/json"
 
+NOT_A_PAGE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"sandbox; default-src 'none'"),
+)
+"""For texts that might be taken for a page: senders of messages and owners of webhooks write what stands in them."""
+
 ABSENT = frozenset({"", "undefined", "null", "None"})
 """What clients in four languages send for "no value"."""
 
@@ -130,6 +136,8 @@ async def answer(
 ) -> None:
     """Sends a whole answer: never chunked, gzipped where the client asks for it, as the original did."""
     fields = [(b"content-type", content_type), (b"vary", b"Accept-Encoding"), *headers]
+    if content_type == TEXT and b"<" in body:
+        fields += NOT_A_PAGE
     if body and _GZIP.search(header(scope, b"accept-encoding")):
         body = _packed_small(body) if len(body) < 64 else gzip.compress(body, 3 if len(body) < 100_000 else 1)
         fields.append((b"content-encoding", b"gzip"))

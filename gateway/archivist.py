@@ -51,6 +51,7 @@ class Archivist:
             return ROUND_SECONDS
         now = house.clock()
         state = await self._state(now)
+        self._show(state, settings, now)  # a backup may take hours, or hang
         if is_due(state, settings.hour, now) and await house.store.run(claim, state, now + CLAIM_SECONDS):
             await self._back_up(directory, settings, now)
             state = await self._state(now)

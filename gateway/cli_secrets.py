@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from gateway import audit, keyring, logs, retention
-from gateway.database import Database
+from gateway import audit, backups, keyring, logs, retention
+from gateway.database import EMBEDDED_URL, Database
 from gateway.reencryption import Resealer, census
 from gateway.store import Tx
 from gateway.terminal import Context, common, moment, show, tell, with_database
 
-COLUMNS = ("key", "place", "values", "in_use_since", "state")
+COLUMNS = ("key", "place", "values", "backups", "in_use_since", "state")
 ACTOR = "cli"
 
 
@@ -31,20 +33,31 @@ def show_status(context: Context) -> None:
     async def read(database: Database) -> list[dict[str, Any]]:
         counts = await census(database.store, database.vault)
         rows = {row["fingerprint"]: row for row in await database.store.read(keyring.in_use)}
-        return _rows(database.vault.fingerprints, counts, rows)
+        return _rows(database.vault.fingerprints, counts, rows, _backups_by_key(context, database))
 
     rows = with_database(context, read)
     show(context, rows, COLUMNS)
 
 
-def _rows(ring: Any, counts: Any, in_use: Any) -> list[dict[str, Any]]:
+def _backups_by_key(context: Context, database: Database) -> Counter[str]:
+    """How many of the backups in their directory are sealed under each key of the ring, by its name in the ring."""
+    url = context.environment.get("DATABASE_URL", "").strip() or EMBEDDED_URL
+    directory = backups.place(context.settings().gateway.backup, url)
+    if directory is None or not directory.is_dir():
+        return Counter()
+    names = dict(zip(backups.keys(database.vault), database.vault.fingerprints, strict=True))
+    return Counter(names[one.header.key] for one in backups.listed(directory) if one.header.key in names)
+
+
+def _rows(ring: Sequence[str], counts: Any, in_use: Any, kept: Counter[str]) -> list[dict[str, Any]]:
     rows = [
         {
             "key": key,
             "place": place,
             "values": counts[key],
+            "backups": kept[key],
             "in_use_since": moment(in_use[key]["since"]) if key in in_use else None,
-            "state": _state(place, is_needed=key in in_use or counts[key] > 0),
+            "state": _state(place, is_needed=key in in_use or counts[key] > 0, is_kept=kept[key] > 0),
         }
         for place, key in enumerate(ring, start=1)
     ]
@@ -53,10 +66,12 @@ def _rows(ring: Any, counts: Any, in_use: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _state(place: int, *, is_needed: bool) -> str:
+def _state(place: int, *, is_needed: bool, is_kept: bool) -> str:
     if place == 1:
         return "newest: seals what is new"
-    return "needed" if is_needed else "may be removed"
+    if is_needed:
+        return "needed"
+    return "needed by backups only" if is_kept else "may be removed"
 
 
 @secrets_group.command("reencrypt")
@@ -83,7 +98,8 @@ def reencrypt(context: Context) -> None:
         return batches
 
     batches = with_database(context, run)
-    tell(context, {"batches": batches}, "everything is sealed under the newest key: the others may be removed")
+    words = "everything is sealed under the newest key; `simroute secrets status` tells which others may be removed"
+    tell(context, {"batches": batches}, words)
 
 
 def _note(tx: Tx) -> None:

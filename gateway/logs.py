@@ -24,19 +24,25 @@ QUIET = (
 """Libraries that log addresses with keys in them, or nothing an operator needs below a warning."""
 
 _SECRET = re.compile(
-    r"(?P<name>(?:api_?key|token|secret|password|authorization|bearer)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',;}]+",
+    r"(?P<name>(?:api_?key|token|secret|password|authorization|bearer)[\"']?\s*[=:]\s*[\"']?)"
+    r"(?:(?:bearer|basic|token)\s+)?[^\s&\"',;}]+",
     re.IGNORECASE,
 )
+_BEARER = re.compile(r"(?P<name>\b(?:bearer|basic)\s+)[\w+/~.-]{12,}=*", re.IGNORECASE)
+_PASSWORD = re.compile(r"(?P<name>\b[a-z][a-z0-9+.-]*://[^\s:/@\"']*:)[^\s@\"']+(?=@)", re.IGNORECASE)
+_SIGNING = re.compile(r"whsec_[\w+/=-]+")
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 _HASH = re.compile(r"\$argon2\w+\$[^\s\"']+")
 # What stands before a value in an address may be written as %3D or %2B.
 _KEY = re.compile(r"(?:(?<=%[0-9A-Fa-f]{2})|(?<![A-Za-z0-9]))[A-Za-z0-9]{32}(?![A-Za-z0-9])")
-_NUMBER = re.compile(r"(?:(?<=%[0-9A-Fa-f]{2})|(?<![\w.:-]))\+?\d{10,15}(?![\w.:-])")
+_NUMBER = re.compile(r"(?:(?<=%[0-9A-Fa-f]{2})|(?<![\w.-]))\+?\d{10,15}(?![\w-]|[.:]\d)")
 
 
 def redact(line: str) -> str:
-    """The line with API keys, tokens, passwords' hashes and phone numbers blotted out."""
+    """The line with API keys, tokens, secrets, passwords, their hashes and phone numbers blotted out."""
     line = _HASH.sub("[hash]", _TOKEN.sub("[token]", line))
+    line = _PASSWORD.sub(r"\g<name>[secret]", _SIGNING.sub("[secret]", line))
+    line = _BEARER.sub(r"\g<name>[secret]", line)
     return _NUMBER.sub("[number]", _KEY.sub("[key]", _SECRET.sub(r"\g<name>[secret]", line)))
 
 

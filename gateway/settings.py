@@ -17,6 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -686,6 +687,7 @@ class Environment:
     redis_url: str | None = _variable("Redis address; absent, everything is kept in the process.")
     host: str | None = _variable("Address to listen on, over `server.host`.", is_shown=True)
     port: int | None = _variable("Port to listen on, over `server.port`.", is_shown=True)
+    backup_directory: str | None = _variable("Where backups go, over `backup.directory`.", is_shown=True)
     api_key_salt: str | None = _variable("Peppers the digests of API keys.")
     data_encryption_keys: str | None = _variable("Keys for data at rest, newest first, separated by commas.")
     index_key: str | None = _variable("Key of the digests that numbers are looked up by.")
@@ -705,7 +707,7 @@ class Environment:
 
 
 def read_environment(environment: Mapping[str, str]) -> Environment:
-    """Raises SettingsError on a PORT that is none and on secrets that are too short."""
+    """Raises SettingsError on a PORT or an address that is none and on secrets that are too short."""
     found, problems = _environment(environment)
     if problems:
         raise SettingsError(problems)
@@ -722,12 +724,42 @@ def _environment(environment: Mapping[str, str]) -> tuple[Environment, list[str]
     ]
     if values["payment_hook_url"] and not values["payment_secret"]:
         problems.append("environment: PAYMENT_HOOK_URL needs PAYMENT_SECRET, which signs what it is sent")
+    problems += _not_addresses(values)
     port = values["port"]
     if port and not (re.fullmatch(r"\d{1,5}", port) and 1 <= int(port) <= 65535):
         problems.append("environment: PORT is not a number from 1 to 65535")
         port = None
     values["port"] = int(port) if port else None
     return Environment(**values), problems
+
+
+def _not_addresses(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the addresses, without a word of them: they carry passwords."""
+    problems = []
+    if values["redis_url"] and not _is_address(values["redis_url"], ("redis", "rediss", "unix")):
+        problems.append(
+            "environment: REDIS_URL is not an address like redis://:PASSWORD@HOST:6379/0 (in a password, / # ? and @"
+            " are written %2F %23 %3F %40)"
+        )
+    if values["webhook_url"] and not _is_address(values["webhook_url"], ("https", "http")):
+        problems.append("environment: WEBHOOK_URL is not an address like https://HOST/webhooks/sms")
+    hook = values["payment_hook_url"]
+    if hook and not (_is_address(hook, ("https",)) or _is_address(hook, ("http",), hosts=("127.0.0.1", "localhost"))):
+        problems.append("environment: PAYMENT_HOOK_URL is not an HTTPS address")
+    if values["notify_urls"] and any("://" not in part for part in values["notify_urls"].split()):
+        problems.append("environment: NOTIFY_URLS has a part that is no address, such as mailtos://… or tgram://…")
+    return problems
+
+
+def _is_address(text: str, schemes: Collection[str], hosts: Collection[str] = ()) -> bool:
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if parts.scheme not in schemes or port == 0 or parts.fragment:
+        return False
+    return bool(parts.path) if parts.scheme == "unix" else bool(host) and (not hosts or host in hosts)
 
 
 def _secrets(name: str, value: str) -> Sequence[str]:
@@ -840,7 +872,10 @@ def _catalog(directory: Path, problems: list[str]) -> Catalog | None:
 def _overridden(gateway: GatewaySettings, environment: Environment) -> GatewaySettings:
     over = {"host": environment.host, "port": environment.port}
     server = gateway.server.model_copy(update={key: value for key, value in over.items() if value is not None})
-    return gateway.model_copy(update={"server": server})
+    backup = gateway.backup
+    if environment.backup_directory:
+        backup = backup.model_copy(update={"directory": environment.backup_directory})
+    return gateway.model_copy(update={"server": server, "backup": backup})
 
 
 def _country_problems(file: _File, gateway: GatewaySettings, catalog: Catalog) -> Iterator[str]:

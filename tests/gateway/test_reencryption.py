@@ -302,11 +302,27 @@ def test_the_command_line_tells_where_it_stands_and_does_it_now(tmp_path: Path, 
     assert "may still seal under an older key" in shell.refused("secrets", "reencrypt")
     with transaction(sealed) as tx:
         tx.execute("update sealing_keys set used_at = used_at - 1000")
-    assert "others may be removed" in shell.ok("secrets", "reencrypt")
+    assert "everything is sealed under the newest key" in shell.ok("secrets", "reencrypt")
     newest, oldest = shell.json("secrets", "status")
     assert (oldest["values"], oldest["state"]) == (0, "may be removed")
     assert newest["values"] > 0
     Shell(directory, ring(sealed, NEW)).ok("secrets", "status")
+
+
+def test_a_key_that_backups_need_is_not_said_to_be_removable(tmp_path: Path, light: str) -> None:
+    directory = config_directory(tmp_path)
+    kept = tmp_path / "kept"
+    shell = Shell(directory, ring(light, OLD) | {"BACKUP_DIRECTORY": str(kept)})
+    shell.ok("backup")
+    with transaction(light) as tx:
+        tx.execute("update sealing_keys set used_at = used_at - 1000")
+    shell = Shell(directory, ring(light, NEW, OLD) | {"BACKUP_DIRECTORY": str(kept)})
+    shell.ok("secrets", "reencrypt")
+    newest, oldest = shell.json("secrets", "status")
+    assert (newest["backups"], oldest["backups"]) == (0, 1)
+    assert oldest["state"] == "needed by backups only"
+    next(kept.glob("*.backup")).unlink()
+    assert shell.json("secrets", "status")[1]["state"] == "may be removed"
 
 
 async def test_two_at_once_do_each_other_no_harm(sealed: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,8 +346,9 @@ def test_proxy_that_is_no_web_address_is_refused(directory: Path, proxy: str) ->
 
 
 def test_secrets_never_reach_a_repr(directory: Path) -> None:
-    names = ("DATABASE_URL", "REDIS_URL", "API_KEY_SALT", "DATA_ENCRYPTION_KEYS", "INDEX_KEY", "WEBHOOK_SECRET")
+    names = ("DATABASE_URL", "API_KEY_SALT", "DATA_ENCRYPTION_KEYS", "INDEX_KEY", "WEBHOOK_SECRET")
     environment = dict.fromkeys((*names, "JWT_SECRET_KEY", "HEROSMS_API_KEY"), SECRET)
+    environment["REDIS_URL"] = f"redis://:{SECRET}@cache:6379/0"
     settings = load(directory, environment, upstreams=f'[herosms]\nproxy = "http://user:{SECRET}@proxy.test"\n')
     assert settings.environment.webhook_secret == SECRET
     assert SECRET not in repr(settings)
@@ -360,9 +361,11 @@ def test_secret_in_the_wrong_place_is_not_repeated(directory: Path) -> None:
     assert SECRET not in sentence
 
 
-def test_environment_wins_over_the_server_table(directory: Path) -> None:
-    settings = load(directory, {"HOST": "0.0.0.0", "PORT": "9000"}, gateway="[server]\nport = 8001\n")
-    assert (settings.gateway.server.host, settings.gateway.server.port) == ("0.0.0.0", 9000)
+def test_environment_wins_over_the_file(directory: Path) -> None:
+    values = {"HOST": "0.0.0.0", "PORT": "9000", "BACKUP_DIRECTORY": "/backups"}
+    found = load(directory, values, gateway='[server]\nport = 8001\n[backup]\ndirectory = "elsewhere"\nhour = 5\n')
+    assert (found.gateway.server.host, found.gateway.server.port) == ("0.0.0.0", 9000)
+    assert (found.gateway.backup.directory, found.gateway.backup.hour) == ("/backups", 5)
 
 
 def test_blank_variable_counts_as_absent(directory: Path) -> None:
@@ -380,6 +383,46 @@ def test_environment_can_be_read_by_itself() -> None:
 def test_port_that_is_none_is_refused(port: str) -> None:
     with pytest.raises(SettingsError, match="PORT is not a number from 1 to 65535"):
         read_environment({"PORT": port})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_URL", "cache"),
+        ("REDIS_URL", "redis://:horse/staple@cache:6379/0"),
+        ("REDIS_URL", "redis://:horse#staple@cache:6379/0"),
+        ("REDIS_URL", "http://cache:6379"),
+        ("REDIS_URL", "unix://"),
+        ("WEBHOOK_URL", "gw.example.test/webhooks/sms"),
+        ("WEBHOOK_URL", "ftp://gw.example.test/webhooks/sms"),
+        ("PAYMENT_HOOK_URL", "http://pay.example.test/hook"),
+        ("PAYMENT_HOOK_URL", "https://"),
+        ("NOTIFY_URLS", "tgram://staple/1 nonsense"),
+    ],
+)
+def test_what_is_no_address_is_told_without_its_words(directory: Path, variable: str, value: str) -> None:
+    values = {"PAYMENT_SECRET": "x" * 32, variable: value}
+    with pytest.raises(SettingsError, match=f"environment: {variable} ") as caught:
+        load(directory, values)
+    assert len(caught.value.problems) == 1
+    assert "staple" not in str(caught.value)
+    assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REDIS_URL", "redis://:horse%2Fstaple@cache:6379/0"),
+        ("REDIS_URL", "rediss://cache"),
+        ("REDIS_URL", "unix:///run/redis.sock?db=1"),
+        ("WEBHOOK_URL", "https://gw.example.test/webhooks/sms"),
+        ("PAYMENT_HOOK_URL", "https://pay.example.test:8443/hook?x=1"),
+        ("NOTIFY_URLS", "tgram://token/1\n mailto://me:word@example.test,you@example.test"),
+    ],
+)
+def test_what_is_an_address_is_taken(directory: Path, variable: str, value: str) -> None:
+    found = load(directory, {"PAYMENT_SECRET": "x" * 32, variable: value})
+    assert getattr(found.environment, variable.lower()) == value
 
 
 @pytest.mark.parametrize("variable", ["WEBHOOK_SECRET", "JWT_SECRET_KEY"])
