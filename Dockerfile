@@ -20,7 +20,7 @@ COPY --from=postgresql /tools /opt/postgresql
 COPY --from=build /app /app
 WORKDIR /app
 USER simroute
-ENV HOST=0.0.0.0 PYTHONDONTWRITEBYTECODE=1 PATH=$PATH:/opt/postgresql
+ENV HOST=0.0.0.0 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/postgresql:$PATH
 EXPOSE 8000
 VOLUME /app/var
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \

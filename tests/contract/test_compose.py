@@ -36,6 +36,16 @@ def test_two_gateways_and_a_worker_share_postgresql_and_redis() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
+def test_backups_are_kept_in_a_volume_that_the_program_may_write_to(name: str) -> None:
+    directory = OURS[name]["environment"]["BACKUP_DIRECTORY"]
+    volumes = dict(volume.split(":")[:2] for volume in OURS[name]["volumes"])
+    place = next(source for source, target in volumes.items() if target == directory)
+    assert place in COMPOSE["volumes"]
+    made = next(line for line in DOCKERFILE.splitlines() if "install -d -o simroute" in line)
+    assert directory in made.split()
+
+
+@pytest.mark.parametrize("name", OURS)
 def test_a_command_is_one_that_the_program_has(name: str) -> None:
     program, verb, *arguments = _command(OURS[name])
     assert program == "/app/.venv/bin/simroute"
