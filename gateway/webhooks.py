@@ -205,7 +205,7 @@ class Courier:
     async def _deliver(self, row: Row) -> None:
         house, settings = self._house, self._house.settings.gateway.webhooks
         result = await self._attempt(row)
-        self._note_pace(_key(row), result)
+        self._note_pace(_key(row), result, min(SLOW_SECONDS, settings.timeout_seconds))
         ending = _ending(result, row["tries"], settings.retry_seconds, house.clock())
         try:
             ending = await house.store.run(_note, row, result, ending, settings)
@@ -215,10 +215,10 @@ class Courier:
         house.metrics.notices.labels(ending.label).inc()
         log.info(f"notice.{ending.label}", notice=row["id"], result=result.words, tries=ending.tries)
 
-    def _note_pace(self, key: EndpointKey, result: _Result) -> None:
+    def _note_pace(self, key: EndpointKey, result: _Result, slow_seconds: float) -> None:
         if result.attempt is None:
             return
-        is_slow = result.attempt.seconds > SLOW_SECONDS
+        is_slow = result.attempt.seconds >= slow_seconds
         now, before = (self._slow, self._quick) if is_slow else (self._quick, self._slow)
         now[key] = None
         before.pop(key, None)

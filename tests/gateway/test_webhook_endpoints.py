@@ -852,7 +852,6 @@ async def test_a_place_is_taken_until_the_look_up_is_back_though_the_attempt_is_
 ) -> None:
     """Or the threads run out, and whoever comes next waits for one and is taken for slow."""
     monkeypatch.setattr("gateway.webhooks.IN_FLIGHT_SLOW_MAX", 2)
-    monkeypatch.setattr("gateway.webhooks.SLOW_SECONDS", 0.05)
     configure(stage.house, QUICK_TO_PAUSE.model_copy(update={"timeout_seconds": 0.1}))
     courier, port = stage.couriers(), stage.receiver.port
     notices = []
