@@ -32,8 +32,8 @@ REFUSALS: Mapping[type[CallerError], str] = {
     BadWebhookUrl: "this is no address that notices can be sent to",
     WebhookNotHttps: "notices are sent to https:// addresses only",
     WebhookUrlTooLong: "the address is too long: 255 characters at most",
-    NotAllowedNow: "nothing would be sent: no address is set, it is disabled (`simroute webhook enable`), or the notice"
-    " waits to be sent anyway",
+    NotAllowedNow: "nothing would be sent: no address is set, it is disabled (`simroute webhook enable`), the message"
+    " is deleted, or the notice waits to be sent anyway",
 }
 
 

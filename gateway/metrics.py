@@ -97,7 +97,7 @@ class Metrics:
         )
         self.notices_dead = Gauge("simroute_notices_dead", "Notices given up", registry=self.registry)
         self.webhooks_disabled = Gauge("simroute_webhooks_disabled", "Webhooks disabled now", registry=self.registry)
-        for result in ("sent", "retry", "refused", "dead"):
+        for result in ("sent", "retry", "refused", "dead", "deleted"):
             self.notices.labels(result)  # from nought on: of a series that begins at 1 no increase is seen
         for result in ("sent", "failed", "dropped"):
             self.notifications.labels(result)

@@ -254,10 +254,11 @@ def _dead(rows: Sequence[Row]) -> str:
 
 
 def _dead_notices(tx: Tx, since: float) -> Sequence[Row]:
-    """By account, most first. Those given up for want of an address were nobody's failure."""
+    """By account, most first. Those given up for want of an address or a message were nobody's failure."""
     return tx.all(
         "select a.name, count(*) as notices from notices n join accounts a on a.id = n.account_id"
-        " where n.state = 'dead' and n.ended_at > :since and n.last_result not in (:unset, :restored)"
+        " where n.state = 'dead' and n.ended_at > :since and n.last_result not in"
+        " (:unset, :restored, 'deleted', 'message deleted')"
         " group by a.name order by notices desc, a.name",
         since=since,
         unset=NO_WEBHOOK,

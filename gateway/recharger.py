@@ -16,7 +16,7 @@ from gateway.house import House
 from gateway.money import plain
 from gateway.settings import Environment
 from gateway.store import Row
-from gateway.webhook_addresses import check_url
+from gateway.webhook_addresses import check_destination
 from gateway.webhook_endpoints import lease_seconds
 from gateway.webhook_forms import user_agent
 from gateway.webhook_wire import Wire, failure
@@ -77,7 +77,7 @@ class Recharger:
         if not environment.payment_hook_url or not environment.payment_secret:
             return NO_HOOK
         try:
-            check_url(environment.payment_hook_url, self._house.settings.gateway.webhooks)
+            check_destination(environment.payment_hook_url, self._house.settings.gateway.webhooks)
             body = _body(run)
             headers = _headers(environment, run["reference"], body, self._house.clock())
             answer = await self._wire.post(environment.payment_hook_url, headers, body.encode())

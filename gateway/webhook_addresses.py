@@ -26,6 +26,8 @@ NEVER_PUBLIC = (
 
 _HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029]")
+_NEVER_UNESCAPED = re.compile(r"""[<>"^`{|}]""")
+"""What no URL may hold as it is (RFC 3986): dialects show an address back, and a browser may take it for HTML."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -35,6 +37,13 @@ def check_url(url: str, settings: WebhooksSettings) -> None:
 
     A courtesy to whoever sets it: what a name leads to is known, and refused, only when a connection is made.
     """
+    check_destination(url, settings)
+    if _NEVER_UNESCAPED.search(url):
+        raise BadWebhookUrl
+
+
+def check_destination(url: str, settings: WebhooksSettings) -> None:
+    """What may be sent to: also addresses with characters that could be set before. Raises as `check_url`."""
     host = _host(parsed_url(url, settings))
     if not settings.allow_private_addresses and _is_plainly_private(host):
         raise BadWebhookUrl

@@ -18,6 +18,9 @@ REPLAYED_MAX = 1_000
 
 PRUNED_MAX = 5_000
 
+MESSAGE_DELETED = "message deleted"
+"""The result of a notice whose message was gone when its turn came. Nobody failed: nobody was asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -90,7 +93,7 @@ def notices(tx: Tx, account_id: int, *, state: str | None, before: int, limit: i
 def replay(tx: Tx, account_id: int, notice_id: int, at: float, actor: str) -> Row | None:
     """Sends a notice that is sent or given up once more, under its own id; None where the account has no such notice.
 
-    Raises NotAllowedNow where it waits to be sent anyway, or where nothing would be sent.
+    Raises NotAllowedNow where it waits to be sent anyway, where its message is deleted, or where nothing would be sent.
     """
     row = tx.one(_NOTICE + "= :id", account=account_id, id=notice_id)
     if row is None:
@@ -98,7 +101,8 @@ def replay(tx: Tx, account_id: int, notice_id: int, at: float, actor: str) -> Ro
     webhook_endpoints.require_usable(tx, account_id, row["rental_id"])
     is_ours = tx.execute(
         "update notices set state = 'pending', tries = 0, next_at = :at, ended_at = null"
-        " where id = :id and state <> 'pending'",
+        " where id = :id and state <> 'pending'"
+        " and exists (select 1 from messages m where m.id = notices.message_id and m.text_sealed <> '')",
         at=at,
         id=notice_id,
     )
@@ -112,15 +116,17 @@ def replay_dead(tx: Tx, account_id: int, since: float, at: float, actor: str) ->
     """Sends what was given up of messages since then once more, oldest first, `REPLAYED_MAX` at most; how many.
 
     What was given up after `at` is left: so whoever repeats this with the same time comes to an end. Raises
-    NotAllowedNow where nothing would be sent. Notices to a rental that takes none are left where they are.
+    NotAllowedNow where nothing would be sent. Notices to a rental that takes none, and of deleted messages, are left
+    where they are.
     """
     webhook_endpoints.require_usable(tx, account_id, 0)
     count = tx.execute(
         "update notices set state = 'pending', tries = 0, next_at = :at, ended_at = null where state = 'dead'"  # noqa: S608 — a constant
         " and id in (select n.id from notices n join activations v on v.id = n.activation_id"
+        " join messages m on m.id = n.message_id"
         f" left join webhook_endpoints e on e.account_id = n.account_id and e.rental_id = {ENDPOINT}"
         " where n.account_id = :account and n.state = 'dead' and n.created_at >= :since and n.ended_at <= :at"
-        " and e.disabled_at is null"
+        " and e.disabled_at is null and m.text_sealed <> ''"
         " and (n.format <> 'rent' or v.webhook_url_sealed is not null) order by n.id limit :most)",
         account=account_id,
         since=since,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import aiohttp
@@ -16,10 +17,14 @@ from gateway.house import House
 from gateway.webhook_addresses import is_public
 
 CONNECTIONS_MAX = 256
-RESOLVER_THREADS = 64
-"""More than one client's dead name servers can take: a look-up holds its thread for as long as the system tries."""
+RESOLVER_THREADS = CONNECTIONS_MAX
+"""One for each request, so that none waits for another's dead name servers. A look-up holds its thread for as long as
+the system tries, which a time-out does not end: whoever sends that many at once counts a request until `looked_up`."""
 
 RESPONSE_BUFFER_BYTES = 1024
+
+_look_ups: ContextVar[list[Future[Sequence[aiohttp.AddrInfoType]]]] = ContextVar("look_ups")
+"""Of the request under way in this context. The connector resolves in tasks of its own, which inherit it."""
 
 
 class PrivateAddress(OSError):
@@ -35,7 +40,9 @@ class _Names(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port, family)
+        look_up = self._threads.submit(_look_up, host, port, family)
+        _look_ups.get().append(look_up)
+        found = await asyncio.wrap_future(look_up)
         return [_resolved(host, port, info[0], info[2], info[4][0]) for info in found]
 
     async def close(self) -> None:
@@ -75,11 +82,17 @@ class Wire:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """What was answered. Raises ClientError (PrivateAddress as its `os_error`), TimeoutError, ValueError."""
+        _look_ups.set([])
         timeout = aiohttp.ClientTimeout(total=self._house.settings.gateway.webhooks.timeout_seconds)
         async with self._opened().post(
             url, data=body, headers=headers, timeout=timeout, allow_redirects=False
         ) as response:
             return Answer(response.status, response.headers.get("Retry-After", ""))
+
+    async def looked_up(self) -> None:
+        """Waits until the task's last `post` holds no thread any more: where a name hangs, past its time-out."""
+        left = [asyncio.wrap_future(look_up) for look_up in _look_ups.get([]) if not look_up.done()]
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def aclose(self) -> None:
         if self._session is not None:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC
 
 import structlog
 from cachetools import TTLCache
@@ -29,15 +30,18 @@ from gateway.store import Row, Tx
 from gateway.webhook_addresses import parsed_url
 from gateway.webhook_endpoints import ENDPOINT, Endpoint, lease_seconds
 from gateway.webhook_forms import RENT, body_of, example_body, signed_headers
-from gateway.webhook_log import Attempt
+from gateway.webhook_log import MESSAGE_DELETED, Attempt
 from gateway.webhook_wire import CONNECTIONS_MAX, Answer, Wire, failure, is_refused
 
 PAUSE_SECONDS = 0.25
 IN_FLIGHT_MAX = CONNECTIONS_MAX
-"""Attempts under way at once, per process. Each is a socket and a task that mostly wait."""
+"""Attempts under way at once, per process. Each is a socket, a task and for a while a thread, that mostly wait."""
 
 IN_FLIGHT_SLOW_MAX = IN_FLIGHT_MAX // 2
 """Of them, those to endpoints that are known to be slow: however many there are, others find a place."""
+
+IN_FLIGHT_UNPROVEN_MAX = IN_FLIGHT_MAX * 3 // 4
+"""Of them, those to endpoints not known to be quick: many that hang for the first time leave others the rest."""
 
 IN_FLIGHT_PER_ACCOUNT_MAX = 8
 """Over all its endpoints: its own, and those of its rentals."""
@@ -46,7 +50,8 @@ IN_FLIGHT_PER_ENDPOINT_MAX = 2
 """So that a receiver that never answers takes two places, and not everybody's. One that was paused is tried by one."""
 
 SLOW_SECONDS = 1.0
-SLOW_REMEMBERED_SECONDS = 600.0
+PACE_REMEMBERED_SECONDS = 600.0
+PACES_REMEMBERED_MAX = 10_000
 DEFERRED_MAX = 1_000
 RETRY_AFTER_SECONDS_MAX = 3600.0
 HONOURED_RETRY_AFTER = frozenset({429, 503})
@@ -103,10 +108,12 @@ def retry_after_seconds(text: str, now: float) -> float:
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), RETRY_AFTER_SECONDS_MAX)
     try:
-        at = email.utils.parsedate_to_datetime(text).timestamp()
+        at = email.utils.parsedate_to_datetime(text)
+        # Without a zone, which `-0000` is to the parser, it is UTC as RFC 9110 has it, not the time of this machine.
+        seconds = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp() - now
     except (ValueError, OverflowError):
         return 0.0
-    return min(max(0.0, at - now), RETRY_AFTER_SECONDS_MAX)
+    return min(max(0.0, seconds), RETRY_AFTER_SECONDS_MAX)
 
 
 # The queue
@@ -119,7 +126,8 @@ class Courier:
         self._house = house
         self._wire = Wire(house)
         self._in_flight: dict[asyncio.Task[None], tuple[EndpointKey, float]] = {}
-        self._slow: TTLCache[EndpointKey, None] = TTLCache(10_000, SLOW_REMEMBERED_SECONDS)
+        self._slow: TTLCache[EndpointKey, None] = TTLCache(PACES_REMEMBERED_MAX, PACE_REMEMBERED_SECONDS)
+        self._quick: TTLCache[EndpointKey, None] = TTLCache(PACES_REMEMBERED_MAX, PACE_REMEMBERED_SECONDS)
 
     async def round(self) -> float:
         """Starts what is due, as far as there is room, and waits a moment for it; seconds until the next round.
@@ -155,21 +163,26 @@ class Courier:
             await asyncio.wait(self._in_flight, timeout=PAUSE_SECONDS, return_when=until)
 
     def _fitting(self, due: Sequence[Row], settings: WebhooksSettings) -> list[Row]:
-        """Those there is a place for: in the process, among the slow, and in the share of account and endpoint."""
+        """Those there is a place for: in the process, among their like, and in the share of account and endpoint."""
         endpoints = Counter(key for key, _ in self._in_flight.values())
         accounts = Counter(key[0] for key, _ in self._in_flight.values())
-        slow, room = self._slow_in_flight(), IN_FLIGHT_MAX - len(self._in_flight)
+        slow, unproven = self._slow_in_flight(), self._unproven_in_flight()
+        room = IN_FLIGHT_MAX - len(self._in_flight)
         chosen: list[Row] = []
         for row in due:
             key = _key(row)
-            is_slow = key in self._slow
+            is_slow, is_unproven = key in self._slow, key not in self._quick
             most = 1 if row["failures"] >= settings.pause_after else IN_FLIGHT_PER_ENDPOINT_MAX
             is_full = endpoints[key] >= most or accounts[key[0]] >= IN_FLIGHT_PER_ACCOUNT_MAX
-            if len(chosen) == room or is_full or (is_slow and slow >= IN_FLIGHT_SLOW_MAX):
+            is_crowded = (is_slow and slow >= IN_FLIGHT_SLOW_MAX) or (
+                is_unproven and unproven >= IN_FLIGHT_UNPROVEN_MAX
+            )
+            if len(chosen) == room or is_full or is_crowded:
                 continue
             endpoints[key] += 1
             accounts[key[0]] += 1
             slow += is_slow
+            unproven += is_unproven
             chosen.append(row)
         return chosen
 
@@ -177,29 +190,38 @@ class Courier:
         now = time.monotonic()
         return sum(key in self._slow or now - began > SLOW_SECONDS for key, began in self._in_flight.values())
 
+    def _unproven_in_flight(self) -> int:
+        return sum(key not in self._quick for key, _ in self._in_flight.values())
+
     def _start(self, row: Row) -> None:
         task = asyncio.create_task(self._carry(row), name=f"notice:{row['id']}")
         self._in_flight[task] = _key(row), time.monotonic()
         task.add_done_callback(self._in_flight.pop)
 
     async def _carry(self, row: Row) -> None:
+        await self._deliver(row)
+        await self._wire.looked_up()  # till then its place is taken: there are no more threads than places
+
+    async def _deliver(self, row: Row) -> None:
         house, settings = self._house, self._house.settings.gateway.webhooks
         result = await self._attempt(row)
-        self._note_pace(_key(row), result)
+        self._note_pace(_key(row), result, min(SLOW_SECONDS, settings.timeout_seconds))
         ending = _ending(result, row["tries"], settings.retry_seconds, house.clock())
         try:
-            await house.store.run(_note, row, result, ending, settings)
+            ending = await house.store.run(_note, row, result, ending, settings)
         except Unavailable:
             log.warning("notice.unrecorded", notice=row["id"], result=result.words)
             return
         house.metrics.notices.labels(ending.label).inc()
         log.info(f"notice.{ending.label}", notice=row["id"], result=result.words, tries=ending.tries)
 
-    def _note_pace(self, key: EndpointKey, result: _Result) -> None:
-        if result.attempt is not None and result.attempt.seconds > SLOW_SECONDS:
-            self._slow[key] = None
-        else:
-            self._slow.pop(key, None)
+    def _note_pace(self, key: EndpointKey, result: _Result, slow_seconds: float) -> None:
+        if result.attempt is None:
+            return
+        is_slow = result.attempt.seconds >= slow_seconds
+        now, before = (self._slow, self._quick) if is_slow else (self._quick, self._slow)
+        now[key] = None
+        before.pop(key, None)
 
     async def _attempt(self, row: Row) -> _Result:
         """One attempt, whatever comes of it: a notice that cannot be sent must not keep the others."""
@@ -298,7 +320,7 @@ def _nowhere(row: Row) -> str:
         return "no webhook set"
     if row["disabled_at"] is not None:
         return "webhook disabled"
-    return "" if row["text_sealed"] else "message deleted"
+    return "" if row["text_sealed"] else MESSAGE_DELETED
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,11 +340,17 @@ def _ending(result: _Result, tries: int, pauses: Sequence[float], now: float) ->
     if result.is_sent:
         state, label, next_at = "sent", "sent", now
     elif result.is_final or tries >= len(pauses):
-        state, label, next_at = "dead", "dead", now
+        label = "deleted" if result.words == MESSAGE_DELETED else "dead"
+        state, next_at = "dead", now
     else:
         label = "refused" if result.is_refused else "retry"
         state, next_at = "pending", now + max(pauses[tries], result.hold_seconds)
     return _Ending(state, label, made, next_at, now)
+
+
+def _readdressed(result: _Result, tries: int, now: float) -> _Ending:
+    """How a failed attempt leaves its notice where another address was set meanwhile: that one has all its attempts."""
+    return _Ending("pending", "refused" if result.is_refused else "retry", tries, now, now)
 
 
 # Units of work
@@ -404,9 +432,15 @@ def _whole(tx: Tx, notice_id: int) -> Row | None:
     )
 
 
-def _note(tx: Tx, row: Row, result: _Result, ending: _Ending, settings: WebhooksSettings) -> None:
-    """Writes an attempt down. A failure counts only under its own claim; a success, however late, always does."""
+def _note(tx: Tx, row: Row, result: _Result, ending: _Ending, settings: WebhooksSettings) -> _Ending:
+    """Writes an attempt down; how it left the notice.
+
+    A failure counts only under its own claim, and only at the address still set; a success, however late, always does.
+    """
     attempt = result.attempt
+    is_former = not _is_current(tx, row, is_held=not result.is_sent)
+    if is_former and not result.is_sent:
+        ending = _readdressed(result, row["tries"], ending.at)
     is_noted = tx.execute(
         "update notices set state = :state, tries = :tries, next_at = :next_at, ended_at = :ended_at,"
         " last_result = :words, body_digest = :digest"
@@ -421,22 +455,28 @@ def _note(tx: Tx, row: Row, result: _Result, ending: _Ending, settings: Webhooks
         leased_until=row["next_at"],
     )
     if attempt is None:
-        return
+        return ending
     webhook_log.note_attempt(tx, row["account_id"], row["id"], attempt)
-    if not is_noted or _address_now(tx, row) != _address(row):
-        return  # it tells nothing of the endpoint as it is now
+    if not is_noted or is_former:
+        return ending  # it tells nothing of the endpoint as it is now
     if result.is_sent:
         webhook_endpoints.note_success(tx, *_key(row))
     else:
         webhook_endpoints.note_failure(
             tx, *_key(row), result.words, ending.at, settings, is_gone=result.is_gone, hold_seconds=result.hold_seconds
         )
+    return ending
 
 
-def _address_now(tx: Tx, row: Row) -> str | None:
-    """The address of a notice's endpoint, sealed, as it is by now: sealed anew when it is set anew."""
-    if row["format"] == RENT:
+def _is_current(tx: Tx, row: Row, *, is_held: bool) -> bool:
+    """Whether the address is still the one the notice was claimed with; it is sealed anew when it is set anew.
+
+    `is_held`: an account's stays so until this unit is over, so that no other is set beside it unnoticed.
+    """
+    if row["format"] == RENT:  # never set again
         found = tx.one("select webhook_url_sealed as url from activations where id = :id", id=row["activation_id"])
     else:
+        if is_held:
+            tx.execute("update accounts set webhook_format = webhook_format where id = :id", id=row["account_id"])
         found = tx.one("select webhook_url_sealed as url from accounts where id = :id", id=row["account_id"])
-    return found["url"] if found else None
+    return found is not None and str(found["url"] or "") == _address(row)

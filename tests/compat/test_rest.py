@@ -299,6 +299,7 @@ async def test_a_webhook_is_set_and_shown(api: RestHouse) -> None:
         ("https://127.0.0.1/", "bad_webhook_url"),
         ("https://example.com/" + "x" * 250, "webhook_url_too_long"),
         ("https://", "bad_webhook_url"),
+        ("https://example.com/<script>", "bad_webhook_url"),
     ],
 )
 async def test_a_webhook_address_is_checked(api: RestHouse, url: str, code: str) -> None:

@@ -190,7 +190,7 @@ async def test_refusals_of_a_rental(api: RestHouse) -> None:
         "price_too_low": [{"max_price": "0.01"}],
         "no_balance": [{"hours": 1344}],
         "webhook_not_https": [{"webhook_url": "http://example.com/"}],
-        "bad_webhook_url": [{"webhook_url": "https://10.0.0.1/"}],
+        "bad_webhook_url": [{"webhook_url": "https://10.0.0.1/"}, {"webhook_url": "https://example.com/<b>"}],
         "invalid": [{"hours": 0}, {"hours": 1.5}, {"hours": "24"}, {"hours": True}, {"more": 1}, {"webhook_url": ""}],
     }
     for code, bodies in wrong.items():

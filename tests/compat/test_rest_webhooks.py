@@ -187,6 +187,11 @@ async def test_all_that_was_given_up_since_a_time_is_sent_again(either: RestHous
     assert await post(either, TOP + "/replay") == {"count": 1, "is_more": False}
     assert (await post(either, TOP + "/replay", {"since": "yesterday"}, status=422))["code"] == "invalid"
 
+    await either.house.database.store.run(_give_all_up, either.house.clock())
+    await either.house.database.store.run(lambda tx: tx.execute("update messages set text_sealed = ''"))
+    assert await post(either, TOP + "/replay") == {"count": 0, "is_more": False}
+    assert (await post(either, TOP + "/notices/msg_1/replay", status=409))["code"] == "not_allowed_now"
+
 
 def _give_all_up(tx: Tx, at: float) -> None:
     tx.execute("update notices set state = 'dead', ended_at = :at", at=at)

@@ -96,6 +96,7 @@ def test_an_address_is_set_in_a_form_and_listed_without_itself(shell: Shell) -> 
     assert "4711" not in shell.ok("webhook", "list")
     assert "ftp" not in shell.refused("webhook", "set", "alice", "ftp://example.com/")
     assert "no address" in shell.refused("webhook", "set", "alice", "https://")
+    assert "no address" in shell.refused("webhook", "set", "alice", "https://example.com/<script>")
     assert "too long" in shell.refused("webhook", "set", "alice", "https://example.com/" + "x" * 300)
     assert "there is no account carol" in shell.refused("webhook", "set", "carol", "https://example.com/")
 
@@ -144,6 +145,10 @@ def test_what_was_given_up_is_listed_and_sent_again(shell: Shell) -> None:
     assert shell.json("webhook", "replay", "alice", "--since", "1970-01-04") == {"account": "alice", "replayed": 2}
     assert [row["id"] for row in shell.json("webhook", "notices", "alice", "--state", "dead")] == [2]
     assert shell.ok("webhook", "replay", "alice") == "1 notices of alice are sent once more\n"
+    tell(shell, "update notices set state = 'dead', ended_at = 1")
+    tell(shell, "update messages set text_sealed = '' where id < 4")
+    assert "the message is deleted" in shell.refused("webhook", "replay", "alice", "1")
+    assert shell.json("webhook", "replay", "alice") == {"account": "alice", "replayed": 1}
 
 
 def test_a_disabled_one_is_enabled(shell: Shell) -> None:

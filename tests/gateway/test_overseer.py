@@ -26,6 +26,7 @@ from gateway.overseer import DEAD_SECONDS, LATE_SECONDS, NO_WEBHOOK, Overseer
 from gateway.restoring import RESTORED
 from gateway.store import Tx
 from gateway.upstream import OfferTable
+from gateway.webhook_log import MESSAGE_DELETED
 from tests.harness import config_directory, environment, run_cli, server
 from tests.scripted import Scripted, Watch
 
@@ -334,6 +335,8 @@ async def test_webhooks_that_were_given_up_are_told_by_account_and_not_those_nob
 
     await store.run(dead, "bob", NO_WEBHOOK)
     await store.run(dead, "carol", RESTORED)
+    await store.run(dead, "dave", "deleted")
+    await store.run(dead, "erin", MESSAGE_DELETED)
     await view.overseer.look_at_queues()
     assert view.told == []
     await store.run(dead, "alice", "http 500")

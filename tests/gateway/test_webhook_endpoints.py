@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
+import time
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -30,7 +33,15 @@ from gateway.store import Row, Tx, connect
 from gateway.webhook_endpoints import Endpoint, Versions, pause_seconds, secret_text
 from gateway.webhook_forms import EXAMPLE_TEXT, FORMATS
 from gateway.webhook_watch import WebhookWatch
-from gateway.webhooks import IN_FLIGHT_MAX, IN_FLIGHT_SLOW_MAX, Courier, Trials, retry_after_seconds
+from gateway.webhook_wire import RESOLVER_THREADS
+from gateway.webhooks import (
+    IN_FLIGHT_MAX,
+    IN_FLIGHT_SLOW_MAX,
+    IN_FLIGHT_UNPROVEN_MAX,
+    Courier,
+    Trials,
+    retry_after_seconds,
+)
 from tests.compat._rest_client import soon
 from tests.gateway.noticing import (
     LOCAL,
@@ -40,6 +51,7 @@ from tests.gateway.noticing import (
     advance,
     carried,
     configure,
+    counted,
     house_on,
     notice,
     on_both_databases,
@@ -238,6 +250,19 @@ def test_retry_after_is_seconds_or_a_date_and_bounded(text: str, seconds: float)
     assert retry_after_seconds(text, 1_000_000.0) == seconds
 
 
+@pytest.mark.parametrize("zone", [" -0000", "", " GMT", " +0000"])
+def test_a_retry_after_without_a_zone_is_not_in_the_time_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", "UTC+9")
+    time.tzset()
+    try:
+        assert retry_after_seconds("Mon, 12 Jan 1970 13:47:10" + zone, 1_000_000.0) == 30
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @on_both_databases
 async def test_gone_disables_at_once_and_what_comes_then_is_given_up_unsent(stage: Stage) -> None:
     courier, gone = stage.couriers(), await stage.queue(stage.receiver.url("/410"))
@@ -287,14 +312,68 @@ async def test_what_is_disabled_goes_on_when_it_is(stage: Stage, how: str) -> No
     assert actions == ["webhook.set" if how == "set anew" else "webhook.enable"]
 
 
-async def test_gone_from_a_former_address_says_nothing_of_the_one_set_meanwhile(stage: Stage) -> None:
-    courier, _ = stage.couriers(), await stage.queue(stage.receiver.url("/410-hang"))
+@pytest.mark.parametrize(("path", "tries"), [("/410-hang", 0), ("/500-hang", 0), ("/500-hang", 50)])
+@on_both_databases
+async def test_what_a_former_address_answers_says_nothing_of_the_one_set_meanwhile(
+    stage: Stage, path: str, tries: int
+) -> None:
+    courier, one = stage.couriers(), await stage.queue(stage.receiver.url(path))
+    await tell(stage.house, "update notices set tries = :tries", tries=tries)
     await courier.round()
     await soon(lambda: stage.receiver.hanging == 1)
     await stage.set_address("/well")
     stage.receiver.released.set()
     await asyncio.gather(*courier._in_flight)
+
+    found = await stage.endpoint()
+    assert (found.state, found.failures) == ("active", 0)
+    row = await notice(stage.house, one)
+    assert (row["state"], row["tries"], row["next_at"], row["ended_at"]) == (
+        "pending", tries, stage.house.clock(), None,
+    )  # fmt: skip
+    assert (counted(stage.house, "dead"), counted(stage.house, "retry")) == (0, 1)
+    await carried(courier)
+    assert (await notice(stage.house, one))["state"] == "sent"
+    assert stage.receiver.paths() == [path, "/well"]
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+async def test_an_address_set_while_a_failure_is_written_down_is_waited_for(stage: Stage) -> None:
+    """Without that the notice ends by an address which, when both are committed, is no longer set."""
+    house, is_set, may_end = stage.house, threading.Event(), threading.Event()
+    courier, one = stage.couriers(), await stage.queue(stage.receiver.url("/410-hang"))
+
+    def set_slowly(tx: Tx) -> None:
+        webhook_endpoints.set_address(
+            tx, house.vault, LOCAL, 1, stage.receiver.url("/well"), "native", house.clock(), "key:1"
+        )
+        is_set.set()
+        may_end.wait(10)
+
+    await courier.round()
+    await soon(lambda: stage.receiver.hanging == 1)
+    setting = asyncio.create_task(house.store.run(set_slowly))
+    try:
+        await soon(is_set.is_set)
+        stage.receiver.released.set()
+        async with asyncio.timeout(10):
+            while courier._in_flight and not await house.store.read(_waits_for_a_lock):  # noqa: ASYNC110 — of another's lock there is no event
+                await asyncio.sleep(0.01)
+    finally:
+        may_end.set()
+        await setting
+    await asyncio.gather(*courier._in_flight)
+    assert (await notice(house, one))["state"] == "pending"
     assert (await stage.endpoint()).state == "active"
+
+
+def _waits_for_a_lock(tx: Tx) -> bool:
+    return bool(
+        tx.all(
+            "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            " and query like 'update accounts%'"
+        )
+    )
 
 
 async def test_what_is_our_own_fault_is_not_counted_against_the_endpoint(stage: Stage) -> None:
@@ -310,6 +389,7 @@ async def test_a_message_deleted_meanwhile_ends_its_notice(stage: Stage) -> None
     await carried(stage.couriers())
     row = await notice(stage.house, one)
     assert (row["state"], row["last_result"], stage.receiver.received) == ("dead", "message deleted", [])
+    assert (counted(stage.house, "dead"), counted(stage.house, "deleted")) == (0, 1)
 
 
 # Operators are told
@@ -569,6 +649,23 @@ async def test_what_was_given_up_since_a_time_is_replayed_and_nobody_else_s(stag
     assert await replay(webhook_log.replay_dead, 1, 0.0, stage.house.clock(), "key:1") == 0
 
 
+@on_both_databases
+async def test_nothing_is_replayed_of_a_message_that_is_deleted(stage: Stage) -> None:
+    gone, told, kept = await dead(stage), await dead(stage), await dead(stage)
+    await tell(stage.house, "update notices set state = 'sent' where id = :id", id=told)
+    await tell(stage.house, "update messages set text_sealed = '', code_sealed = '' where id < :id", id=kept)
+    run, now = stage.house.store.run, stage.house.clock()
+    for one in (gone, told):
+        with pytest.raises(NotAllowedNow):
+            await run(webhook_log.replay, 1, one, now, "key:1")
+    assert await run(webhook_log.replay_dead, 1, 0.0, now, "key:1") == 1
+    assert await run(webhook_log.replay_dead, 1, 0.0, now, "key:1") == 0
+    states = {one: (await notice(stage.house, one))["state"] for one in (gone, told, kept)}
+    assert states == {gone: "dead", told: "sent", kept: "pending"}
+    entries = [row for row in await stage.house.store.read(audit.page) if row["action"] == "webhook.replay"]
+    assert [json.loads(row["detail"]) for row in entries] == [{"since": 0.0, "count": 1}]
+
+
 async def test_nothing_is_replayed_to_nowhere(stage: Stage) -> None:
     one = await dead(stage)
     await tell(stage.house, "insert into webhook_endpoints (account_id, rental_id, disabled_at) values (1, 0, 1)")
@@ -672,10 +769,109 @@ async def test_one_that_took_long_is_known_to_be_slow_until_it_is_quick(
     advance(stage.house, 1)
     await carried(courier)
     assert (1, 0) not in courier._slow
+    assert (1, 0) in courier._quick
 
 
-def test_the_slow_have_half_of_the_places() -> None:
-    assert 0 < IN_FLIGHT_SLOW_MAX <= IN_FLIGHT_MAX // 2
+def test_the_slow_have_half_of_the_places_the_quick_some_to_themselves_and_each_a_thread() -> None:
+    assert 0 < IN_FLIGHT_SLOW_MAX <= IN_FLIGHT_MAX // 2 < IN_FLIGHT_UNPROVEN_MAX < IN_FLIGHT_MAX <= RESOLVER_THREADS
+
+
+async def test_many_that_hang_for_the_first_time_leave_places_for_one_that_was_quick(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.webhooks.IN_FLIGHT_MAX", 4)
+    monkeypatch.setattr("gateway.webhooks.IN_FLIGHT_UNPROVEN_MAX", 3)
+    configure(stage.house, QUICK_TO_PAUSE.model_copy(update={"timeout_seconds": 60.0}))
+    courier = stage.couriers()
+    await stage.queue(stage.receiver.url("/quick"), account="quick")
+    await carried(courier)
+    for number in range(6):
+        await stage.queue(stage.receiver.url("/hang"), account=f"new-{number}")
+    for _ in range(3):
+        await asyncio.wait_for(courier.round(), 10)
+    await soon(lambda: stage.receiver.hanging == 3)
+    again = await stage.queue(stage.receiver.url("/quick"), account="quick")
+    for _ in range(100):
+        await asyncio.wait_for(courier.round(), 10)
+        if (await notice(stage.house, again))["state"] == "sent":
+            break
+    assert stage.receiver.paths().count("/quick") == 2
+    assert stage.receiver.hanging == 3
+    stage.receiver.released.set()
+    await asyncio.gather(*courier._in_flight)
+
+
+@dataclass
+class NameServers:
+    """Those of names that begin with `dead` answer nothing until they are well."""
+
+    are_well: threading.Event = field(default_factory=threading.Event)
+    asked: list[str] = field(default_factory=list)
+    waiting: int = 0
+
+    def look_up(self, host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        if host.startswith("dead"):
+            self.asked.append(host)
+            self.waiting += 1
+            self.are_well.wait(60)
+            self.waiting -= 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+
+@pytest.fixture
+def name_servers(monkeypatch: pytest.MonkeyPatch, stage: Stage) -> Iterator[NameServers]:
+    made = NameServers()
+    monkeypatch.setattr(socket, "getaddrinfo", made.look_up)
+    yield made
+    made.are_well.set()
+
+
+async def test_dead_name_servers_of_many_delay_nobody_else(stage: Stage, name_servers: NameServers) -> None:
+    configure(stage.house, QUICK_TO_PAUSE.model_copy(update={"timeout_seconds": 10.0}))
+    courier, port = stage.couriers(), stage.receiver.port
+    for number in range(70):
+        await stage.queue(f"http://dead-{number}.example.com:{port}/dead", account=f"dead-{number}")
+    await courier.round()
+    await soon(lambda: name_servers.waiting == 70, 20)
+    healthy = [
+        await stage.queue(f"http://healthy-{number}.example.com:{port}/well", account=f"healthy-{number}")
+        for number in range(5)
+    ]
+    for _ in range(20):
+        await asyncio.wait_for(courier.round(), 20)
+        rows = [await notice(stage.house, one) for one in healthy]
+        if {row["state"] for row in rows} == {"sent"}:
+            break
+    assert [(row["state"], row["tries"]) for row in rows] == [("sent", 1)] * 5
+    assert name_servers.waiting == 70
+    assert not [key for key in courier._slow if key[0] > 70]
+
+
+async def test_a_place_is_taken_until_the_look_up_is_back_though_the_attempt_is_over(
+    stage: Stage, name_servers: NameServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the threads run out, and whoever comes next waits for one and is taken for slow."""
+    monkeypatch.setattr("gateway.webhooks.IN_FLIGHT_SLOW_MAX", 2)
+    configure(stage.house, QUICK_TO_PAUSE.model_copy(update={"timeout_seconds": 0.1}))
+    courier, port = stage.couriers(), stage.receiver.port
+    notices = []
+    for number in range(1, 4):
+        notices.append(await stage.queue(f"http://dead-{number}.example.com:{port}/dead", account=f"dead-{number}"))
+        courier._slow[number, 0] = None
+    for _ in range(100):
+        await asyncio.wait_for(courier.round(), 10)
+        rows = [await notice(stage.house, one) for one in notices]
+        if [row["tries"] for row in rows] == [1, 1, 0]:
+            break
+    assert [row["last_result"] for row in rows] == ["timed out", "timed out", ""]
+    for _ in range(3):
+        await asyncio.wait_for(courier.round(), 10)
+    assert (len(courier._in_flight), name_servers.waiting, len(name_servers.asked)) == (2, 2, 2)
+    configure(stage.house, QUICK_TO_PAUSE)
+    name_servers.are_well.set()
+    await asyncio.gather(*courier._in_flight)
+    await carried(courier)
+    assert (await notice(stage.house, notices[2]))["state"] == "sent"
 
 
 @on_both_databases

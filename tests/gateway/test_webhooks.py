@@ -32,7 +32,7 @@ from gateway.errors import BadWebhookUrl, CallerError, WebhookNotHttps, WebhookU
 from gateway.house import House
 from gateway.settings import Settings, WebhooksSettings
 from gateway.store import Store, connect
-from gateway.webhook_addresses import check_url, is_public
+from gateway.webhook_addresses import check_destination, check_url, is_public
 from gateway.webhooks import IN_FLIGHT_PER_ENDPOINT_MAX, Courier
 from tests.gateway.noticing import (
     BODY,
@@ -756,6 +756,19 @@ async def test_nothing_secret_is_logged(
         assert secret not in repr(entries)
 
 
+@pytest.mark.parametrize("path", ["/hook?token=<a>|{b}", '/hook/"^`'])
+async def test_an_address_that_could_be_set_before_is_still_sent_to(
+    house: House, courier: Courier, receiver: Receiver, queue: Callable[..., Awaitable[int]], path: str
+) -> None:
+    url = receiver.url(path)
+    check_destination(url, LOCAL)
+    with pytest.raises(BadWebhookUrl):
+        check_url(url, LOCAL)
+    notice_id = await queue(url)
+    await carried(courier)
+    assert (await notice(house, notice_id))["state"] == "sent"
+
+
 # What may be set
 
 
@@ -803,6 +816,8 @@ def test_a_public_https_address_may_be_set(url: str) -> None:
         ("https://a..b/", BadWebhookUrl),
         ("https://%31%32%37.0.0.1/", BadWebhookUrl),
         ("javascript:alert(1)", BadWebhookUrl),
+        *((f"https://example.com/{character}", BadWebhookUrl) for character in '<>"^`{|}\\ \x7f'),
+        ("https://example.com/hook?next=<script>", BadWebhookUrl),
         ("http://example.com/", WebhookNotHttps),
         ("ftp://example.com/", WebhookNotHttps),
         ("https://example.com/" + "x" * 236, WebhookUrlTooLong),
