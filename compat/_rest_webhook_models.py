@@ -119,8 +119,10 @@ class WebhookAttempt(Model):
     result: str = Field(examples=["http 200", "timed out"])
     status: int | None
     seconds: float
-    payload_digest: str = Field(description="The same for the same body; it can't be computed without our key.")
-    signature: str = Field(description="The `X-Signature` that was sent.")
+    payload_digest: str | None = Field(
+        description="The same for the same body; only our key computes it. Null once its message is deleted."
+    )
+    signature: str | None = Field(description="The `X-Signature` that was sent. Null once its message is deleted.")
 
 
 class WebhookAttempts(Model):
@@ -203,8 +205,8 @@ def attempt(row: Mapping[str, Any]) -> WebhookAttempt:
         result=row["result"],
         status=row["status"],
         seconds=round(row["seconds"], 3),
-        payload_digest=row["body_digest"],
-        signature=row["signature"],
+        payload_digest=row["body_digest"] or None,
+        signature=row["signature"] or None,
     )
 
 

@@ -192,7 +192,8 @@ def webhook_test(context: Context, name: str) -> None:
 @common
 @click.pass_obj
 def webhook_show_log(context: Context, name: str, limit: int) -> None:
-    """Attempts to deliver an account's notices, newest first. Those without a notice are tests."""
+    """Attempts to deliver an account's notices, newest first. Those without a notice are tests; those without a digest
+    told of messages that have been deleted."""
 
     def read(tx: Tx) -> list[dict[str, Any]]:
         account_id = accounts.find(tx, name)["id"]
@@ -209,7 +210,7 @@ def _logged(row: Row) -> dict[str, Any]:
         "result": row["result"],
         "status": row["status"],
         "seconds": round(row["seconds"], 3),
-        "digest": row["body_digest"],
+        "digest": row["body_digest"] or None,
     }
 
 

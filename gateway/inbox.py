@@ -11,8 +11,8 @@ import asyncio
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
@@ -41,6 +41,9 @@ LOOKS_MAX = 200
 
 TALLY_SECONDS = 60.0
 """Between two lines of the log about pushes turned away for the same reason."""
+
+_Told = tuple[Pushed, Live | None]
+"""A part of a push, and what it was of."""
 
 log = structlog.get_logger()
 
@@ -84,10 +87,9 @@ class Inbox:
         except UpstreamError as error:
             self._refused(upstream, error)
             raise
-        for pushed in taken.pushed:
-            await self._bring_in(upstream, pushed)
-        if taken.pushed:
-            await self._note(upstream, request, len(taken.pushed))
+        told = [(pushed, await self._bring_in(upstream, pushed)) for pushed in taken.pushed]
+        if told:
+            await self._note(upstream, request, told)
         self._count(upstream, "taken" if taken.pushed else "ignored")
         return taken
 
@@ -102,7 +104,7 @@ class Inbox:
         except UpstreamError as error:
             self._refused("", error)
             raise
-        await self._note("", request, 1)
+        await self._note("", request, [(Pushed("", (sms,)), live)])
         self._count("", "taken")
 
     async def drain(self) -> None:
@@ -112,19 +114,22 @@ class Inbox:
 
     # From an upstream
 
-    async def _bring_in(self, upstream: str, pushed: Pushed) -> None:
+    async def _bring_in(self, upstream: str, pushed: Pushed) -> Live | None:
+        """What it was of; None where nothing is known by that reference."""
         if not pushed.reference:
             self._soon(f"{upstream}/", self._settle(f"{upstream}/"))
-            return
+            return None
         live = await self._lease(upstream, pushed.reference)
         if live is None:
             # The answer to its purchase may be on its way still; the poll after it shows whatever was pushed.
             log.info("push.unknown_lease", upstream=upstream)
-        elif pushed.messages and live.reference == pushed.reference:
+            return None
+        if pushed.messages and live.reference == pushed.reference:
             await self._activations.deliver(live, live.round, pushed.messages)
         else:
             # Of a reference that the lease has left behind it may be the message of before: reading it tells.
             self._look_soon(live)
+        return live
 
     async def _lease(self, upstream: str, reference: str) -> Live | None:
         live = self._house.live.at_upstream(upstream).get(reference)
@@ -197,17 +202,31 @@ class Inbox:
         if live is None or live.number != number:
             raise PushUnreadable("no such verification with that number")
         text = str(payload["message"])
-        return live, Sms("", text, identity=f"native:{payload['timestamp']}:{_digest(text.encode())}")
+        # Only a keyed digest of this is kept. It stays as it is: made otherwise, what was delivered before an update
+        # would be another message when it is repeated after it.
+        told = hashlib.sha256(text.encode()).hexdigest()
+        return live, Sms("", text, identity=f"native:{payload['timestamp']}:{told}")
 
     # What is kept of it
 
-    async def _note(self, upstream: str, request: PushRequest, leases: int) -> None:
+    async def _note(self, upstream: str, request: PushRequest, told: Sequence[_Told]) -> None:
         """Every push that was proven, by the digest of its body. What was not proven is counted only: anybody may
         send that, as often as they like."""
+        vault = self._house.vault
         signature = " ".join(value for name, value in sorted(request.headers.items()) if "signature" in name)
-        await self._house.store.run(
-            _note, upstream, request.source, _digest(request.body), signature[:500], leases, self._house.clock()
+        account_id, activation_id = _whose(told)
+        noted = _Noted(
+            upstream=upstream,
+            source=request.source[:64],
+            digest=vault.index_digest("push", request.body),
+            # Sealed, since not every one is made with a secret: some senders' is a plain hash of the body.
+            signature_sealed=vault.seal(signature[:500]) if signature else "",
+            leases=len(told),
+            account_id=account_id,
+            activation_id=activation_id,
+            at=self._house.clock(),
         )
+        await self._house.store.run(_note, noted)
 
     def _refused(self, upstream: str, error: UpstreamError) -> None:
         """Counts every one. The log has the first at once and then a line a minute at most, or anybody could fill it.
@@ -268,11 +287,36 @@ def _is_signed(payload: Mapping[str, Any], request: PushRequest, secret: bytes) 
     )
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _whose(told: Sequence[_Told]) -> tuple[int | None, int | None]:
+    """The account whose term holds for a push and the activation it goes with; None where there are several, or none.
+
+    A hint that nothing answers to says nothing of anybody: some senders' leave two references possible.
+    """
+    meant = [live for pushed, live in told if live is not None or pushed.messages]
+    owners = [(live.account_id, live.id) if live is not None else (None, None) for live in meant]
+    return _sole(account_id for account_id, _ in owners), _sole(activation_id for _, activation_id in owners)
+
+
+def _sole(ids: Iterable[int | None]) -> int | None:
+    found = set(ids)
+    return found.pop() if len(found) == 1 else None
 
 
 # Units of work
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """What the log keeps of a push. Nothing of its body can be guessed by it without our keys."""
+
+    upstream: str
+    source: str
+    digest: str = field(repr=False)
+    signature_sealed: str = field(repr=False)
+    leases: int
+    account_id: int | None
+    activation_id: int | None
+    at: float
 
 
 def drop_pushes(tx: Tx, before: float) -> None:
@@ -280,14 +324,11 @@ def drop_pushes(tx: Tx, before: float) -> None:
     tx.execute("delete from pushes where processed_at < :before", before=before)
 
 
-def _note(tx: Tx, upstream: str, source: str, digest: str, signature: str, leases: int, at: float) -> None:
+def _note(tx: Tx, noted: _Noted) -> None:
+    # `body_digest` and `signature` are columns of older programs, which kept a plain hash there.
     tx.execute(
-        "insert into pushes (upstream, source, body_digest, signature, leases, processed_at)"
-        " values (:upstream, :source, :digest, :signature, :leases, :at)",
-        upstream=upstream,
-        source=source[:64],
-        digest=digest,
-        signature=signature,
-        leases=leases,
-        at=at,
+        "insert into pushes (upstream, source, digest, signature_sealed, leases, account_id, activation_id,"
+        " processed_at, body_digest, signature) values (:upstream, :source, :digest, :signature_sealed, :leases,"
+        " :account_id, :activation_id, :at, '', '')",
+        **asdict(noted),
     )

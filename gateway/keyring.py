@@ -34,6 +34,7 @@ PLACES: Sequence[tuple[str, str]] = (
     ("desk_tasks", "number_sealed"),
     ("desk_messages", "code_sealed"),
     ("desk_messages", "text_sealed"),
+    ("pushes", "signature_sealed"),
 )
 """Every table and column with sealed values. Each table has an `id`; what is empty there has been deleted."""
 

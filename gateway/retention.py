@@ -1,7 +1,8 @@
 """How long numbers and messages are kept: what is over for longer is deleted, in small batches.
 
 What money did, who bought what, when a message came and who has been shown it stays; the number, the codes, the texts,
-the senders and a rental's own webhook address go. An activation that is open keeps everything, however old it is.
+the senders and a rental's own webhook address go, and what could be used to guess them: digests and signatures of
+notices and pushes. An activation that is open keeps everything, however old it is.
 
 The deployment says how long (`retention.days`); an account may want less for itself and all below it, never more.
 """
@@ -177,7 +178,10 @@ def _empty_activations(tx: Tx, ids: Sequence[int], at: float) -> None:
         ids,
         at=at,
     )
+    _forget_notices(tx, messages, ids)
     _among(tx, f"{_EMPTY_MESSAGES} where activation_id in (:ids)", ids)
+    _forget_attempts(tx, messages, ids)
+    _among(tx, "delete from pushes where activation_id in (:ids)", ids)
     _among(tx, "update activations set number_sealed = null, webhook_url_sealed = null where id in (:ids)", ids)
 
 
@@ -186,6 +190,19 @@ _EMPTY_MESSAGES = (
     # An identity is a digest of what may be a six-digit code: whoever has INDEX_KEY could guess it.
     " identity = 'deleted:' || id"
 )
+
+
+def _forget_notices(tx: Tx, messages: str, ids: Sequence[int]) -> None:
+    """Blanks the digests of what was told of these messages, by which their codes could be guessed with our keys.
+
+    Before the messages are emptied, and their attempts after it: see `webhook_log.note_attempt`.
+    """
+    _among(tx, f"update notices set body_digest = '' where message_id in ({messages})", ids)  # noqa: S608 — constant text
+
+
+def _forget_attempts(tx: Tx, messages: str, ids: Sequence[int]) -> None:
+    notices = f"select id from notices where message_id in ({messages})"  # noqa: S608 — constant text
+    _among(tx, f"update webhook_attempts set body_digest = '', signature = '' where notice_id in ({notices})", ids)  # noqa: S608 — constant text
 
 
 def _empty_lease(tx: Tx, activation_id: int, at: float) -> None:
@@ -207,7 +224,9 @@ def _empty_lease(tx: Tx, activation_id: int, at: float) -> None:
 
 
 def _empty_messages(tx: Tx, ids: Sequence[int], _at: float) -> None:
+    _forget_notices(tx, ":ids", ids)
     _among(tx, f"{_EMPTY_MESSAGES} where id in (:ids)", ids)
+    _forget_attempts(tx, ":ids", ids)
 
 
 def _empty_tasks(tx: Tx, ids: Sequence[int], _at: float) -> None:
@@ -228,6 +247,14 @@ def _drop_parts(tx: Tx, ids: Sequence[int], _at: float) -> None:
 
 def _empty_numbers(tx: Tx, ids: Sequence[int], _at: float) -> None:
     _among(tx, "update numbers set number_sealed = '' where id in (:ids) and removed_at is not null", ids)
+
+
+def _drop_pushes(tx: Tx, ids: Sequence[int], _at: float) -> None:
+    _among(tx, "delete from pushes where id in (:ids)", ids)
+
+
+def _blank_pushes(tx: Tx, ids: Sequence[int], _at: float) -> None:
+    _among(tx, "update pushes set body_digest = '', signature = '' where id in (:ids)", ids)
 
 
 _PLACES = (
@@ -273,6 +300,22 @@ _PLACES = (
         " and not exists (select 1 from number_leases l where l.number_id = n.id and l.ended_at is null)",
         _empty_numbers,
     ),
+    _Place("pushes", "select id from pushes where processed_at < :cutoff", _drop_pushes),
+    _Place(
+        "pushes to accounts with shorter terms",
+        f"select p.id from {_SHORTER} s join pushes p on p.account_id = s.account_id"  # noqa: S608 — constant text
+        " where p.processed_at < :now - s.days * 86400.0",
+        _drop_pushes,
+    ),
+    # Of several accounts, or of nobody known: anybody's may be among them.
+    _Place(
+        "pushes to nobody alone",
+        "select id from pushes where account_id is null"
+        " and processed_at < :now - (select min(days) from retention_terms) * 86400.0",
+        _drop_pushes,
+    ),
+    # A process of before the update may go on beside us for a while.
+    _Place("plain hashes of pushes", "select id from pushes where body_digest <> ''", _blank_pushes),
 )  # fmt: skip
 
 

@@ -145,10 +145,11 @@ class Vault:
         plain = key.encode("utf-8", "surrogatepass")
         return [f"{version}:{_continued(salted, plain)}" for version, salted in self._salted]
 
-    def index_digest(self, purpose: str, value: str) -> str:
+    def index_digest(self, purpose: str, value: str | bytes) -> str:
         """A digest to look things up by; the same value for another purpose has another digest."""
         version, key = self._index
-        return f"{version}:{hmac.digest(key, f'{purpose}:{value}'.encode(), 'sha256').hex()}"
+        plain = value if isinstance(value, bytes) else value.encode()
+        return f"{version}:{hmac.digest(key, f'{purpose}:'.encode() + plain, 'sha256').hex()}"
 
     def account_webhook_secret(self, account_id: int, version: int) -> bytes:
         """What signs an account's notices: follows from the deployment's, which does not follow from it.

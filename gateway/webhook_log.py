@@ -45,7 +45,11 @@ class Figures:
 
 
 def note_attempt(tx: Tx, account_id: int, notice_id: int | None, attempt: Attempt) -> None:
-    """Writes one attempt down; `notice_id` is None for a test."""
+    """Writes one attempt down; `notice_id` is None for a test.
+
+    Of a message that was deleted while it was under way nothing is kept by which that could be guessed.
+    """
+    has_message = notice_id is None or _keep_message(tx, notice_id)
     tx.execute(
         "insert into webhook_attempts (account_id, notice_id, at, format, result, status, seconds, body_digest,"
         " signature) values (:account, :notice, :at, :format, :words, :status, :seconds, :digest, :signature)",
@@ -56,9 +60,22 @@ def note_attempt(tx: Tx, account_id: int, notice_id: int | None, attempt: Attemp
         words=attempt.words,
         status=attempt.status,
         seconds=attempt.seconds,
-        digest=attempt.digest,
-        signature=attempt.signature,
+        digest=attempt.digest if has_message else "",
+        signature=attempt.signature if has_message else "",
     )
+
+
+def _keep_message(tx: Tx, notice_id: int) -> bool:
+    """Whether a notice's message is still there, which it then is until we are done; else its digest goes as well."""
+    # Written, though nothing changes: so whoever deletes it waits, and finds the attempt.
+    is_there = tx.execute(
+        "update messages set is_shown = is_shown"
+        " where id = (select message_id from notices where id = :id) and text_sealed <> ''",
+        id=notice_id,
+    )
+    if not is_there:
+        tx.execute("update notices set body_digest = '' where id = :id", id=notice_id)
+    return bool(is_there)
 
 
 def attempts(tx: Tx, account_id: int, *, before: int, limit: int) -> Sequence[Row]:

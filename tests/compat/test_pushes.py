@@ -19,7 +19,8 @@ from gateway.errors import PushRefused, PushUnreadable, Unwell
 from gateway.inbox import native_signature
 from gateway.model import Progress, Sms, Watched
 from gateway.upstream import Pushed, PushRequest, PushTaken
-from tests.harness import House, config_directory, environment, house
+from tests.canaries import dumped, hashes_of
+from tests.harness import House, add_account, config_directory, environment, house
 from tests.scripted import Scripted
 
 STANZA = '[one]\nadapter = "handler_api"\nbase_url = "http://127.0.0.1:9/"\npoll_seconds = 3600.0\n'
@@ -28,7 +29,8 @@ PUBLIC = "https://gw.example.test/webhooks/sms"
 
 
 class Pushing(Scripted):
-    """An upstream whose pushes are JSON: `{"ref", "text"?}` proven by the header `x-proof` or the secret path."""
+    """An upstream whose pushes are JSON: `{"ref", "text"?, "also"?}`, where `also` lists further references that the
+    same is told of; proven by the header `x-proof` or the secret path."""
 
     def __init__(self, name: str, clock: Any, cost_micros: int) -> None:
         super().__init__(name, clock, cost_micros)
@@ -50,7 +52,8 @@ class Pushing(Scripted):
         except ValueError:
             raise PushUnreadable("not JSON") from None
         messages = (Sms("4711", data["text"], identity="pushed:1"),) if "text" in data else ()
-        return PushTaken((Pushed(data["ref"], messages),), b"<Response/>", "text/xml")
+        told = tuple(Pushed(reference, messages) for reference in (data["ref"], *data.get("also", ())))
+        return PushTaken(told, b"<Response/>", "text/xml")
 
 
 @asynccontextmanager
@@ -104,14 +107,75 @@ async def test_a_repeat_changes_nothing_and_every_push_is_on_record(world: tuple
         await push(made, {"ref": "one-1", "text": "Your code is 4711"}, headers={"x-proof": "good", "x-signature": "s"})
     assert (await made.balance())[1] == 0
     assert await made.problems() == []
-    rows = await made.database.store.read(
-        lambda tx: [dict(row) for row in tx.all("select upstream, body_digest, signature, leases from pushes")]
-    )
-    digest = hashlib.sha256(json.dumps({"ref": "one-1", "text": "Your code is 4711"}).encode()).hexdigest()
-    assert rows == [{"upstream": "one", "body_digest": digest, "signature": "s", "leases": 1}] * 3
+    rows = await noted(made)
+    vault = made.database.vault
+    digest = vault.index_digest("push", json.dumps({"ref": "one-1", "text": "Your code is 4711"}))
+    assert [(row["upstream"], row["digest"], row["leases"]) for row in rows] == [("one", digest, 1)] * 3
+    assert [vault.open(row["signature_sealed"]) for row in rows] == ["s"] * 3
     messages = await made.database.store.read(lambda tx: tx.one("select count(*) as n from messages"))
     assert messages is not None
     assert messages["n"] == 1
+
+
+async def noted(made: House) -> list[dict[str, Any]]:
+    return await made.database.store.read(lambda tx: [dict(row) for row in tx.all("select * from pushes order by id")])
+
+
+async def test_a_push_is_kept_as_nothing_its_body_could_be_guessed_by_without_our_keys(
+    world: tuple[House, Pushing],
+) -> None:
+    made, _ = world
+    await made.buy()
+    body = json.dumps({"ref": "one-1", "text": "Your code is 4711"}).encode()
+    bare = hashlib.sha256(body).hexdigest()
+    await push(made, body, headers={"x-proof": "good", "x-body-signature": bare})
+    (row,) = await noted(made)
+    assert (row["body_digest"], row["signature"]) == ("", "")
+    kept = await asyncio.to_thread(dumped, made.database.url)
+    assert row["digest"].encode() in kept
+    assert [one for one in (body, b"4711", b"Your code is 4711") for found in hashes_of(one) if found in kept] == []
+
+
+async def test_a_push_of_bytes_that_are_no_text_is_on_record_as_well(world: tuple[House, Pushing]) -> None:
+    made, there = world
+
+    async def take(request: PushRequest) -> PushTaken:
+        return PushTaken((Pushed("nobody's"),))
+
+    there.take_push = take  # type: ignore[method-assign]
+    assert (await push(made, b"\xff\x00\xfe")).status_code == 200
+    assert [row["digest"] for row in await noted(made)] == [made.database.vault.index_digest("push", b"\xff\x00\xfe")]
+
+
+WHOSE: list[tuple[dict[str, Any], tuple[bool, bool]]] = [
+    ({"ref": "one-1", "text": "4711"}, (True, True)),
+    ({"ref": "one-1"}, (True, True)),
+    ({"ref": "nobody's", "also": ["one-1"]}, (True, True)),  # a hint that may be of either
+    ({"ref": "nobody's", "also": ["one-1"], "text": "4711"}, (False, False)),
+    ({"ref": "one-1", "also": ["one-2"], "text": "4711"}, (True, False)),
+    ({"ref": "one-1", "also": ["one-2", "one-3"], "text": "4711"}, (False, False)),
+    ({"ref": "nobody's", "text": "4711"}, (False, False)),
+]
+"""What is told, where the first two leases are one account's and the third another's; whether it is noted which
+account's and which activation's it is."""
+
+
+async def test_a_push_is_noted_for_whom_it_told_of_and_for_nobody_where_there_are_several(
+    world: tuple[House, Pushing],
+) -> None:
+    made, _ = world
+    made.keys["bob"] = await add_account(made.database, "bob", is_demo=False)
+    first = int(await made.buy())
+    await made.buy()
+    assert (await made.call("getNumber", "bob", service="tg", country=6)).startswith("ACCESS_NUMBER:")
+    live = made.gateway.house.live.get(first)
+    assert live is not None
+    for told, _ in WHOSE:
+        assert (await push(made, told)).status_code == 200
+    await made.gateway.inbox.drain()
+    found = [(row["account_id"], row["activation_id"]) for row in await noted(made)]
+    wanted = [(live.account_id if knows[0] else None, first if knows[1] else None) for _, knows in WHOSE]
+    assert found == wanted
 
 
 async def test_a_hint_makes_the_gateway_read_before_it_believes(world: tuple[House, Pushing]) -> None:
@@ -275,6 +339,19 @@ async def test_native_payload_signed_in_its_body_is_delivered_once(world: tuple[
         assert (await push(made, native(made, activation), "", {})).status_code == 200
     assert await made.call("getStatus", id=activation) == "STATUS_OK:123456"
     assert counted(made, "taken", "") == 2
+
+
+async def test_native_payload_is_known_by_what_older_programs_knew_it_by(world: tuple[House, Pushing]) -> None:
+    """So that one that was delivered before an update is no second message when it is repeated after it."""
+    made, _ = world
+    activation = await made.buy()
+    payload = native(made, activation)
+    assert (await push(made, payload, "", {})).status_code == 200
+    row = await made.database.store.read(lambda tx: tx.one("select identity from messages"))
+    told = hashlib.sha256(payload["message"].encode()).hexdigest()
+    known = made.database.vault.index_digest(f"message:{activation}", f"native:{payload['timestamp']}:{told}")
+    assert row is not None
+    assert row["identity"] == known
 
 
 async def test_native_payload_may_be_signed_by_a_header_over_the_raw_body(world: tuple[House, Pushing]) -> None:

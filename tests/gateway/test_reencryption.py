@@ -73,6 +73,11 @@ def plant(tx: Tx, database: Database, count: int) -> None:
         "insert into desk_messages (task_id, round, code_sealed, text_sealed, received_at) values (:t, 1, :c, :x, 1)",
         t=task, c=seal("code"), x=seal("text"),
     )  # fmt: skip
+    tx.execute(
+        "insert into pushes (upstream, source, body_digest, signature, signature_sealed, leases, processed_at)"
+        " values ('one', '', '', '', :s, 1, 1)",
+        s=seal("signature"),
+    )
     for place in range(count):
         activation = tx.insert(
             "insert into activations (account_id, key_id, service, country, operator, status, price, currency,"

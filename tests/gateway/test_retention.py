@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from alembic import command
+from alembic.config import Config
 
-from gateway import accounts, retention, roster
+from gateway import accounts, migrations, retention, roster
 from gateway.alerts import Alerts, standing
 from gateway.database import open_database
 from gateway.errors import Unavailable
+from gateway.inbox import native_signature
 from gateway.numbers import number_digest
 from gateway.retention import Keeper, RetentionError
-from gateway.store import Store, Tx
-from tests.canaries import dumped, sealed_values
+from gateway.store import Store, Tx, connect
+from gateway.upstream import PushRequest
+from gateway.webhook_log import Attempt, note_attempt
+from tests.canaries import dumped, hashes_of, sealed_values
 from tests.harness import PATH, config_directory, environment
 from tests.shell import Shell
 from tests.wire import NOON, StillHouse, still_house
@@ -267,6 +275,242 @@ async def test_a_message_that_comes_after_the_deletion_goes_in_its_turn(light: S
     assert await rows(light.database.store, "select id from messages where text_sealed <> ''") == []
 
 
+def short_terms(tx: Tx, name: str, days: int) -> None:
+    retention.set_days(tx, accounts.find(tx, name)["id"], days, 30, NOON, actor="test")
+
+
+def attempted(tx: Tx, house: StillHouse) -> None:
+    """Each notice there is was tried once."""
+    for row in tx.all("select id, account_id from notices"):
+        note_attempt(tx, row["account_id"], row["id"], attempt(house))
+    tx.execute("update notices set body_digest = :digest", digest=attempt(house).digest)
+
+
+def attempt(house: StillHouse) -> Attempt:
+    return Attempt(NOON, "sms_activate", "http 500", 500, 0.1, house.database.vault.index_digest("notice", "b"), "sig")
+
+
+LOGGED = "select body_digest, signature from webhook_attempts order by id"
+
+
+async def told(house: StillHouse, *names: str) -> None:
+    """For each of these a message that came, whose notice was tried in vain."""
+
+    def address(tx: Tx, name: str) -> None:
+        accounts.set_webhook(tx, house.database.vault, accounts.find(tx, name)["id"], "https://hook.example/x")
+
+    for name in names:
+        await house.database.store.run(address, name)
+        await received(house, name)
+    await house.database.store.run(attempted, house)
+
+
+async def test_no_digest_of_what_was_told_outlives_the_message(house: StillHouse) -> None:
+    await house.open_account("bob", "10.00")
+    await told(house, "alice", "bob")
+    kept = attempt(house)
+    before = [{"body_digest": kept.digest, "signature": kept.signature}] * 2
+    assert await rows(house.database.store, LOGGED) == before
+    await house.database.store.run(short_terms, "alice", 2)
+    house.clock.now += 3 * DAY
+    await keeper(house).round()
+    blank = {"body_digest": "", "signature": ""}
+    assert await rows(house.database.store, LOGGED) == [blank, before[1]]
+    assert await rows(house.database.store, "select body_digest as digest from notices order by id") == [
+        {"digest": ""},
+        {"digest": kept.digest},
+    ]
+    log = (await ask(house, "/api/v1/webhook/attempts")).json()["attempts"]
+    assert [(one["payload_digest"], one["signature"], one["result"]) for one in log] == [(None, None, "http 500")]
+    bobs = (await ask(house, "/api/v1/webhook/attempts", "bob")).json()["attempts"]
+    assert [(one["payload_digest"], one["signature"]) for one in bobs] == [(kept.digest, kept.signature)]
+    house.clock.now += 28 * DAY
+    await keeper(house).round()
+    left = await asyncio.to_thread(dumped, house.database.url)
+    assert kept.digest.encode() not in left
+
+
+async def test_an_attempt_that_ends_after_the_deletion_leaves_no_digest(house: StillHouse) -> None:
+    await told(house, "alice")
+    house.clock.now += 31 * DAY
+    await keeper(house).round()
+    await house.database.store.run(attempted, house)  # the notice's own is written first, as couriers do
+    await house.database.store.run(
+        lambda tx: note_attempt(tx, 1, tx.all("select id from notices")[0]["id"], attempt(house))
+    )
+    assert await rows(house.database.store, LOGGED) == [{"body_digest": "", "signature": ""}] * 3
+    assert await rows(house.database.store, "select body_digest as digest from notices") == [{"digest": ""}]
+
+
+@pytest.mark.parametrize("is_noted_first", [True, False])
+async def test_an_attempt_that_is_noted_during_the_deletion_leaves_no_digest(
+    house: StillHouse, is_noted_first: bool
+) -> None:
+    store = house.database.store
+    await told(house, "alice")
+    (notice,) = await rows(store, "select id, account_id, activation_id from notices")
+    house.clock.now += 31 * DAY
+    is_under_way, may_commit = threading.Event(), threading.Event()
+
+    def note(tx: Tx) -> None:
+        note_attempt(tx, notice["account_id"], notice["id"], attempt(house))
+
+    def delete(tx: Tx) -> None:
+        retention._empty_activations(tx, [notice["activation_id"]], house.clock.now)
+
+    def slowly(tx: Tx) -> None:
+        (note if is_noted_first else delete)(tx)
+        is_under_way.set()
+        may_commit.wait(4)
+
+    first = asyncio.ensure_future(store.run(slowly))
+    assert await asyncio.to_thread(is_under_way.wait, 10)
+    second = asyncio.ensure_future(store.run(delete if is_noted_first else note))
+    await asyncio.wait({second}, timeout=0.3)
+    may_commit.set()
+    await asyncio.gather(first, second)
+    assert await rows(store, LOGGED) == [{"body_digest": "", "signature": ""}] * 2
+    assert await rows(store, "select body_digest as digest from notices") == [{"digest": ""}]
+
+
+async def pushed(house: StillHouse, key: str = "alice", text: str = "Your code is 31415") -> str:
+    """A message by the brief's own push, for a number that is finished then; the activation's id."""
+    _, activation, number = (await call(house, "getNumber", key, service="tg", country=6)).split(":")
+    await push(house, activation, number, text)
+    assert await call(house, "setStatus", key, id=activation, status=6) == "ACCESS_ACTIVATION"
+    return activation
+
+
+async def push(house: StillHouse, activation: str, number: str, text: str) -> None:
+    told = {"event": "sms_received", "verification_id": activation, "phone_number": number, "message": text}
+    body = {**told, "timestamp": "2025-06-01T12:00:00Z"}
+    body["signature"] = native_signature(body, house.database.vault.webhook_secret)
+    request = PushRequest("POST", "https://gw.example.test/webhooks/sms", {}, json.dumps(body).encode())
+    await house.gateway.inbox.take_native(request)
+
+
+async def test_a_push_goes_with_the_message_it_told_of(house: StillHouse) -> None:
+    await house.open_account("bob", "10.00")
+    alices, bobs = await pushed(house), await pushed(house, "bob")
+    found = "select activation_id as id from pushes order by id"
+    assert await rows(house.database.store, found) == [{"id": int(alices)}, {"id": int(bobs)}]
+    await house.database.store.run(short_terms, "alice", 2)
+    house.clock.now += 3 * DAY
+    await keeper(house).round()
+    assert await rows(house.database.store, found) == [{"id": int(bobs)}]
+    house.clock.now += 28 * DAY
+    await keeper(house).round()
+    assert await rows(house.database.store, found) == []
+
+
+async def test_a_push_that_goes_with_nothing_goes_by_its_age(house: StillHouse) -> None:
+    """What came for an activation that had been emptied, for several, or for one nobody knows."""
+
+    def plant(tx: Tx) -> None:
+        for account_id in (accounts.find(tx, "alice")["id"], accounts.find(tx, "bob")["id"], None):
+            tx.execute(
+                "insert into pushes (upstream, source, body_digest, signature, digest, leases, account_id,"
+                " processed_at) values ('one', '', '', '', 'd', 2, :account, :at)",
+                account=account_id, at=NOON,
+            )  # fmt: skip
+
+    await house.open_account("bob", "10.00")
+    await house.database.store.run(plant)
+    left = "select coalesce(name, '') as name from pushes p left join accounts a on a.id = p.account_id order by p.id"
+    house.clock.now += 6 * DAY
+    await keeper(house).round()
+    assert len(await rows(house.database.store, left)) == 3
+
+    await house.database.store.run(short_terms, "bob", 5)
+    await keeper(house).round()
+    assert await rows(house.database.store, left) == [{"name": "alice"}]  # anybody's may be among those of nobody
+    house.clock.now += 25 * DAY
+    assert (await house.database.store.read(retention.overdue, house.clock.now, 30)).counts["pushes"] == 1
+    await keeper(house).round()
+    assert await rows(house.database.store, left) == []
+
+
+async def test_what_an_older_program_writes_of_pushes_is_blanked_as_it_comes(house: StillHouse) -> None:
+    def as_before(tx: Tx) -> None:
+        tx.execute(
+            "insert into pushes (upstream, source, body_digest, signature, leases, processed_at)"
+            " values ('one', '', :digest, 'sig', 1, :at)",
+            digest=hashes_of(b"body")[0].hex(), at=NOON,
+        )  # fmt: skip
+
+    await house.database.store.run(as_before)
+    await keeper(house).round()
+    assert await rows(house.database.store, "select body_digest, signature, leases from pushes") == [
+        {"body_digest": "", "signature": "", "leases": 1}
+    ]
+
+
+async def test_the_update_leaves_no_digest_of_pushes_and_none_of_what_was_deleted_before(database_url: str) -> None:
+    if database_url.startswith("sqlite"):
+        migrations.create_sqlite(Path(database_url.removeprefix("sqlite:///")))
+    config = Config()
+    config.set_main_option("script_location", str(migrations.HERE))
+    config.set_main_option("sqlalchemy.url", migrations.sqlalchemy_url(database_url).replace("%", "%%"))
+    command.upgrade(config, "0022")
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("push", "deleted", "kept")}
+    store = connect(database_url)
+    try:
+        await store.run(_as_before, digests)
+        migrations.upgrade(database_url)
+        assert await rows(store, "select leases, body_digest, signature from pushes") == [
+            {"leases": 1, "body_digest": "", "signature": ""}
+        ]
+        kept = {"body_digest": digests["kept"], "signature": "of kept"}
+        assert await rows(store, LOGGED) == [{"body_digest": "", "signature": ""}, kept, kept]
+        assert await rows(store, "select body_digest as digest from notices order by id") == [
+            {"digest": ""},
+            {"digest": digests["kept"]},
+        ]
+    finally:
+        await store.close()
+    left = await asyncio.to_thread(dumped, database_url)
+    assert [name for name, digest in digests.items() if digest.encode() in left] == ["kept"]
+    assert b"of deleted" not in left
+
+
+def _as_before(tx: Tx, digests: dict[str, str]) -> None:
+    """A push, two messages of which one was deleted, and attempts to tell of each, and of a test."""
+    tx.execute("insert into accounts (name, currency, is_demo, created_at) values ('alice', 'USD', 0, 1)")
+    tx.execute("insert into api_keys (account_id, digest, hint, created_at) select id, 'd', 'h', 1 from accounts")
+    tx.execute(
+        "insert into pushes (upstream, source, body_digest, signature, leases, processed_at)"
+        " values ('one', '', :digest, :signature, 1, 1)",
+        digest=digests["push"], signature="of deleted",
+    )  # fmt: skip
+    activation = tx.insert(
+        "insert into activations (account_id, key_id, service, country, operator, status, price, currency, opened_at,"
+        " fingerprint, config_version) select account_id, id, 'tg', 6, '', 'finished', 1, 'USD', 1, '', ''"
+        " from api_keys returning id"
+    )
+    for name in ("deleted", "kept"):
+        message = tx.insert(
+            "insert into messages (activation_id, identity, round, code_sealed, text_sealed, received_at, is_shown)"
+            " values (:activation, :name, 1, '', :text, 1, 0) returning id",
+            activation=activation, name=name, text="" if name == "deleted" else "sealed",
+        )  # fmt: skip
+        notice = tx.insert(
+            "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at,"
+            " body_digest) select account_id, id, :message, 'rent', 'sent', 1, 1, :digest from activations"
+            " returning id",
+            message=message, digest=digests[name],
+        )  # fmt: skip
+        _attempted_before(tx, notice, digests[name], f"of {name}")
+    _attempted_before(tx, None, digests["kept"], "of kept")
+
+
+def _attempted_before(tx: Tx, notice: int | None, digest: str, signature: str) -> None:
+    tx.execute(
+        "insert into webhook_attempts (account_id, notice_id, at, format, result, seconds, body_digest, signature)"
+        " select id, :notice, 1, 'rent', 'http 200', 0.1, :digest, :signature from accounts",
+        notice=notice, digest=digest, signature=signature,
+    )  # fmt: skip
+
+
 async def test_it_takes_as_many_batches_as_it_needs(house: StillHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH", 2)
     for _ in range(5):
@@ -336,7 +580,7 @@ async def test_the_command_line_says_what_is_kept_and_deletes_now(tmp_path: Path
     values, directory = environment(database_url), config_directory(tmp_path)
     async with still_house(directory, values) as house:
         await house.open_account("alice", "10.00")
-        await received(house)  # at a time that is long ago for the command line
+        await told(house, "alice")  # at a time that is long ago for the command line
         shell = Shell(directory, values)
         before = await asyncio.to_thread(shell.json, "retention", "status")
         assert (before["days"], before["overdue"]) == (30, 1)
@@ -344,6 +588,8 @@ async def test_the_command_line_says_what_is_kept_and_deletes_now(tmp_path: Path
         assert "30" in await asyncio.to_thread(shell.refused, "retention", "set", "alice", "31")
         done = await asyncio.to_thread(shell.json, "retention", "run")
         assert done == {"deleted": 1, "is_settled": True}
+        (logged,) = await asyncio.to_thread(shell.json, "webhook", "log", "alice")
+        assert (logged["result"], logged["digest"]) == ("http 500", None)
         after = await asyncio.to_thread(shell.json, "retention", "status")
         assert (after["overdue"], [row["days"] for row in after["accounts"]]) == (0, [7])
         assert "30 days" in await asyncio.to_thread(shell.ok, "retention", "set", "alice", "default")
