@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "digests"
+revision = "0023"
 down_revision = "0022"
 
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
