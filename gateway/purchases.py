@@ -988,6 +988,7 @@ class Purchases:
         if forgotten:
             log.warning("attempts.forgotten", attempts=forgotten)
         await self.block_doubtful()
+        await self._show_exposure()  # the cap holds from the first order on
 
     async def _put_up_left_behind(self) -> None:
         """What a process that died had bought and told nobody of is put up for claim, and later given back."""
