@@ -35,9 +35,10 @@ from gateway.desk import Desk
 from gateway.errors import Unavailable
 from gateway.feed import Feed, take_asked
 from gateway.front import Front
-from gateway.guard import LOOK_SECONDS, SUBJECTS, Guard
+from gateway.guard import LOOK_SECONDS, Guard
 from gateway.handovers import Handovers
 from gateway.health import Health
+from gateway.host_alerts import HostAlerts
 from gateway.house import House
 from gateway.inbox import Inbox
 from gateway.leases import AllMine, Leases
@@ -165,6 +166,10 @@ class Gateway:
         self._courier = Courier(self.house)
         self._trials = Trials(self.house)
         self._alerts = alerts = Alerts(database.store, metrics, clock, self._notifier.send)
+        self._host_alerts = HostAlerts(
+            database.store, metrics, clock, self._notifier.send, socket.gethostname(),
+            is_shared=self._bus is not None,
+        )  # fmt: skip
         self._overseer = Overseer(self.house, alerts)
         self._recharger = Recharger(self.house, alerts)
         self.sessions = Sessions(self.house, self.callers)
@@ -238,6 +243,7 @@ class Gateway:
         self.app = compat.Dialects(self.front, secured, {fivesim.PREFIX: self.five})
         self._watcher: asyncio.Task[None] | None = None
         self._guard: asyncio.Task[None] | None = None
+        self._host_watch: asyncio.Task[None] | None = None
         self._checked_at = 0.0
         self._is_well = True
         self._check: asyncio.Task[None] | None = None
@@ -297,6 +303,7 @@ class Gateway:
         self._notifier.start()
         await self._look_for_room()
         self._guard = asyncio.create_task(self._keep_room())
+        self._host_watch = asyncio.create_task(self._tell_of_room())
         if self._bus is not None:
             self._bus.start()
         self.worker.start(works=self._duty is not Duty.SERVE)
@@ -304,7 +311,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Ends the loops, settles what is in flight, closes everything."""
-        watching = [task for task in (self._watcher, self._guard) if task is not None]
+        watching = [task for task in (self._watcher, self._guard, self._host_watch) if task is not None]
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
@@ -339,8 +346,16 @@ class Gateway:
     async def _look_for_room(self) -> None:
         guard, store = self.house.guard, self.house.store
         await asyncio.to_thread(guard.look, self.house.settings.gateway.guard, store.full_at, self._metrics)
-        for name, subject in SUBJECTS.items():
-            self._alerts.show(name, subject, guard.trouble.get(name, ""))
+        self._host_alerts.notice(guard.trouble)
+
+    async def _tell_of_room(self) -> None:
+        """Beside the looking, which no database is to hold up."""
+        while True:
+            try:
+                await self._host_alerts.round()
+            except Exception:
+                log.exception("host_alerts.failed")
+            await asyncio.sleep(LOOK_SECONDS)
 
     # Configuration
 

@@ -31,8 +31,8 @@ WELL_AGAIN = 1.25
 DESCRIPTORS_ENOUGH = 65_536
 PROC, DEV = "/proc/self/fd", "/dev/fd"
 
-SUBJECTS = {"disk_low": "host:disk", "disk_full": "host:database", "descriptors_low": "host:process"}
-"""What each kind of trouble is with, as alerts name it."""
+SUBJECTS = {"disk_low": "disk", "disk_full": "database", "descriptors_low": "process"}
+"""What each kind of trouble is with, as alerts name it behind the host."""
 
 
 class Guard:

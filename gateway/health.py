@@ -92,6 +92,7 @@ class Health:
         """Called when a circuit opens, with the reason, and when it closes, without one."""
         self._clock = clock
         self._circuits: dict[str, _Circuit] = {}
+        self._answered_at: dict[str, float] = {}
         self._evidence: LRUCache[tuple[str, int, str], _Evidence] = LRUCache(EVIDENCE_KEPT)
         self._blocks: dict[Place, int] = {}
 
@@ -112,6 +113,7 @@ class Health:
 
     def success(self, upstream: str) -> None:
         """The upstream answered sensibly ("sold out" is sensible): whatever was open closes."""
+        self._answered_at[upstream] = self._clock()
         circuit = self._circuits.get(upstream)
         if circuit is None:
             return
@@ -123,6 +125,7 @@ class Health:
         """Another process's circuit has opened, or, without a reason, closed: this one's does the same."""
         circuit = self._circuits.setdefault(upstream, _Circuit())
         if not reason:
+            self._answered_at[upstream] = self._clock()
             self._close(circuit)
         elif not self.is_open(upstream):
             now = self._clock()
@@ -170,6 +173,10 @@ class Health:
             reason=circuit.reason,
             fault_at=circuit.fault_at,
         )
+
+    def answered_at(self, upstream: str) -> float:
+        """When it last answered sensibly, as far as this process knows; minus infinity where it knows of no time."""
+        return self._answered_at.get(upstream, -math.inf)
 
     def _phase(self, circuit: _Circuit) -> Phase:
         if not circuit.is_tripped:

@@ -103,7 +103,7 @@ class Metrics:
             self.notifications.labels(result)
         self.offers_at = Gauge(
             "simroute_offers_timestamp_seconds",
-            "When the price list in use was read",
+            "When the price list in use was read; 0 for never since the start",
             ["upstream"],
             registry=self.registry,
         )
@@ -152,6 +152,10 @@ class Metrics:
             by_upstream.clear()
         for plain in (self.retention_overdue, self.notices_oldest, self.notices_dead, self.webhooks_disabled):
             plain.set(0)
+
+    def await_offers(self, upstream: str) -> None:
+        """An upstream's list is to be read: until it is, that shows."""
+        self.offers_at.labels(upstream)
 
     def forget_offers(self, upstream: str) -> None:
         """An upstream is read no more: its list does not get old."""

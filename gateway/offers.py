@@ -185,6 +185,7 @@ class Market:
         self._clock = clock
         self._view = view
         self._shelves: dict[str, _Shelf] = {}
+        self._awaited_since = dict.fromkeys((entry.name for entry in view.entries), clock())
         self._drained: frozenset[str] = frozenset()
         self._overexposed: frozenset[str] = frozenset()
         self._swaps = 0
@@ -212,8 +213,9 @@ class Market:
 
     def apply(self, view: View) -> None:
         """Swaps the configuration; price lists of upstreams that stay are kept."""
-        names = {entry.name for entry in view.entries}
+        names, now = {entry.name for entry in view.entries}, self._clock()
         self._view = view
+        self._awaited_since = {name: self._awaited_since.get(name, now) for name in names}
         self._shelves = {name: shelf for name, shelf in self._shelves.items() if name in names}
         self._swaps += 1
 
@@ -240,6 +242,12 @@ class Market:
         """Rows of an upstream's price list, when it was fetched (None: never), and why no newer one could be had."""
         shelf = self._shelves.get(upstream, _BARE)
         return (0, None, shelf.error) if shelf.table is None else (len(shelf.table), shelf.fetched_at, shelf.error)
+
+    def list_age_seconds(self, upstream: str) -> float:
+        """How old an upstream's price list is; where none was read yet, for how long it has been waited for."""
+        _, fetched_at, _ = self.list_of(upstream)
+        now = self._clock()
+        return now - (self._awaited_since.get(upstream, now) if fetched_at is None else fetched_at)
 
     def shortlist(self, buyer: Buyer, order: Order, only: Collection[str] | None = None) -> Shortlist:
         """What to try for this order, in order, and what is left out; with the reasons, so it explains itself.

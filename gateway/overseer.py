@@ -20,7 +20,9 @@ from gateway.errors import Refused, UpstreamError
 from gateway.health import Phase
 from gateway.house import House
 from gateway.money import MICROS, Money
+from gateway.offers import UpstreamEntry
 from gateway.pricing import rates_trouble_seconds
+from gateway.refunds import TOLD_SECONDS
 from gateway.restoring import RESTORED
 from gateway.settings import Stanza
 from gateway.store import Row, Tx
@@ -75,11 +77,15 @@ class Overseer:
         revision = await self._house.store.read(revisions.value, switches.REVISION)
         if revision == self._switches_seen:
             return
-        drained = set(await self._house.store.read(switches.drained))
+        drained, before = set(await self._house.store.read(switches.drained)), self._house.market.drained
         self._switches_seen = revision
-        if drained != self._house.market.drained:
-            log.warning("upstream.drained", upstreams=sorted(drained))
-            self._house.market.drain(drained)
+        if drained == before:
+            return
+        if drained - before:
+            log.warning("upstream.drained", upstreams=sorted(drained - before))
+        if before - drained:
+            log.warning("upstream.resumed", upstreams=sorted(before - drained))
+        self._house.market.drain(drained)
 
     async def look_at_balance(self, name: str) -> float:
         """Asks for our balance at an upstream; how many seconds to wait before the next time. Raises Unavailable."""
@@ -124,6 +130,7 @@ class Overseer:
         house, now = self._house, self._house.clock()
         blown = await house.store.read(fuse.stopped, now)
         await self._show_refunds()
+        self._show_circuits(await self._recovered())
         self._alert({f"key {row['key_id']} of {row['account']}" for row in blown})
         await self._alerts.write()
         reports = {name: json.dumps(self._report(name), sort_keys=True) for name in house.upstreams}
@@ -133,6 +140,10 @@ class Overseer:
             await house.store.run(_write, changed, now)
             self._reported, self._reported_at = reports, now if is_due else self._reported_at
         return REPORT_SECONDS
+
+    async def write(self) -> None:
+        """Writes down what was told: it is not to be told again. Raises Unavailable."""
+        await self._alerts.write()
 
     async def _show_refunds(self) -> None:
         gauges = self._house.metrics
@@ -197,26 +208,54 @@ class Overseer:
         house, now = self._house, self._house.clock()
         for entry in house.market.view.entries:
             name = entry.name
-            circuit = house.health.state(name)
-            down = f"{name} is left out after {circuit.faults} faults in a row, the last: {circuit.reason}"
-            self._alerts.show("upstream_down", name, down if circuit.phase is not Phase.CLOSED else "")
-            self._alerts.show("prices_stale", name, self._staleness(name, entry.list_age_max_seconds, now))
+            self._show_prices(entry)
             exposed = f"purchases in doubt at {name} may have cost more than in_doubt_exposure: it takes no orders"
             self._alerts.show("exposure", name, exposed if name in house.market.overexposed else "")
         for name in house.upstreams.keys() - {entry.name for entry in house.market.view.entries}:
             for alert in ("upstream_down", "prices_stale", "exposure"):  # it only sees its open numbers through
                 self._alerts.show(alert, name, "")
         self._alerts.show("rates_stale", "exchange rates", self._rates(now))
-        self._alerts.replace("refund_lost", house.losses.sentences(now))
+        lost = self._alerts.sentences("refund_lost", now - TOLD_SECONDS)  # another process's, or before the start
+        self._alerts.replace("refund_lost", {**lost, **house.losses.sentences(now)})
         for subject in blown:
             self._alerts.show("fuse_blown", subject, f"{subject} buys and receives no codes: it is stopped for a while")
         self._alerts.forget({*house.upstreams, "exchange rates", *blown})
 
-    def _staleness(self, name: str, age_max_seconds: float, now: float) -> str:
-        _, fetched_at, error = self._house.market.list_of(name)
-        if fetched_at is None or now - fetched_at <= age_max_seconds:
-            return ""
-        return f"the price list of {name} is {(now - fetched_at) / 60:.0f} min old ({error}): nothing is sold from it"
+    async def _recovered(self) -> set[str]:
+        """Upstreams whose trouble is known to be over: they answered since it was told, here or to another process.
+
+        A circuit that is closed says nothing by itself: a start forgets, and another process's may be open.
+        """
+        house, unknown, recovered = self._house, dict[str, float](), set[str]()
+        for name in house.upstreams:
+            since = self._alerts.since("upstream_down", name)
+            if since is None or house.health.state(name).phase is not Phase.CLOSED:
+                continue
+            if house.health.answered_at(name) >= since:
+                recovered.add(name)
+            else:
+                unknown[name] = since
+        return recovered | await house.store.read(_sold_since, unknown) if unknown else recovered
+
+    def _show_circuits(self, recovered: Set[str]) -> None:
+        for entry in self._house.market.view.entries:
+            circuit = self._house.health.state(entry.name)
+            down = f"{entry.name} is left out after {circuit.faults} faults in a row, the last: {circuit.reason}"
+            if circuit.phase is not Phase.CLOSED:
+                self._alerts.show("upstream_down", entry.name, down)
+            elif entry.name in recovered:
+                self._alerts.show("upstream_down", entry.name, "")
+
+    def _show_prices(self, entry: UpstreamEntry) -> None:
+        """Nothing, while a list may still come that was never read since the start."""
+        age_seconds = self._house.market.list_age_seconds(entry.name)
+        _, fetched_at, error = self._house.market.list_of(entry.name)
+        if fetched_at is None and entry.seller is not None:
+            self._alerts.show("prices_stale", entry.name, "")  # it sells without
+        elif age_seconds > entry.list_age_max_seconds:
+            self._alerts.show("prices_stale", entry.name, _stale(entry.name, age_seconds, error, fetched_at))
+        elif fetched_at is not None:
+            self._alerts.show("prices_stale", entry.name, "")
 
     def _rates(self, now: float) -> str:
         rates, exchange = self._house.settings.rates, self._house.settings.pricing.exchange
@@ -243,6 +282,13 @@ def _low(name: str, balance: Money, stanza: Stanza) -> str:
     return f"{balance} left at {name}, less than the {stanza.balance_low} of balance_low: top it up there"
 
 
+def _stale(name: str, age_seconds: float, error: str, fetched_at: float | None) -> str:
+    minutes = f"{age_seconds / 60:.0f} min"
+    if fetched_at is None:
+        return f"no price list of {name} was read in {minutes} ({error or 'no answer yet'}): nothing is sold there"
+    return f"the price list of {name} is {minutes} old ({error}): nothing is sold from it"
+
+
 def _late(name: str) -> str:
     return f"a purchase at {name} is still in doubt, longer than any should be: look for it there, see the log"
 
@@ -264,6 +310,17 @@ def _dead_notices(tx: Tx, since: float) -> Sequence[Row]:
         unset=NO_WEBHOOK,
         restored=RESTORED,
     )
+
+
+def _sold_since(tx: Tx, since: Mapping[str, float]) -> set[str]:
+    """The upstreams that sold a number that was asked for since, each by its own time."""
+    return {
+        name
+        for name, at in since.items()
+        if tx.one(
+            "select 1 as x from activations where upstream = :name and opened_at >= :at limit 1", name=name, at=at
+        )
+    }
 
 
 def _write(tx: Tx, reports: Mapping[str, str], at: float) -> None:

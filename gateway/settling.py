@@ -71,6 +71,7 @@ class Settling:
         if forgotten:
             log.warning("attempts.forgotten", attempts=forgotten)
         await self._block_doubtful()
+        await self._show_exposure()  # the cap holds from the first order on
 
     async def settle(self, *, at_start: bool = False) -> None:
         """One round over what is unsettled: orders left behind, purchases in doubt, orphans. Raises Unavailable."""

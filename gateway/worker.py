@@ -178,6 +178,7 @@ class Worker:
         for name in self._house.upstreams:
             if f"offers:{name}" in running:
                 continue
+            self._house.metrics.await_offers(name)
             self._begin(f"offers:{name}", partial(self._price_lists.round, name))
             if self._works:
                 self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep, lease=f"poll:{name}")
@@ -197,6 +198,7 @@ class Worker:
             await self._handovers.note_answered()
             if self._reports():
                 await self._activations.close_upstream()
+                await self._overseer.write()
             await self._readers.write()
             if isinstance(self._leases, Leases):
                 await self._leases.give_back()
@@ -222,8 +224,7 @@ class Worker:
                     if name != REPORT:
                         await asyncio.sleep(LEASED_PAUSE_SECONDS)
                         continue
-                    await self._overseer.restore()  # another process has told of what was wrong until now
-                    self._oversees = True
+                    await self._take_over()
                 seconds = await one_round()
             except Unavailable:
                 self._database(is_well=False)
@@ -232,6 +233,12 @@ class Worker:
                 log.exception("loop.failed", loop=name)
                 seconds = FAILED_ROUND_SECONDS
             await asyncio.sleep(seconds)
+
+    async def _take_over(self) -> None:
+        """Another process has told of what was wrong until now: goes on from there, by what is so by now."""
+        await self._settling.watch()
+        await self._overseer.restore()
+        self._oversees = True
 
     def _database(self, *, is_well: bool) -> None:
         if is_well is not self.is_database_well:

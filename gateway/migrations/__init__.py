@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0023"
+LATEST = "0024"
 
 
 def is_older(revision: str) -> bool:

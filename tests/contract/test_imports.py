@@ -39,7 +39,7 @@ LAYERS = (
     "levels", "caps", "fuse", "handed", "proofs", "ledger", "seals", "statements", "usage", "audit", "drift",
     "recharges", "deposits", "vouchers",
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
-    "backups", "restoring",
+    "host_alerts",    "backups", "restoring",
     # What the use-cases share, the use-cases, and the loops behind them
     "house", "feed", "sessions", "moves", "attempts", "repeats", "handovers", "settling", "adoption", "payments",
     "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_endpoints",

@@ -41,6 +41,7 @@ offers_max_age_seconds = 900.0
 adapter = "handler_api"
 base_url = "http://127.0.0.1:9/"
 currency = "EUR"
+offers_max_age_seconds = 86400.0
 """
 RATES = 'as_of = 2025-06-15T12:00:00Z\n[rates]\nEUR = "1.10"\n'
 NOON = 1_749_988_800.0
