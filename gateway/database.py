@@ -33,8 +33,8 @@ _NOTICE_GONE = (
 only holds a lock is idle all its life."""
 
 _SESSION = "select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()"
-_IS_THERE = "select 1 from pg_stat_activity where pid = %s and backend_start = %s"
-"""Numbers of processes are given out again, so a session is known by its beginning as well."""
+_IS_THERE = "select 1 from pg_stat_activity where pid = %s and backend_start is not distinct from %s"
+"""Numbers of processes are given out again, so a session is known by its beginning as well, if we may see that."""
 
 _ANSWER_SECONDS = 3.0
 _TAKE_SECONDS = 6.0
@@ -95,7 +95,7 @@ def open_database(
     try:
         if url.startswith("sqlite:"):
             return _embedded(url, environment)
-        return _server(url, environment, connect(url, answer_seconds=answer_seconds), tell)
+        return _server(url, environment, answer_seconds, tell)
     except (OSError, sqlite3.Error) as error:
         where = sqlite_path(url) if url.startswith("sqlite:") else "the database"
         raise DatabaseError(f"{where} can't be opened: {error}") from error
@@ -145,12 +145,15 @@ def find_secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
         ) from None
 
 
-def _server(url: str, environment: Mapping[str, str], store: Store, tell: Callable[[str], None]) -> Database:
+def _server(
+    url: str, environment: Mapping[str, str], answer_seconds: float | None, tell: Callable[[str], None]
+) -> Database:
+    store = connect(url, answer_seconds=answer_seconds)
     try:
         secrets = read_secrets(environment)
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
-    current = schema_of(url)
+    current = schema_of(server_address(url, writes=answer_seconds is not None))
     if migrations.is_older(current):
         migrations.upgrade(url, tell)
     return Database(url, store, _entered(url, Vault(secrets)), None)
