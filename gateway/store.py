@@ -183,8 +183,10 @@ def _translated(sql: str) -> str:
 
 
 def server_address(url: str, *, writes: bool = False) -> str:
-    """A PostgreSQL's address as libpq takes it, with what notices that its other end is gone, unless the URL says
-    otherwise. To one that `writes`, a standby is no answer. Raises psycopg.ProgrammingError."""
+    """A PostgreSQL's address as libpq takes it, with what notices that its other end is gone, unless the URL says.
+
+    To one that `writes`, a standby is no answer. Raises psycopg.ProgrammingError.
+    """
     wanted = {**_WIRE, "target_session_attrs": "read-write"} if writes else _WIRE
     given = conninfo.conninfo_to_dict(url)
     return conninfo.make_conninfo(url, **{name: value for name, value in wanted.items() if name not in given})
@@ -452,6 +454,11 @@ class _Attempt:
             return True
 
 
+def _cut_all(attempts: Sequence[_Attempt]) -> None:
+    for attempt in attempts:
+        attempt.cut()
+
+
 @contextmanager
 def watched(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
     """Ends a connection from this side where what is done with it takes longer: then it breaks.
@@ -572,7 +579,7 @@ class PostgresStore:
             self._asking.start()
 
     def _hear(self, question: _Attempt) -> None:
-        with suppress(psycopg.Error, Unavailable, _Broken), self._lent(question) as connection:
+        with suppress(psycopg.Error, Unavailable), self._lent(question) as connection:
             connection.execute("select 1")
             self._heard_at = time.monotonic()
 
@@ -612,8 +619,11 @@ class PostgresStore:
     async def close(self) -> None:
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for attempt in self._late:
-            attempt.cut()  # the process can't end before its threads
+        if self._late:
+            # The process can't end before its threads, and the loop that would free them may end first.
+            timer = threading.Timer(self.STATEMENT_SECONDS, _cut_all, (list(self._late),))
+            timer.daemon = True
+            timer.start()
         if self._opened:
             await asyncio.to_thread(self._pool.close, self.STOP_SECONDS)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 LATEST = "0022"
 
-TRY_SECONDS = 50.0
+TRY_SECONDS = 45.0
 TRY_PAUSE_SECONDS = 3.0
 """How long, and how often, tables are tried for that somebody else uses. Shorter than a supervisor waits for a process
 that starts."""
