@@ -209,7 +209,8 @@ class _ServerLock:
         self._number = number
         self._function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"
         self._connection: psycopg.Connection[Any] | None = None
-        self._session: tuple[Any, ...] | None = None
+        self._sessions: list[tuple[Any, ...]] = []
+        """Those of ours that may have it: the answer that one took it can be lost as well."""
         if not self.renew():
             raise DatabaseError(refusal)
 
@@ -233,16 +234,18 @@ class _ServerLock:
 
     def _take(self, connection: psycopg.Connection[Any]) -> bool:
         """Takes the lock on this connection, if it can be had; False where another process has it."""
+        former, own = self._sessions, connection.execute(_SESSION).fetchall()
+        self._sessions = former + own
         until = time.monotonic() + _FORMER_SECONDS
         while True:
-            is_former_there = self._session is not None and _end(connection, self._session)
+            former = [session for session in former if _end(connection, session)]
             if connection.execute(f"select {self._function}(%s)", (self._number,)).fetchone() == (True,):
-                self._session = connection.execute(_SESSION).fetchone()
-                self._connection = connection
+                self._sessions, self._connection = own, connection
                 return True
-            if not is_former_there:
+            if not former:
                 return False
             if time.monotonic() > until:
+                self._sessions = former
                 return True  # held for us, though we can't get at it: it is tried again until the server lets go
             time.sleep(_FORMER_PAUSE_SECONDS)
 
