@@ -46,7 +46,7 @@ from gateway.rules import EVERYTHING, without
 from gateway.settings import Settings
 from gateway.store import Tx
 from gateway.supervisor import Supervisor
-from gateway.terminal import Context, Group, common, show, tell, with_database, with_gateway
+from gateway.terminal import Context, Group, common, complain, show, tell, with_database, with_gateway
 from gateway.vault import write_private
 
 DEMO_ACCOUNT = "demo"
@@ -178,11 +178,14 @@ def _run(context: Context, listener: socket.socket, duty: Duty, ready: int | Non
     status = None if status_port is None else _listen("127.0.0.1", status_port, is_shared=True)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(context, database, listener, lock, duty, ready, status))
+            is_taken_over = runner.run(_serve(context, database, listener, lock, duty, ready, status))
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
+        return
     finally:
         lock.close()
+    if is_taken_over:
+        sys.exit(1)  # whoever keeps it running starts it again: the other one may be gone by then
 
 
 def _open_patiently(context: Context) -> Database:
@@ -190,11 +193,11 @@ def _open_patiently(context: Context) -> Database:
     until = time.monotonic() + DATABASE_SECONDS
     while True:
         try:
-            return open_database(context.environment, answer_seconds=ANSWER_SECONDS)
+            return open_database(context.environment, answer_seconds=ANSWER_SECONDS, tell=complain)
         except Unreachable as error:
             if time.monotonic() > until:
                 raise
-            click.echo(f"{error}. Trying again", err=True)
+            complain(f"{error}. Trying again")
             time.sleep(DATABASE_PAUSE_SECONDS)
 
 
@@ -232,7 +235,8 @@ async def _serve(
     duty: Duty,
     ready: int | None,
     status: socket.socket | None,
-) -> None:
+) -> bool:
+    """Serves until it is ended; whether that was because another process has taken over."""
     gateway = Gateway(context.directory, context.environment, database, duty=duty)
     key = await _demo_key(gateway.house.settings, database)
     config = uvicorn.Config(
@@ -259,8 +263,9 @@ async def _serve(
 
     server = _Server(config, gateway, on_ready)
     gateway.is_stopping = lambda: server.should_exit
+    guarding = asyncio.create_task(_guard(server, lock))
     beside = [
-        asyncio.create_task(_guard(server, lock)),
+        guarding,
         asyncio.create_task(connections.keep_room(server, gateway.house.guard)),
     ]
     if ready is not None:
@@ -274,6 +279,7 @@ async def _serve(
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+    return not guarding.cancelled() and guarding.exception() is None
 
 
 async def _guard(server: uvicorn.Server, lock: Lock) -> None:

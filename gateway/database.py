@@ -6,7 +6,8 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from typing import Any, Protocol
 import psycopg
 
 from gateway import keyring, migrations
-from gateway.store import Store, connect, sqlite_path, transaction
+from gateway.errors import Unavailable
+from gateway.store import Store, connect, server_address, sqlite_path, transaction, watched
 from gateway.vault import SECRET_NAMES, Secrets, SecretsError, Vault, create_secrets, read_secrets, read_secrets_file
 
 EMBEDDED_URL = "sqlite:///var/simroute.db"
@@ -29,6 +31,16 @@ _NOTICE_GONE = (
 )
 """By default PostgreSQL takes a machine that lost its power for one that is there, for two hours. A connection that
 only holds a lock is idle all its life."""
+
+_SESSION = "select pid, backend_start from pg_stat_activity where pid = pg_backend_pid()"
+_IS_THERE = "select 1 from pg_stat_activity where pid = %s and backend_start is not distinct from %s"
+"""Numbers of processes are given out again, so a session is known by its beginning as well, if we may see that."""
+
+_ANSWER_SECONDS = 3.0
+_TAKE_SECONDS = 6.0
+_FORMER_SECONDS = 2.0
+_FORMER_PAUSE_SECONDS = 0.05
+"""How long, and how often, a lock is tried for while a former session of ours ends."""
 
 
 class DatabaseError(Exception):
@@ -67,24 +79,31 @@ class Database:
         return self.directory is not None
 
 
-def open_database(environment: Mapping[str, str], *, answer_seconds: float | None = None) -> Database:
+def _nobody(_sentence: str) -> None:
+    pass
+
+
+def open_database(
+    environment: Mapping[str, str], *, answer_seconds: float | None = None, tell: Callable[[str], None] = _nobody
+) -> Database:
     """Opens the database of this environment, creating an embedded one where there is none, and updates its schema.
 
-    `answer_seconds` is for a server of clients, see `store.connect`. Raises DatabaseError, or SecretsError where an
-    existing database's secrets are missing: it never gets new ones.
+    `answer_seconds` is for a server of clients, see `store.connect`; `tell` hears why it takes long. Raises
+    DatabaseError, or SecretsError where an existing database's secrets are missing: it never gets new ones.
     """
     url = environment.get("DATABASE_URL", "").strip() or EMBEDDED_URL
     try:
         if url.startswith("sqlite:"):
             return _embedded(url, environment)
-        return _server(url, environment, connect(url, answer_seconds=answer_seconds))
+        return _server(url, environment, answer_seconds, tell)
     except (OSError, sqlite3.Error) as error:
         where = sqlite_path(url) if url.startswith("sqlite:") else "the database"
         raise DatabaseError(f"{where} can't be opened: {error}") from error
     except ValueError as error:
         raise DatabaseError(f"the database can't be opened: {error}") from error
     except psycopg.OperationalError as error:
-        raise Unreachable(f"PostgreSQL does not answer: {type(error).__name__}") from None
+        what = "only reads, as a standby does" if "read-only" in str(error) else "does not answer"
+        raise Unreachable(f"PostgreSQL {what}: {type(error).__name__}") from None
     except psycopg.Error as error:
         raise DatabaseError(f"PostgreSQL refuses: {type(error).__name__}") from None
 
@@ -126,14 +145,17 @@ def find_secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
         ) from None
 
 
-def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
+def _server(
+    url: str, environment: Mapping[str, str], answer_seconds: float | None, tell: Callable[[str], None]
+) -> Database:
+    store = connect(url, answer_seconds=answer_seconds)
     try:
         secrets = read_secrets(environment)
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
-    current = schema_of(url)
+    current = schema_of(server_address(url, writes=answer_seconds is not None))
     if migrations.is_older(current):
-        migrations.upgrade(url)
+        migrations.upgrade(url, tell)
     return Database(url, store, _entered(url, Vault(secrets)), None)
 
 
@@ -141,7 +163,7 @@ def schema_of(url: str) -> str:
     """The revision a database stands at, empty for an empty one. Raises DatabaseError, psycopg.Error, sqlite3.Error."""
     if url.startswith("sqlite:"):
         return migrations.sqlite_version(sqlite_path(url))
-    with psycopg.connect(url, connect_timeout=5) as connection:
+    with psycopg.connect(server_address(url), connect_timeout=5) as connection:
         encoding = connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
             raise DatabaseError(f"the database is encoded in {encoding}: create one with encoding 'UTF8' instead")
@@ -176,38 +198,56 @@ class _FileLock:
 
 
 class _ServerLock:
-    """An advisory lock, which lives as long as its connection: a restarted PostgreSQL has forgotten it."""
+    """An advisory lock, which lives as long as its connection: a restarted PostgreSQL has forgotten it.
 
-    def __init__(self, url: str, number: int, refusal: str, *, is_shared: bool = False) -> None:
-        self._url = url
+    Where only this side knows that the connection is gone, the server keeps the lock for a session of ours that nobody
+    uses any more: that one is ended first.
+    """
+
+    def __init__(self, url: str, number: int, refusal: str, *, is_shared: bool = False, writes: bool = False) -> None:
+        self._address = server_address(url, writes=writes)
         self._number = number
         self._function = "pg_try_advisory_lock_shared" if is_shared else "pg_try_advisory_lock"
         self._connection: psycopg.Connection[Any] | None = None
+        self._sessions: list[tuple[Any, ...]] = []
+        """Those of ours that may have it: the answer that one took it can be lost as well."""
         if not self.renew():
             raise DatabaseError(refusal)
 
     def renew(self) -> bool:
-        try:
-            if self._connection is not None:
-                self._connection.execute("select 1")
+        if self._connection is not None:
+            if _answers(self._connection):
                 return True
-        except psycopg.OperationalError:
+            self._connection.close()
             self._connection = None
         try:
-            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+            connection = psycopg.connect(self._address, autocommit=True, connect_timeout=5)
         except psycopg.OperationalError:
             return True
-        try:
+        is_taken_over = False
+        with suppress(psycopg.Error, Unavailable), watched(connection, _TAKE_SECONDS):
             connection.execute(_NOTICE_GONE)
-            row = connection.execute(f"select {self._function}(%s)", (self._number,)).fetchone()
-        except psycopg.OperationalError:
+            is_taken_over = not self._take(connection)
+        if self._connection is not connection:
             connection.close()
-            return True
-        if row != (True,):
-            connection.close()
-            return False
-        self._connection = connection
-        return True
+        return not is_taken_over
+
+    def _take(self, connection: psycopg.Connection[Any]) -> bool:
+        """Takes the lock on this connection, if it can be had; False where another process has it."""
+        former, own = self._sessions, connection.execute(_SESSION).fetchall()
+        self._sessions = former + own
+        until = time.monotonic() + _FORMER_SECONDS
+        while True:
+            former = [session for session in former if _end(connection, session)]
+            if connection.execute(f"select {self._function}(%s)", (self._number,)).fetchone() == (True,):
+                self._sessions, self._connection = own, connection
+                return True
+            if not former:
+                return False
+            if time.monotonic() > until:
+                self._sessions = former
+                return True  # held for us, though we can't get at it: it is tried again until the server lets go
+            time.sleep(_FORMER_PAUSE_SECONDS)
 
     def is_lost(self) -> bool:
         if self._connection is None:
@@ -223,6 +263,27 @@ class _ServerLock:
             self._connection.close()
 
 
+def _answers(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a connection is still one. Its wire may have been cut in silence, so it is waited for only so long."""
+    try:
+        with watched(connection, _ANSWER_SECONDS):
+            connection.execute("select 1")
+    except psycopg.Error:
+        return False
+    except Unavailable:
+        pass  # no descriptor left to watch it with, which says nothing about it
+    return True
+
+
+def _end(connection: psycopg.Connection[Any], session: tuple[Any, ...]) -> bool:
+    """Has the server end a session of ours, if it may; whether there was one (which takes a moment to end)."""
+    if connection.execute(_IS_THERE, session).fetchone() is None:
+        return False
+    with suppress(psycopg.errors.InsufficientPrivilege):
+        connection.execute("select pg_terminate_backend(%s)", session[:1])
+    return True
+
+
 def lock_for_serving(database: Database, *, is_shared: bool = False) -> Lock:
     """Makes this process the one that serves from the database, or one of those that share it.
 
@@ -230,7 +291,7 @@ def lock_for_serving(database: Database, *, is_shared: bool = False) -> Lock:
     """
     if database.directory is not None:
         return _FileLock(sqlite_path(database.url).with_suffix(".lock"), _SERVED_FILE)
-    return _ServerLock(database.url, SERVE_LOCK, _SERVED, is_shared=is_shared)
+    return _ServerLock(database.url, SERVE_LOCK, _SERVED, is_shared=is_shared, writes=True)
 
 
 def lock_for_backup(url: str) -> Lock:

@@ -15,6 +15,7 @@ import asyncio
 import math
 import os
 import re
+import socket
 import sqlite3
 import threading
 import time
@@ -48,6 +49,24 @@ GROUP_MAX = 64
 
 MINIMUM_SQLITE = (3, 35, 0)
 """The first SQLite with RETURNING."""
+
+_WIRE: dict[str, str | int] = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""How soon the system gives up a connection whose other end is silent: by default that takes hours where nothing is
+being sent, and a quarter of one where something is."""
+
+_NOT_NOW = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
+)
+"""What says that this server, or this connection to it, can't do it now: nothing about the unit."""
 
 _FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 """No space on the device; and any other limit on what may be written, such as a quota's or a process's."""
@@ -155,12 +174,22 @@ def transaction(url: str) -> Iterator[Tx]:
             connection.row_factory = sqlite3.Row
             yield Tx(connection)
     else:
-        with psycopg.connect(url, connect_timeout=5, row_factory=dict_row) as server:
+        with psycopg.connect(server_address(url), connect_timeout=5, row_factory=dict_row) as server:
             yield Tx(cast(_Connection, server), _translated)
 
 
 def _translated(sql: str) -> str:
     return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
+
+
+def server_address(url: str, *, writes: bool = False) -> str:
+    """A PostgreSQL's address as libpq takes it, with what notices that its other end is gone, unless the URL says.
+
+    To one that `writes`, a standby is no answer. Raises psycopg.ProgrammingError.
+    """
+    wanted = {**_WIRE, "target_session_attrs": "read-write"} if writes else _WIRE
+    given = conninfo.conninfo_to_dict(url)
+    return conninfo.make_conninfo(url, **{name: value for name, value in wanted.items() if name not in given})
 
 
 def sqlite_path(url: str) -> Path:
@@ -375,9 +404,84 @@ class _Broken(Exception):
     """The connection broke within the unit, before its commit was asked for: nothing was done."""
 
 
+class _Attempt:
+    """A unit under way on a thread, and how whoever waits for it takes the thread back.
+
+    A thread that waits for an answer hears of nothing but its connection. The descriptor it is ended by is one of our
+    own: the connection's may have been closed meanwhile, and its number be somebody else's.
+    """
+
+    def __init__(self) -> None:
+        self.is_given_up = False
+        self.is_cut = False
+        self.lent_at = -math.inf
+        self._wire: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def on(self, connection: psycopg.Connection[Any]) -> Iterator[None]:
+        """While this lasts, the connection is the one to cut. Raises Unavailable where nobody waits any more."""
+        with self._lock:
+            if self.is_given_up:
+                raise Unavailable
+            try:
+                # Its family plays no part in what is done with it.
+                wire = self._wire = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+            except OSError as error:
+                raise Unavailable from error
+            self.lent_at = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wire = None
+                wire.close()
+
+    def give_up(self) -> None:
+        """Whatever it comes to is to be undone."""
+        with self._lock:
+            self.is_given_up = True
+
+    def cut(self) -> bool:
+        """Gives up, and ends the connection in use, from any thread; whether there was one."""
+        with self._lock:
+            self.is_given_up = True
+            if self._wire is None:
+                return False
+            self.is_cut = True
+            with suppress(OSError):  # the other end was faster
+                self._wire.shutdown(socket.SHUT_RDWR)
+            return True
+
+
+def _cut_all(attempts: Sequence[_Attempt]) -> None:
+    for attempt in attempts:
+        attempt.cut()
+
+
+@contextmanager
+def watched(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+    """Ends a connection from this side where what is done with it takes longer: then it breaks.
+
+    Raises Unavailable where there is no descriptor to do it by.
+    """
+    attempt = _Attempt()
+    timer = threading.Timer(seconds, attempt.cut)
+    timer.daemon = True
+    with attempt.on(connection):
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
 def _at_one_moment(tx: Tx, unit: Callable[..., T], args: Any, kwargs: Any) -> T:
     tx.execute("set transaction isolation level repeatable read, read only")
-    return unit(tx, *args, **kwargs)
+    try:
+        return unit(tx, *args, **kwargs)
+    except errors.ReadOnlySqlTransaction as error:
+        raise TypeError("a unit that only reads wrote") from error  # not the server's fault
 
 
 class PostgresStore:
@@ -386,20 +490,27 @@ class PostgresStore:
     While the server is away, whoever asks is told so at once, for half a second at a time. It is away where no
     connection can be had, or where it answers nothing: that one unit takes long, or waits for another one's lock, says
     nothing of it, so it is then asked something that takes no time.
+
+    Connections can also be lost in silence, one and all, while new ones would work (a firewall forgot them, another
+    server took over from a frozen one). So one on which nothing was heard for too long is ended from this side, which
+    frees its thread, and all the pool has are made anew.
     """
 
     dialect = "postgresql"
     TRIES = 4
     DOWN_SECONDS = 0.5
+    STATEMENT_SECONDS = 5
+    """How long a statement may take where somebody waits; the server sees to that, and says so."""
 
     STOP_SECONDS = 5.0
 
     def __init__(self, url: str, *, connections: int = 10, answer_seconds: float | None = None) -> None:
         self._answer_seconds = answer_seconds
-        statement_seconds = 0 if answer_seconds is None else 5
+        statement_seconds = 0 if answer_seconds is None else self.STATEMENT_SECONDS
+        address = server_address(url, writes=answer_seconds is not None)
         self._threads = ThreadPoolExecutor(connections, "postgres")
         self._pool = ConnectionPool(
-            conninfo.make_conninfo(url, connect_timeout=2, application_name="simroute"),
+            conninfo.make_conninfo(address, connect_timeout=2, application_name="simroute"),
             min_size=1,
             max_size=connections + 1,  # one to ask whether the server answers
             timeout=BUSY_SECONDS,
@@ -415,7 +526,11 @@ class PostgresStore:
         self._statements: dict[str, str] = {}
         self._down_until = 0.0
         self._heard_at = -math.inf
-        self._question: threading.Thread | None = None
+        self._drained_at = -math.inf
+        self._asking: threading.Thread | None = None
+        self._question = _Attempt()
+        self._late: set[_Attempt] = set()
+        """Those that nobody waits for any more."""
         self._opened = False
         self._closed = False
         self.full_at = -math.inf
@@ -424,16 +539,22 @@ class PostgresStore:
         if self._closed:
             raise Unavailable
         loop = asyncio.get_running_loop()
-        given_up = threading.Event()
-        work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs, given_up))
-        if not await self._is_in_time(work):
+        attempt = _Attempt()
+        work = loop.run_in_executor(self._threads, lambda: self._work(unit, args, kwargs, attempt))
+        try:
+            is_in_time = await self._is_in_time(work, attempt)
+        except asyncio.CancelledError:
+            self._cut_later(attempt)
+            raise
+        if not is_in_time:
             # Undone, unless its commit is on the way: that is found out by the next one who looks, as after a crash.
-            given_up.set()
+            attempt.give_up()
+            self._cut_later(attempt)
             work.add_done_callback(lambda late: late.cancelled() or late.exception())
             raise Unavailable
         return work.result()
 
-    async def _is_in_time(self, work: asyncio.Future[Any]) -> bool:
+    async def _is_in_time(self, work: asyncio.Future[Any], attempt: _Attempt) -> bool:
         """Waits for a unit as long as a caller waits. Where it takes longer, the server may be away."""
         if self._answer_seconds is None:
             await asyncio.wait({work})
@@ -446,18 +567,51 @@ class PostgresStore:
             done, _ = await asyncio.wait({work}, timeout=half_seconds)
             if not done and self._heard_at < asked_at:
                 self._down_until = time.monotonic() + self.DOWN_SECONDS
+                self._cut(attempt)
+                self._cut(self._question)
         return bool(done)
 
     def _ask(self) -> None:
         """Asks the server for nothing, on a thread that nobody waits for, unless that is being done."""
-        if self._question is None or not self._question.is_alive():
-            self._question = threading.Thread(target=self._hear, name="postgres-ask", daemon=True)
-            self._question.start()
+        if self._asking is None or not self._asking.is_alive():
+            self._question = _Attempt()
+            self._asking = threading.Thread(target=self._hear, args=(self._question,), name="postgres-ask", daemon=True)
+            self._asking.start()
 
-    def _hear(self) -> None:
-        with suppress(psycopg.Error), self._pool.connection() as connection:
+    def _hear(self, question: _Attempt) -> None:
+        with suppress(psycopg.Error, Unavailable), self._lent(question) as connection:
             connection.execute("select 1")
             self._heard_at = time.monotonic()
+
+    def _cut_later(self, attempt: _Attempt) -> None:
+        """Nobody waits for it any more; a server that is there has answered by the time it is cut."""
+        if self._answer_seconds is not None:
+            self._late.add(attempt)
+            seconds = self._answer_seconds + self.STATEMENT_SECONDS
+            asyncio.get_running_loop().call_later(seconds, self._cut, attempt)
+
+    def _cut(self, attempt: _Attempt) -> None:
+        """Ends a silent connection, if it is still in use. Those of its age may be as dead, though none has said so."""
+        self._late.discard(attempt)
+        if attempt.cut() and attempt.lent_at > self._drained_at:
+            self._renew_connections()
+
+    def _renew_connections(self) -> None:
+        """Has every connection replaced: those in use when they are given back."""
+        self._drained_at = time.monotonic()
+        self._pool.drain()
+
+    @contextmanager
+    def _lent(self, attempt: _Attempt) -> Iterator[psycopg.Connection[Any]]:
+        """A connection of the pool with a transaction on it, which is committed at the end."""
+        connection = self._pool.getconn()
+        try:
+            with attempt.on(connection), connection:
+                yield connection
+        finally:
+            if attempt.is_cut:
+                connection.close()  # perhaps cut after it had said the last word: it looks well
+            self._pool.putconn(connection)
 
     async def read(self, unit: Unit[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.run(_at_one_moment, unit, args, kwargs)
@@ -465,6 +619,11 @@ class PostgresStore:
     async def close(self) -> None:
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._late:
+            # The process can't end before its threads, and the loop that would free them may end first.
+            timer = threading.Timer(self.STATEMENT_SECONDS, _cut_all, (list(self._late),))
+            timer.daemon = True
+            timer.start()
         if self._opened:
             await asyncio.to_thread(self._pool.close, self.STOP_SECONDS)
 
@@ -474,52 +633,58 @@ class PostgresStore:
             text = self._statements[sql] = _translated(sql)
         return text
 
-    def _work(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
+    def _work(self, unit: Callable[..., T], args: Any, kwargs: Any, attempt: _Attempt) -> T:
         # While the server is away, everybody waiting for the same time-out would hold all threads; and who queued
         # behind them in vain is not to be served before those who came since.
-        if given_up.is_set() or time.monotonic() < self._down_until:
+        if attempt.is_given_up or time.monotonic() < self._down_until:
             raise Unavailable
         try:
-            result = self._try(unit, args, kwargs, given_up)
+            result = self._try(unit, args, kwargs, attempt)
         except (PoolTimeout, _Broken) as error:
             self._down_until = time.monotonic() + self.DOWN_SECONDS
             raise Unavailable from error
-        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        except _NOT_NOW as error:
             if isinstance(error, errors.DiskFull):
                 self.full_at = time.monotonic()
+            elif isinstance(error, errors.ReadOnlySqlTransaction):
+                # A standby, or about to be one: reads would still get through, and say that all is well.
+                self._down_until = time.monotonic() + self.DOWN_SECONDS
+                self._renew_connections()
             raise Unavailable from error
         self._heard_at = time.monotonic()
         return result
 
-    def _try(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
+    def _try(self, unit: Callable[..., T], args: Any, kwargs: Any, attempt: _Attempt) -> T:
         """Again after a deadlock, and with another connection where the server ended the one from the pool.
 
-        Raises _Broken where all of them break.
+        Raises _Broken where all of them break, Unavailable where nobody waits any more.
         """
         conflicts, left = 0, self._pool.max_size
         while True:
             try:
-                return self._once(unit, args, kwargs, given_up)
+                return self._once(unit, args, kwargs, attempt)
             except (errors.DeadlockDetected, errors.SerializationFailure):
                 conflicts += 1
                 if conflicts == self.TRIES:
                     raise
             except _Broken:
                 left -= 1
+                if attempt.is_given_up:
+                    raise Unavailable from None
                 if not left:
                     raise
 
-    def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, given_up: threading.Event) -> T:
+    def _once(self, unit: Callable[..., T], args: Any, kwargs: Any, attempt: _Attempt) -> T:
         if not self._opened:
             self._pool.open()
             self._opened = True
-        with self._pool.connection() as connection:
+        with self._lent(attempt) as connection:
             try:
                 result = unit(Tx(cast(_Connection, connection), self._translate), *args, **kwargs)
-                if given_up.is_set():
-                    raise Unavailable  # its caller was told that nothing was done
-                return result
             except psycopg.OperationalError as error:
                 if connection.closed:
                     raise _Broken from error
                 raise
+            if attempt.is_given_up:
+                raise Unavailable  # its caller was told that nothing was done
+            return result

@@ -101,6 +101,11 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def complain(sentence: str) -> None:
+    """What a person should know, apart from the result."""
+    click.echo(sentence, err=True)
+
+
 def tell(context: Context, facts: Mapping[str, Any], sentence: str) -> None:
     """One result, as a sentence or as JSON."""
     click.echo(json.dumps(dict(facts), ensure_ascii=False) if context.is_json else sentence)
@@ -110,7 +115,7 @@ def with_database(context: Context, work: Callable[[Database], Awaitable[T]]) ->
     """Runs something against the database, and closes it."""
 
     async def run() -> T:
-        database = open_database(context.environment)
+        database = open_database(context.environment, tell=complain)
         try:
             return await work(database)
         finally:

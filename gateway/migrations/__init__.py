@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
 LATEST = "0024"
+
+TRY_SECONDS = 45.0
+TRY_PAUSE_SECONDS = 3.0
+"""How long, and how often, tables are tried for that somebody else uses. Shorter than a supervisor waits for a process
+that starts."""
+
+_WAITS = (
+    "the schema is to be updated, and a table that changes is in use (by a backup, a report or a forgotten transaction,"
+    f" see pg_stat_activity). Trying for {TRY_SECONDS:.0f} seconds; the other processes go on meanwhile"
+)
+_GIVEN_UP = (
+    f"its schema could not be updated in {TRY_SECONDS:.0f} seconds: a table that changes is in use (by a backup, a"
+    " report or a forgotten transaction, see pg_stat_activity). Nothing was changed: start again when that is over"
+)
 
 
 def is_older(revision: str) -> bool:
@@ -24,11 +40,26 @@ def sqlalchemy_url(url: str) -> str:
     return url
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, tell: Callable[[str], None] | None = None) -> None:
     """Brings the schema up to date; does nothing where it is. Safe to run by several processes at once.
 
-    Raises ValueError where a newer version has been at it, psycopg.Error, sqlite3.Error.
+    Where somebody else uses a table it is tried again, and `tell` hears of it. Raises ValueError where that takes too
+    long or a newer version has been at it, psycopg.Error, sqlite3.Error.
     """
+    until = time.monotonic() + TRY_SECONDS
+    is_told = tell is None
+    while not _is_upgraded(url):
+        if time.monotonic() + TRY_PAUSE_SECONDS > until:
+            raise ValueError(_GIVEN_UP)
+        if tell is not None and not is_told:
+            tell(_WAITS)
+            is_told = True
+        time.sleep(TRY_PAUSE_SECONDS)
+
+
+def _is_upgraded(url: str) -> bool:
+    """Whether it got all the tables it changes; where it did not, it changed nothing."""
+    import psycopg
     from alembic import command  # takes a third of a second to import: only when there is something to do
     from alembic.config import Config
     from alembic.util.exc import CommandError
@@ -44,9 +75,12 @@ def upgrade(url: str) -> None:
             "its schema is of a newer simroute: run that version, or restore a backup of before the update"
         ) from None
     except DBAPIError as error:
+        if isinstance(error.orig, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)):
+            return False
         if error.orig is None:
             raise
         raise error.orig from None
+    return True
 
 
 def create_sqlite(path: Path) -> None:

@@ -12,6 +12,9 @@ from sqlalchemy import Connection, Engine, create_engine, event, pool, text
 UPGRADE_LOCK = 0x51_40_0001
 """A number of our own for PostgreSQL's advisory lock."""
 
+WAIT_SECONDS = 1.5
+"""How long a table is waited for. Whoever asks for it meanwhile queues behind us, and its client waits for two."""
+
 
 def run() -> None:
     url = context.config.get_main_option("sqlalchemy.url") or ""
@@ -20,7 +23,8 @@ def run() -> None:
         _begin_for_tables_too(engine)
     with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
-            connection.execute(text(f"select pg_advisory_xact_lock({UPGRADE_LOCK})"))
+            connection.execute(text(f"select pg_advisory_xact_lock({UPGRADE_LOCK})"))  # as long as it takes
+            connection.execute(text(f"set local lock_timeout = {WAIT_SECONDS * 1000:.0f}"))
         context.configure(connection=connection, target_metadata=None, transactional_ddl=True)
         with context.begin_transaction():
             context.run_migrations()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import stat
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -12,11 +17,21 @@ from alembic import command
 from alembic.config import Config
 from psycopg.conninfo import make_conninfo
 
+from gateway import database as opening
 from gateway import migrations
-from gateway.database import SERVE_LOCK, Database, DatabaseError, lock_for_serving, open_database, schema_of
+from gateway.database import (
+    SERVE_LOCK,
+    Database,
+    DatabaseError,
+    Unreachable,
+    lock_for_serving,
+    open_database,
+    schema_of,
+)
 from gateway.store import Conflict, Tx, connect, sqlite_path
 from gateway.vault import SECRET_NAMES, SecretsError
-from tests.harness import environment, fresh_secrets
+from tests.harness import config_directory, environment, fresh_secrets, server
+from tests.journeys.cut_wire import proxy
 
 
 async def _open(values: dict[str, str]) -> Database:
@@ -111,6 +126,81 @@ def _forget(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     )
 
 
+@pytest.fixture
+def limited(postgres_url: str) -> Iterator[str]:
+    """A role that may end no sessions but its own, which those that log in as somebody else are not."""
+    name = f"limited_{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"create role {name}")
+        yield name
+        connection.execute(f"drop role {name}")
+
+
+def _holders(connection: psycopg.Connection[tuple[int]]) -> list[int]:
+    """The sessions that hold the lock for serving."""
+    rows = connection.execute(
+        "select pid from pg_locks where locktype = 'advisory' and objid = %s and granted"
+        " and database = (select oid from pg_database where datname = current_database())",
+        (SERVE_LOCK,),
+    )
+    return [row[0] for row in rows]
+
+
+async def test_a_lock_whose_wire_was_cut_in_silence_is_taken_again(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server knows nothing of the cut, and keeps the lock for the session that nobody hears any more."""
+    monkeypatch.setattr(opening, "_ANSWER_SECONDS", 1.0)
+    database = await _open(environment(postgres_url))
+    async with proxy(postgres_url) as wire:
+        address = make_conninfo(postgres_url, host="127.0.0.1", port=wire.port)
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            lock = await asyncio.to_thread(lock_for_serving, replace(database, url=address))
+            before = _holders(other)
+            wire.swallow()
+            assert await asyncio.to_thread(lock.renew)
+            assert not lock.is_lost()
+            after = _holders(other)
+            assert len(before) == len(after) == 1
+            assert before != after
+            with pytest.raises(DatabaseError, match="another simroute serves"):
+                lock_for_serving(database)
+            wire.swallow()
+            assert other.execute("select pg_terminate_backend(%s, 5000)", after).fetchone() == (True,)
+            assert other.execute("select pg_try_advisory_lock(%s)", (SERVE_LOCK,)).fetchone() == (True,)
+            assert not await asyncio.to_thread(lock.renew)
+            assert _holders(other) == [other.info.backend_pid]
+
+
+async def test_a_lock_of_a_session_that_may_not_be_ended_is_waited_for(
+    postgres_url: str, limited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(opening, "_FORMER_SECONDS", 0.2)
+    database = await _open(environment(postgres_url))
+    async with proxy(postgres_url) as wire:
+        address = make_conninfo(postgres_url, host="127.0.0.1", port=wire.port, options=f"-c role={limited}")
+        lock = await asyncio.to_thread(lock_for_serving, replace(database, url=address))
+        wire.swallow()
+        assert await asyncio.to_thread(lock.renew)
+        assert lock.is_lost()
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            _forget(other)
+        assert await asyncio.to_thread(lock.renew)
+        assert not lock.is_lost()
+        lock.close()
+
+
+def test_a_server_whose_lock_is_lost_ends_with_status_1(postgres_url: str, tmp_path: Path) -> None:
+    """Whoever restarts what failed brings it back once the other one is gone."""
+    with server(config_directory(tmp_path), environment(postgres_url), tmp_path / "log") as running:
+        with psycopg.connect(postgres_url, autocommit=True) as other:
+            _forget(other)
+            assert other.execute("select pg_try_advisory_lock(%s)", (SERVE_LOCK,)).fetchone() == (True,)
+            assert running.process.wait(40) == 1
+        assert "another simroute has taken over" in (tmp_path / "log").read_text()
+
+
 NOTICE = (
     "insert into notices (account_id, activation_id, message_id, format, state, next_at, created_at)"
     " values (1, :activation, :message, :format, 'pending', 1, 1) returning id"
@@ -185,3 +275,62 @@ async def test_a_schema_of_a_newer_version_is_left_as_it_is(sqlite_url: str) -> 
     assert row is not None
     assert row["version_num"] == "9999"
     await database.store.close()
+
+
+def _reading(url: str) -> psycopg.Connection[tuple[object, ...]]:
+    """A reader of a table that migrations change, as `pg_dump` is one."""
+    _before_rentals(url)
+    connection = psycopg.connect(url)
+    connection.execute("select count(*) from activations")
+    return connection
+
+
+def test_a_migration_that_waits_for_a_table_lets_others_use_it(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "TRY_PAUSE_SECONDS", 2.0)
+    is_told = threading.Event()
+    said: list[str] = []
+
+    def tell(sentence: str) -> None:
+        said.append(sentence)
+        is_told.set()
+
+    with _reading(postgres_url) as reader:
+        work = threading.Thread(target=migrations.upgrade, args=(postgres_url, tell))
+        work.start()
+        assert is_told.wait(20)
+        with psycopg.connect(postgres_url, options="-c lock_timeout=10s") as other:
+            other.execute("update activations set round = round where id = 1")
+            assert work.is_alive()
+        reader.close()
+        work.join(30)
+    assert schema_of(postgres_url) == migrations.LATEST
+    assert len(said) == 1
+    assert "is in use" in said[0]
+
+
+def test_a_migration_gives_up_in_words_where_a_table_is_not_to_be_had(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "TRY_SECONDS", 0.5)
+    with _reading(postgres_url), pytest.raises(DatabaseError, match=r"is in use .* Nothing was changed"):
+        open_database(environment(postgres_url))
+    assert schema_of(postgres_url) == "0005"
+    open_database(environment(postgres_url))
+    assert schema_of(postgres_url) == migrations.LATEST
+
+
+def test_one_start_waits_for_another_one_s_migration_as_long_as_it_takes(postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as other:
+        other.execute("select pg_advisory_xact_lock(%s)", (0x51_40_0001,))
+        threading.Timer(2.5, other.commit).start()
+        migrations.upgrade(postgres_url, pytest.fail)
+    assert schema_of(postgres_url) == migrations.LATEST
+
+
+def test_a_server_of_clients_does_not_take_a_standby_for_its_database(postgres_url: str) -> None:
+    separator = "&" if "?" in postgres_url else "?"
+    standby = f"{postgres_url}{separator}options=-cdefault_transaction_read_only%3Don"
+    with pytest.raises(Unreachable, match="only reads, as a standby does"):
+        open_database(environment(standby), answer_seconds=2.0)

@@ -12,9 +12,23 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from gateway.errors import Unavailable
-from gateway.store import BUSY_SECONDS, Conflict, PostgresStore, SqliteStore, Store, Tx, connect, sqlite_path
+from gateway.store import (
+    BUSY_SECONDS,
+    Conflict,
+    PostgresStore,
+    SqliteStore,
+    Store,
+    Tx,
+    _Attempt,
+    connect,
+    server_address,
+    sqlite_path,
+    watched,
+)
+from tests.journeys.cut_wire import Proxy, proxy
 
 
 def create(tx: Tx) -> None:
@@ -440,3 +454,151 @@ async def test_a_row_locked_for_too_long_is_unavailable_for_its_waiters_only(
         other.rollback()
     await postgres.run(grow, "a", "a")
     assert await postgres.read(names) == ["a", "b", "c"]
+
+
+HEAL_SECONDS = 20.0
+"""More than ever needed: a test that waits so long has failed."""
+
+
+def through(wire: Proxy) -> str:
+    return make_conninfo(wire.behind, host="127.0.0.1", port=wire.port)
+
+
+async def connected(store: PostgresStore, count: int, sql: str = "select 1") -> None:
+    """Runs a statement on so many connections at once."""
+    meeting = threading.Barrier(count)
+    await asyncio.gather(*(store.run(lambda tx: (tx.execute(sql), meeting.wait(5))) for _ in range(count)))
+
+
+async def healed(store: PostgresStore, name: str) -> None:
+    deadline = time.monotonic() + HEAL_SECONDS
+    while True:
+        try:
+            await store.run(add, name)
+            return
+        except Unavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+
+
+async def test_connections_that_are_all_lost_in_silence_are_replaced(postgres_url: str) -> None:
+    async with proxy(postgres_url) as wire:
+        store = PostgresStore(through(wire), answer_seconds=2.0)
+        await store.run(create)
+        await connected(store, 10)
+        wire.swallow()
+        lost = await asyncio.gather(*(store.run(add, f"lost {number}") for number in range(3)), return_exceptions=True)
+        assert all(isinstance(outcome, Unavailable) for outcome in lost)
+        await healed(store, "after")
+        await connected(store, 10)  # every thread is back
+        assert await store.read(names) == ["after"]
+        await store.close()
+
+
+@pytest.mark.parametrize("is_waited_for", [True, False])
+async def test_a_connection_lost_alone_does_not_keep_its_thread(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, *, is_waited_for: bool
+) -> None:
+    """The others are heard, so it takes as long as a statement may before it is known."""
+    monkeypatch.setattr(PostgresStore, "STATEMENT_SECONDS", 1)
+    is_lost, is_free = threading.Event(), threading.Event()
+    async with proxy(postgres_url) as wire:
+        store = PostgresStore(through(wire), answer_seconds=2.0)
+        await store.run(create)
+
+        def lose(tx: Tx) -> None:
+            add(tx, "lost")
+            wire.swallow()
+            store._renew_connections()  # this one alone is lost
+            is_lost.set()
+            try:
+                tx.one("select 1")
+            except psycopg.OperationalError:
+                is_free.set()
+                raise
+
+        work = asyncio.create_task(store.run(lose))
+        assert await asyncio.to_thread(is_lost.wait, 5)
+        await store.run(add, "beside")
+        if not is_waited_for:
+            work.cancel()
+        with pytest.raises(Unavailable if is_waited_for else asyncio.CancelledError):
+            await work
+        assert await asyncio.to_thread(is_free.wait, HEAL_SECONDS)
+        await healed(store, "after")
+        assert await store.read(names) == ["after", "beside"]
+        await store.close()
+
+
+async def test_a_connection_cut_after_the_last_word_is_not_handed_on(postgres: PostgresStore) -> None:
+    """It was heard in the nick of time, and nothing shows that it is dead."""
+    sessions = []
+    attempt = _Attempt()
+    for _ in range(2):
+        with postgres._lent(attempt) as connection:
+            sessions.append(connection.info.backend_pid)
+            attempt.is_cut = True
+    assert len(set(sessions)) == 2
+
+
+def test_what_takes_too_long_on_a_watched_connection_breaks_it(postgres_url: str) -> None:
+    started = time.monotonic()
+    with psycopg.connect(postgres_url) as connection:
+        with watched(connection, HEAL_SECONDS):
+            connection.execute("select 1")
+        with pytest.raises(psycopg.OperationalError), watched(connection, 0.2):
+            connection.execute("select pg_sleep(60)")
+        assert connection.closed
+    assert time.monotonic() - started < HEAL_SECONDS
+
+
+async def test_a_server_that_only_reads_is_away_for_readers_too_until_it_writes_again(postgres_url: str) -> None:
+    store = PostgresStore(postgres_url, answer_seconds=4.0)
+    await store.run(create)
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        name = other.info.dbname
+        await connected(store, 3, "set session characteristics as transaction read only")
+        other.execute(f"alter database {name} set default_transaction_read_only = on")
+        with pytest.raises(Unavailable):
+            await store.run(add, "nowhere")
+        await asyncio.sleep(PostgresStore.DOWN_SECONDS)
+        with pytest.raises(Unavailable):
+            await store.read(names)
+        other.execute(f"alter database {name} reset default_transaction_read_only")
+    await healed(store, "after")
+    assert await store.read(names) == ["after"]
+    await store.close()
+
+
+async def test_a_command_may_read_from_a_standby(postgres_url: str) -> None:
+    store = PostgresStore(make_conninfo(postgres_url, options="-c default_transaction_read_only=on"))
+    assert await store.read(lambda tx: tx.one("select 1 as x")) == {"x": 1}
+    await store.close()
+
+
+async def test_a_session_that_the_server_ended_within_a_transaction_is_unavailable(postgres: PostgresStore) -> None:
+    def dawdle(tx: Tx) -> None:
+        tx.execute("set local idle_in_transaction_session_timeout = 100")
+        add(tx, "late")
+        time.sleep(1)
+        add(tx, "later")
+
+    with pytest.raises(Unavailable):
+        await postgres.run(dawdle)
+    await postgres.run(add, "after")
+    assert await postgres.read(names) == ["after"]
+
+
+async def test_a_reading_unit_that_writes_is_a_mistake_of_ours_and_no_outage(postgres: PostgresStore) -> None:
+    with pytest.raises(TypeError, match="only reads"):
+        await postgres.read(add, "a")
+    await postgres.run(add, "b")
+
+
+def test_what_the_address_says_of_its_wire_holds() -> None:
+    given = conninfo_to_dict(
+        server_address("postgresql://u@h/db?tcp_user_timeout=7&target_session_attrs=any", writes=True)
+    )
+    assert (given["tcp_user_timeout"], given["target_session_attrs"]) == ("7", "any")
+    assert int(given["keepalives_idle"] or 0) < 60
+    assert "target_session_attrs" not in conninfo_to_dict(server_address("postgresql://u@h/db"))
