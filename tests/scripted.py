@@ -555,11 +555,19 @@ class World:
         """What the worker's loops do in one round each; a database that is away costs the round, as there."""
         gateway = self.gateway
         tell = gateway.activations.close_upstream
-        for work in (gateway.purchases.note_answered, gateway.worker._tick, tell, gateway.worker._settle, self.poll):
+        for work in (gateway.purchases.note_answered, self.tick, tell, gateway.worker._settle, self.poll):
             try:
                 await work()
             except Unavailable:
                 continue
+
+    async def tick(self) -> None:
+        """What the loops do once a second; what time does to activations at every upstream."""
+        gateway = self.gateway
+        await gateway.worker._tick()
+        await gateway.activations.keep_rentals()
+        await gateway.activations.expire()
+        await gateway.worker._give_back_abandoned()
 
     async def settle_everything(self) -> None:
         """Time passes until nothing is left to do: an hour and a half in growing steps, and a day for lost rentals."""

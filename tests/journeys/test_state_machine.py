@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
             "settle": gateway.purchases.settle,
             "expire": gateway.activations.expire,
             "close": gateway.activations.close_upstream,
-            "overdue": gateway.worker._tick,
+            "overdue": self.world.tick,
             "rent": self._rent,
             "keep": gateway.activations.keep_rentals,
         }
