@@ -288,7 +288,7 @@ async def test_ends_keys_and_abandoned_numbers_do_not_wait_for_an_upstream_that_
 
 async def test_numbers_of_an_upstream_that_was_taken_out_still_end(world: World) -> None:
     live = await bought(world)
-    del world.gateway.house.upstreams["one"]
+    world.gateway.house.upstreams = {"two": world.two}
     world.watch.now = live.expires_at
     await world.gateway.worker._tick()
     assert live.status is Status.EXPIRED
