@@ -20,7 +20,7 @@ import structlog
 
 from gateway import attempts, fuse, ledger, moves, refunds
 from gateway.accounts import Caller
-from gateway.apart import apart
+from gateway.apart import apart, named
 from gateway.codes import clean_code
 from gateway.errors import (
     CancelTooEarly,
@@ -644,7 +644,21 @@ class Activations:
             self._house.losses.note(row["upstream"], Money(row["cost"], row["cost_currency"]), now)
 
     async def _close_there(self, upstream: Upstream, row: Row) -> None:
-        """As `Upstream.close`, or it is known what stands against that. Raises UpstreamError where to tell it again."""
+        """As `Upstream.close`, or it is known what stands against that.
+
+        Raises UpstreamError where it is to be told again, Unavailable.
+        """
+        try:
+            await self._tell_end(upstream, row)
+        except (UpstreamError, Unavailable):
+            raise
+        except Exception as error:
+            kind, at = named(error)
+            where = {"activation": row["id"], "upstream": row["upstream"]}
+            log.error("activation.unexpected", **where, work="close", error=kind, at=at)
+            raise Unwell("it failed in a way nobody expected") from None
+
+    async def _tell_end(self, upstream: Upstream, row: Row) -> None:
         try:
             await upstream.close(row["reference"], Outcome(row["close_outcome"]))
         except HasSms:
@@ -675,7 +689,8 @@ class Activations:
         """
         if row["close_outcome"] != Outcome.CANCELLED:
             return False
-        is_kept = row["product"] == Product.RENTAL or refunds.window_ends_at(self._house.stanza(row["upstream"]), row)
+        window_end = refunds.window_ends_at(self._house.stanza(row["upstream"]), row)
+        is_kept = row["product"] == Product.RENTAL or window_end is not None
         try:
             progress = await upstream.read(Watched(row["reference"], 1, row["service"], row["opened_at"]))
         except UpstreamError:

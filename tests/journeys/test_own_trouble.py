@@ -160,6 +160,29 @@ async def test_an_abandoned_number_that_cannot_be_given_back_for_a_reason_of_its
     assert odd.status is Status.CANCELLED
 
 
+async def test_an_end_that_cannot_be_told_for_a_reason_of_its_own_is_told_later(world: World) -> None:
+    odd, fine = await bought(world), await bought(world)
+    plain, tries = world.one.close, 0
+
+    async def close(reference: str, outcome: Outcome) -> None:
+        nonlocal tries
+        if reference == odd.reference:
+            tries += 1
+            raise KeyError("what nobody expected")
+        await plain(reference, outcome)
+
+    world.watch.now = max(odd.expires_at, fine.expires_at)
+    await world.gateway.activations.expire()
+    with patch.object(world.one, "close", close):
+        for _ in range(3):
+            await world.gateway.activations.close_upstream()
+    assert tries == 1
+    assert not world.one.sold[fine.reference].is_paid
+    await world.settle_everything()
+    await world.check_settled()
+    assert not world.one.sold[odd.reference].is_paid
+
+
 # Upstreams that are wrong about a number
 
 
