@@ -20,7 +20,7 @@ import structlog
 
 from gateway import attempts, fuse, ledger, moves, refunds
 from gateway.accounts import Caller
-from gateway.apart import apart, named
+from gateway.apart import apart, log_unexpected
 from gateway.codes import clean_code
 from gateway.errors import (
     CancelTooEarly,
@@ -653,9 +653,7 @@ class Activations:
         except (UpstreamError, Unavailable):
             raise
         except Exception as error:
-            kind, at = named(error)
-            where = {"activation": row["id"], "upstream": row["upstream"]}
-            log.error("activation.unexpected", **where, work="close", error=kind, at=at)
+            log_unexpected(row["id"], row["upstream"], "close", error)
             raise Unwell("it failed in a way nobody expected") from None
 
     async def _tell_end(self, upstream: Upstream, row: Row) -> None:
@@ -685,7 +683,7 @@ class Activations:
         """Whether a lease whose caller was released is paid for all the same, and so is the operator's loss.
 
         Where the money of what has no code comes back by itself, only what the upstream says was used is.
-        Raises Unwell where it says nothing.
+        Raises Unwell where it says nothing, or denies what it has just refused to take back.
         """
         if row["close_outcome"] != Outcome.CANCELLED:
             return False
@@ -699,6 +697,8 @@ class Activations:
             raise Unwell("a cancel was refused, and why could not be read") from None
         if is_kept:
             return progress.state is not LeaseState.CANCELLED
+        if progress.state is LeaseState.UNKNOWN:
+            raise Unwell("a cancel was refused, and the number is unknown")
         return progress.state is LeaseState.FINISHED or bool(progress.messages)
 
 

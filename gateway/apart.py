@@ -37,7 +37,13 @@ def note_unexpected(live: Live, work: str, error: Exception) -> None:
     told = f"{work}: {kind} at {place}"
     if told not in live.troubles:
         live.troubles += (told,)
-        log.error("activation.unexpected", activation=live.id, upstream=live.upstream, work=work, error=kind, at=place)
+        log_unexpected(live.id, live.upstream, work, error)
+
+
+def log_unexpected(activation_id: int, upstream: str, work: str, error: Exception) -> None:
+    """What may be told of it."""
+    kind, place = named(error)
+    log.error("activation.unexpected", activation=activation_id, upstream=upstream, work=work, error=kind, at=place)
 
 
 def named(error: Exception) -> tuple[str, str]:

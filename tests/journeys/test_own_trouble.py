@@ -249,10 +249,12 @@ async def test_a_number_that_is_called_finished_without_a_code_is_given_back_or_
     assert world.one.sold[live.reference].is_paid is not is_wrong
 
 
-async def test_a_number_that_its_upstream_finished_before_the_client_cancels_is_a_loss(world: World) -> None:
+@pytest.mark.parametrize("how", ["unreadable", "denied"])
+async def test_a_number_that_its_upstream_finished_before_the_client_cancels_is_a_loss(world: World, how: str) -> None:
     live = await bought(world)
     world.one.finish(live.reference)
-    world.one.is_readable = False
+    world.one.is_readable = how != "unreadable"
+    world.one.denied = {live.reference}
     world.watch.now += 300
     await world.gateway.activations.cancel(world.caller, live.id)
     await world.gateway.activations.close_upstream()
