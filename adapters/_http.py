@@ -32,7 +32,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from adapters._values import Unreadable, load_json
+from adapters._values import Unreadable, decoded, load_json
 from gateway.errors import InDoubt, NotReached, Unwell, UpstreamError
 from gateway.upstream import Context
 
@@ -89,8 +89,8 @@ class Reply:
 
     @property
     def text(self) -> str:
-        """The body as text, without a byte order mark and surrounding white space."""
-        return self.body.decode("utf-8-sig", errors="replace").strip()
+        """The body as `decoded` text, without surrounding white space."""
+        return decoded(self.body).strip()
 
     def json(self) -> Any:
         """The body as JSON, decimals as text. Raises Unreadable."""

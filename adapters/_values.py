@@ -18,7 +18,7 @@ Code = TypeVar("Code", str, int)
 T = TypeVar("T")
 
 _REFERENCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ODD_ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 _FRACTION = re.compile(r"\.(\d{1,6})\d*")
 
 
@@ -26,23 +26,53 @@ class Unreadable(ValueError):
     """An answer that makes no sense. The HTTP seam turns it into Unwell or InDoubt, as the verb demands."""
 
 
-def load_json(body: bytes) -> Any:
-    """Parsed JSON. Numbers with a point stay text, so that money never passes through a binary float."""
+def decoded(body: bytes) -> str:
+    """Bytes of a foreign hand as text that can be written down anywhere, without a byte order mark.
+
+    Nothing in it makes it unreadable: an SMS cut in the middle of an emoji must not hide its code.
+    """
     try:
-        data = json.loads(body, parse_float=str, parse_constant=_refuse_constant)
-        return _encodable(data) if _SURROGATE.search(body) else data
+        return _without_nul(body.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        pass
+    try:  # CESU-8, as some Java programs write: a half of a character at a time
+        return storable(body.decode("utf-8-sig", "surrogatepass"))
+    except UnicodeDecodeError:
+        return _without_nul(body.decode("utf-8-sig", "replace"))
+
+
+def storable(text: str) -> str:
+    """The text with halves of a character joined, and U+FFFD for each that lacks the other and for NUL.
+
+    The halves can't be encoded, and PostgreSQL's text has no NUL. To leave one out would make one word of two.
+    """
+    return _without_nul(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "\ufffd")
+
+
+def load_json(body: bytes) -> Any:
+    """Parsed JSON, each text in it as `storable` has it.
+
+    Numbers with a point stay text, so that money never passes through a binary float.
+    """
+    try:
+        text = decoded(body)
+        data = json.loads(text, parse_float=str, parse_constant=_refuse_constant)
+        return _storable(data) if _ODD_ESCAPE.search(text) else data
     except (ValueError, RecursionError):
         pass
     raise Unreadable("not JSON")
 
 
-def _encodable(data: Any) -> Any:
-    """With halves of characters replaced: an SMS cut in the middle of an emoji must not hide its code."""
+def _storable(data: Any) -> Any:
     if isinstance(data, str):
-        return data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return storable(data)
     if isinstance(data, list):
-        return [_encodable(item) for item in data]
-    return {key: _encodable(item) for key, item in data.items()} if isinstance(data, dict) else data
+        return [_storable(item) for item in data]
+    return {storable(key): _storable(item) for key, item in data.items()} if isinstance(data, dict) else data
 
 
 def _refuse_constant(_name: str) -> None:

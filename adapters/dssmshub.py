@@ -36,7 +36,7 @@ from adapters._dssmshub_words import SERVICES
 from adapters._http import Body, Http, Reply
 from adapters._prices import Row, Sheet
 from adapters._seller import Seller
-from adapters._values import Address, Unreadable, cost, digits, load_json, mapping, micros, reference
+from adapters._values import Address, Unreadable, cost, digits, load_json, mapping, micros, reference, storable
 from adapters._words import WordOptions, Words
 from gateway.errors import (
     HasSms,
@@ -360,7 +360,7 @@ def header_text(value: str) -> str:
     if " " in text or not _ESCAPE.search(text):
         return text
     try:
-        return unquote_plus(text, errors="strict").strip()
+        return storable(unquote_plus(text, errors="strict")).strip()
     except UnicodeDecodeError:
         return text
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +20,7 @@ import structlog
 
 from gateway import attempts, fuse, ledger, moves, refunds
 from gateway.accounts import Caller
+from gateway.apart import apart, log_unexpected
 from gateway.codes import clean_code
 from gateway.errors import (
     CancelTooEarly,
@@ -47,6 +49,9 @@ RENTAL_UNKNOWN_TIMES_MAX = 20
 
 END_MOVED_SECONDS = 1.0
 """A rental's end that is later by less is the same end."""
+
+DENIED_SECONDS = 60.0
+"""How long after an upstream denied a lease it is told to take it back: by then a glitch of its is over."""
 
 JUDGED_AFTER_SECONDS = 60.0
 """A caller who gives up sooner says nothing about whether a code would have come."""
@@ -148,9 +153,21 @@ class Activations:
             if live.is_rental:
                 await self._end_rental_over_upstream(live, progress.state)
             elif live.status is Status.WAITING:
-                await self._end_without_code(live, close=False)
+                await self._end_without_code(live, self._close_at(live, progress.state))
             live.is_over_upstream = True
         return is_new
+
+    def _close_at(self, live: Live, state: LeaseState) -> float | None:
+        """When to have a number without a code taken back that its upstream says is over; None where it has been.
+
+        It may be wrong, and the number be paid for and open. One that it says is finished it refuses to take back if
+        so, and then that is our loss.
+        """
+        now = self._house.clock()
+        if state is not LeaseState.UNKNOWN:
+            return None if state is LeaseState.CANCELLED else now
+        at = refunds.life_ends_at(self._house.stanza(live.upstream), live.opened_at, now + DENIED_SECONDS)
+        return at if live.refundable_until is None else min(at, live.refundable_until - refunds.MARGIN_SECONDS)
 
     async def _take_end(self, live: Live, ends_at: float | None) -> None:
         """A rental ends when its upstream says so, once that is later than was known."""
@@ -431,15 +448,14 @@ class Activations:
             # Upstreams tell the least age a lease has to have, so its age counts already.
             age = now - live.opened_at
             return now + max(2.0, (error.retry_seconds or 5.0) - age)
-        except (UnknownLease, NotAllowed) as error:
-            if live.is_rental and isinstance(error, NotAllowed):
+        except UnknownLease:
+            return self._close_at(live, LeaseState.UNKNOWN)
+        except NotAllowed:
+            if live.is_rental:
                 # There it is paid for, or over. What it says of itself decides.
                 await self.look(live)
                 raise NotAllowedNow from None
-            stanza = house.stanza(live.upstream)
-            if isinstance(error, NotAllowed) and stanza is not None and stanza.refund_seconds is not None:
-                return now  # asked again at once, and then whether it costs us
-            return None
+            return now  # asked again at once, and then whether it costs us
         except (UpstreamError, TimeoutError):
             return now + 2.0
         return None
@@ -460,29 +476,45 @@ class Activations:
 
     # What time does
 
-    async def expire(self) -> None:
-        """Ends what is past its life, after one last look for a code. Raises Unavailable."""
-        now = self._house.clock()
-        overdue = [live for live in self._house.live.all_open() if live.expires_at <= now]
-        for start in range(0, len(overdue), EXPIRED_TOGETHER):
-            await asyncio.gather(*map(self._expire_one, overdue[start : start + EXPIRED_TOGETHER]))
+    async def expire(self, upstream: str | None = None) -> None:
+        """Ends what is past its life, after one last look for a code: at one upstream, or at each. Raises Unavailable.
 
-    async def keep_rentals(self) -> None:
-        """Keeps the money of rentals that can't be given back any more, after a look whether they are there still.
-
-        Raises Unavailable.
+        Those of one that hangs keep no other's waiting.
         """
         now = self._house.clock()
-        waiting = [live for live in self._house.live.all_open() if live.is_rental and live.status is Status.WAITING]
+        overdue = [live for live in self._open_at(upstream) if live.expires_at <= now]
+        await self._do_each(overdue, "expire", self._expire_one)
+
+    async def keep_rentals(self, upstream: str | None = None) -> None:
+        """Keeps the money of rentals that can't be given back any more, after a look whether they are there still.
+
+        As `expire`. Raises Unavailable.
+        """
+        now = self._house.clock()
+        waiting = [live for live in self._open_at(upstream) if live.is_rental and live.status is Status.WAITING]
         due = [live for live in waiting if not live.is_kept and not _is_refundable(live, now)]
-        for start in range(0, len(due), EXPIRED_TOGETHER):
-            await asyncio.gather(*map(self._keep_one, due[start : start + EXPIRED_TOGETHER]))
+        await self._do_each(due, "keep", self._keep_one)
+
+    def _open_at(self, upstream: str | None) -> Iterable[Live]:
+        lives = self._house.live
+        return lives.all_open() if upstream is None else lives.at_upstream(upstream).values()
+
+    async def _do_each(self, lives: Sequence[Live], name: str, work: Callable[[Live], Awaitable[None]]) -> None:
+        by_upstream = defaultdict[str, list[Live]](list)
+        for live in lives:
+            by_upstream[live.upstream].append(live)
+        await asyncio.gather(*(_do_in_turn(some, name, work) for some in by_upstream.values()))
+
+    async def _look_last(self, live: Live) -> None:
+        """As `look`: an answer that nobody expected must not put off the end that comes next."""
+        with apart(live, "last look"):
+            await self.look(live)
 
     async def _keep_one(self, live: Live) -> None:
         if live.cancels_under_way:
             return  # one that is being given back right now was asked for in time
         if not live.is_over_upstream:
-            await self.look(live)
+            await self._look_last(live)
         if live.status is Status.WAITING:
             await self._keep(live)
 
@@ -505,7 +537,13 @@ class Activations:
         if live.status is not Status.WAITING or live.is_kept:
             if live.status.is_open:
                 await self._finish(live, close=False)
-        elif await self._house.store.run(_lose_waiting_rental if is_used else _end, *_lapsed(live, now)):
+        elif is_used:
+            await self._lapse_used(live, now)
+        else:
+            await self._end_without_code(live, self._close_at(live, state))
+
+    async def _lapse_used(self, live: Live, now: float) -> None:
+        if await self._house.store.run(_lose_waiting_rental, live.id, Status.EXPIRED, None, None, now):
             self._ended(live, Status.EXPIRED, now)
         else:
             await self._refresh(live)
@@ -515,7 +553,7 @@ class Activations:
         if await self._house.store.read(attempts.is_prolonging, live.id):
             return  # settled before long, one way or the other
         if not live.is_over_upstream:
-            await self.look(live)
+            await self._look_last(live)
         # An extension whose commit was lost may have moved the end, and only the database knows.
         await self._refresh(live)
         if live.status.is_open and live.expires_at <= self._house.clock():
@@ -532,16 +570,17 @@ class Activations:
             and not live.is_over_upstream
             and not self._house.health.is_open(live.upstream)
         ):
-            await self.look(live)
+            await self._look_last(live)
         if live.status is Status.WAITING:
-            await self._end_without_code(live, close=True)
+            await self._end_without_code(live, self._house.clock())
         elif live.status.is_open:
             await self._finish(live)
 
-    async def _end_without_code(self, live: Live, *, close: bool) -> None:
+    async def _end_without_code(self, live: Live, close_at: float | None) -> None:
+        """`close_at` is when the upstream is to take it back, None where it has."""
         now = self._house.clock()
-        outcome = Outcome.CANCELLED if close else None
-        if await self._house.store.run(_end, live.id, Status.EXPIRED, outcome, now, now):
+        outcome = Outcome.CANCELLED if close_at is not None else None
+        if await self._house.store.run(_end, live.id, Status.EXPIRED, outcome, close_at, now):
             self._ended(live, Status.EXPIRED, now)
         else:
             await self._refresh(live)
@@ -587,10 +626,6 @@ class Activations:
             if upstream is None:
                 raise Unwell("taken out of the configuration")
             await self._close_there(upstream, row)
-        except (UnknownLease, NotAllowed) as error:
-            log.info("close.refused", activation=row["id"], upstream=row["upstream"])
-            if upstream is not None and isinstance(error, NotAllowed) and await self._is_lost(upstream, row):
-                await self._lose(row, now)
         except UpstreamError as error:
             now = house.clock()
             may_return = upstream is None and window_end is None and now - row["opened_at"] < refunds.GONE_SECONDS
@@ -608,25 +643,63 @@ class Activations:
         if await self._house.store.run(_lose_released, row["id"], now):
             self._house.losses.note(row["upstream"], Money(row["cost"], row["cost_currency"]), now)
 
-    async def _is_lost(self, upstream: Upstream, row: Row) -> bool:
-        """Whether a lease whose caller was released is kept there all the same, and so is the operator's loss."""
-        is_rental = row["product"] == Product.RENTAL and row["close_outcome"] == Outcome.CANCELLED
-        if not is_rental and refunds.window_ends_at(self._house.stanza(row["upstream"]), row) is None:
-            return False
-        try:
-            progress = await upstream.read(Watched(row["reference"], 1, row["service"], row["opened_at"]))
-        except UpstreamError:
-            return True
-        return progress.state is not LeaseState.CANCELLED
-
     async def _close_there(self, upstream: Upstream, row: Row) -> None:
-        """As `Upstream.close`. A message that came after the caller was released is written down, not shown."""
+        """As `Upstream.close`, or it is known what stands against that.
+
+        Raises UpstreamError where it is to be told again, Unavailable.
+        """
+        try:
+            await self._tell_end(upstream, row)
+        except (UpstreamError, Unavailable):
+            raise
+        except Exception as error:
+            log_unexpected(row["id"], row["upstream"], "close", error)
+            raise Unwell("it failed in a way nobody expected") from None
+
+    async def _tell_end(self, upstream: Upstream, row: Row) -> None:
         try:
             await upstream.close(row["reference"], Outcome(row["close_outcome"]))
         except HasSms:
-            live = self._house.live.get(row["id"]) or await load(self._house.store, self._house.vault, row["id"])
-            if live is not None and not await self.look(live):
-                raise Unwell("the message that came late could not be read") from None
+            await self._take_late(row)
+        except (UnknownLease, NotAllowed) as error:
+            log.info("close.refused", activation=row["id"], upstream=row["upstream"])
+            if isinstance(error, NotAllowed) and await self._is_lost(upstream, row):
+                await self._lose(row, self._house.clock())
+
+    async def _take_late(self, row: Row) -> None:
+        """A message that came after the caller was released is written down, not shown. Raises Unwell."""
+        live = self._house.live.get(row["id"]) or await load(self._house.store, self._house.vault, row["id"])
+        if live is None:
+            return
+        is_read = False
+        with apart(live, "late message", UpstreamError):
+            if not await self.look(live):
+                raise Unwell("the message that came late could not be read")
+            is_read = True
+        if not is_read:
+            await self._lose(row, self._house.clock())  # it is paid for, whatever it says
+
+    async def _is_lost(self, upstream: Upstream, row: Row) -> bool:
+        """Whether a lease whose caller was released is paid for all the same, and so is the operator's loss.
+
+        Where the money of what has no code comes back by itself, only what the upstream says was used is.
+        Raises Unwell where it says nothing, or denies what it has just refused to take back.
+        """
+        if row["close_outcome"] != Outcome.CANCELLED:
+            return False
+        window_end = refunds.window_ends_at(self._house.stanza(row["upstream"]), row)
+        is_kept = row["product"] == Product.RENTAL or window_end is not None
+        try:
+            progress = await upstream.read(Watched(row["reference"], 1, row["service"], row["opened_at"]))
+        except UpstreamError:
+            if is_kept:
+                return True
+            raise Unwell("a cancel was refused, and why could not be read") from None
+        if is_kept:
+            return progress.state is not LeaseState.CANCELLED
+        if progress.state is LeaseState.UNKNOWN:
+            raise Unwell("a cancel was refused, and the number is unknown")
+        return progress.state is LeaseState.FINISHED or bool(progress.messages)
 
 
 def watched(live: Live) -> Watched:
@@ -634,14 +707,18 @@ def watched(live: Live) -> Watched:
     return Watched(live.reference, live.round, live.service, live.opened_at)
 
 
-def _lapsed(live: Live, at: float) -> tuple[int, Status, None, None, float]:
-    """What `_end` is told of a rental that ended upstream before it was kept."""
-    return live.id, Status.EXPIRED, None, None, at
-
-
 def _is_refundable(live: Live, now: float) -> bool:
     """Whether a waiting activation's money can be given back: a rental's only for a time."""
     return live.refundable_until is None or now < live.refundable_until
+
+
+async def _do_in_turn(lives: Sequence[Live], name: str, work: Callable[[Live], Awaitable[None]]) -> None:
+    async def do(live: Live) -> None:
+        with apart(live, name):
+            await work(live)
+
+    for start in range(0, len(lives), EXPIRED_TOGETHER):
+        await asyncio.gather(*map(do, lives[start : start + EXPIRED_TOGETHER]))
 
 
 # Units of work

@@ -66,6 +66,8 @@ class Live:
     """Until when a rental without a message can be given back; nought once its money is kept, None for others."""
     is_banned: bool = False
     """Whether whoever cancelled it said that the number is of no use."""
+    troubles: tuple[str, ...] = ()
+    """What went wrong with it in ways nobody expected, as far as that is logged."""
     filed_under: str = field(default="", repr=False)
     """The reference that the map finds it by."""
 
@@ -139,6 +141,10 @@ class LiveMap:
     def at_upstream(self, upstream: str) -> Mapping[str, Live]:
         """Open activations leased from an upstream, by its reference."""
         return self._by_upstream.get(upstream, {})
+
+    def upstreams(self) -> Collection[str]:
+        """Who has leased open activations to us; some may be out of the configuration."""
+        return list(self._by_upstream)
 
     def of_account(self, account_id: int) -> Collection[Live]:
         """An account's open activations, oldest first."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import structlog
 
 from gateway.activations import Activations, watched
+from gateway.apart import apart, named
 from gateway.errors import UpstreamError
 from gateway.house import House
 from gateway.live import Live
-from gateway.model import Status
+from gateway.model import Progress, Status, Watched
 from gateway.upstream import ReadsMany, Upstream
 
 CALLS_PER_SECOND = 10.0
@@ -49,6 +50,7 @@ class Poller:
         self._activations = activations
         self._name = name
         self._trouble = ""
+        self._list_trouble = ""
 
     async def sweep(self) -> float:
         """Reads what is due and brings it in; how many seconds to wait before the next round. Raises Unavailable."""
@@ -84,15 +86,37 @@ class Poller:
             return
         rounds = {live.id: live.round for live in lives}
         asked = [watched(live) for live in lives]
-        async with asyncio.timeout(READ_SECONDS * 3):
-            found = await upstream.read_many(asked)
+        found = await self._listed(upstream, asked)
         for live in lives:
             progress = found.get(live.reference)
             if progress is not None:
                 live.read_at = self._house.clock()
-                await self._activations.take(live, rounds[live.id], progress)
+                with apart(live, "poll"):
+                    await self._activations.take(live, rounds[live.id], progress)
         missing = [live for live in lives if live.reference not in found]
         await self._read_each(upstream, self._due(missing, SINGLES_AFTER_BULK))
+
+    async def _listed(self, upstream: _Reads, asked: Sequence[Watched]) -> Mapping[str, Progress]:
+        """What its list shows; nothing where one odd row made reading it fail, and so each is read singly.
+
+        Raises UpstreamError, TimeoutError.
+        """
+        try:
+            async with asyncio.timeout(READ_SECONDS * 3):
+                found = await upstream.read_many(asked)
+        except (UpstreamError, TimeoutError):
+            raise
+        except Exception as error:
+            self._unexpected(error)
+            return {}
+        self._list_trouble = ""
+        return found
+
+    def _unexpected(self, error: Exception) -> None:
+        kind, place = named(error)
+        if self._list_trouble != place:
+            log.error("poll.unexpected", upstream=self._name, error=kind, at=place)
+            self._list_trouble = place
 
     def _due(self, lives: Sequence[Live], most: int) -> list[Live]:
         """Who waits for a message, the most overdue first: young and recently polled ones are due sooner.
@@ -113,9 +137,10 @@ class Poller:
 
     async def _read_one(self, upstream: Upstream, live: Live) -> None:
         round_asked, live.read_at = live.round, self._house.clock()
-        async with asyncio.timeout(READ_SECONDS):
-            progress = await upstream.read(watched(live))
-        await self._activations.take(live, round_asked, progress)
+        with apart(live, "poll", UpstreamError, TimeoutError):
+            async with asyncio.timeout(READ_SECONDS):
+                progress = await upstream.read(watched(live))
+            await self._activations.take(live, round_asked, progress)
 
     def _well(self) -> None:
         if self._trouble:

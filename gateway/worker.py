@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from gateway import caps, handed, usage
 from gateway.accounts import Callers
 from gateway.activations import Activations
+from gateway.apart import note_unexpected
 from gateway.archivist import Archivist
 from gateway.errors import CallerError, NotAllowedNow, Unavailable, UpstreamError
 from gateway.feed import Feed
@@ -57,7 +59,7 @@ ENDS = "ends"
 
 REPORT = "report"
 TOGETHER = 25
-UPSTREAM_LOOPS = ("poll", "offers", "balance")
+UPSTREAM_LOOPS = ("poll", "ends", "offers", "balance")
 
 Round = Callable[[], Awaitable[float]]
 """One round of a loop; returns how many seconds to wait before the next."""
@@ -122,6 +124,7 @@ class Worker:
         self._works = works
         self._begin("answered", self._note_answered)
         self._begin("tick", self._tick)
+        self._begin("abandoned", self._give_back_abandoned)
         self._begin("readers", self._note_readers)
         # In every process: each notes under which key it seals, and how late its loop is.
         self._begin("reencryption", self._resealer.round)
@@ -182,6 +185,7 @@ class Worker:
             self._begin(f"offers:{name}", partial(self._price_lists.round, name))
             if self._works:
                 self._begin(f"poll:{name}", Poller(self._house, self._activations, name).sweep, lease=f"poll:{name}")
+                self._begin(f"ends:{name}", partial(self._end_due, name), lease=ENDS)
                 self._begin(f"balance:{name}", partial(self._overseer.look_at_balance, name), lease=REPORT)
 
     async def stop(self) -> None:
@@ -251,26 +255,61 @@ class Worker:
         return ANSWERED_SECONDS
 
     async def _tick(self) -> float:
-        await self._callers.refresh()
-        await self._sessions.refresh()
-        await self._overseer.follow_switches()
-        if self._works and self._leases.holds(ENDS):
-            await self._activations.keep_rentals()
-            await self._activations.expire()
-        overdue = await self._handovers.overdue()
-        for start in range(0, len(overdue), TOGETHER):
-            await asyncio.gather(*map(self._give_back, overdue[start : start + TOGETHER]))
-        await self._measure()
+        """What is quick, and can't wait for anything. Each part is done whatever happened to another."""
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "keys": self._callers.refresh,
+            "sessions": self._sessions.refresh,
+            "switches": self._overseer.follow_switches,
+            "ends": self._end_removed,
+            "measures": self._measure,
+        }
+        is_away = False
+        for name, part in parts.items():
+            try:
+                await part()
+            except Unavailable:
+                is_away = True
+            except Exception:
+                log.exception("loop.failed", loop="tick", part=name)
+        if is_away:
+            raise Unavailable
         self._database(is_well=True)
         return TICK_SECONDS
+
+    async def _end_due(self, upstream: str) -> float:
+        """What time does to the numbers of one upstream: one that hangs keeps no other's waiting."""
+        await self._activations.keep_rentals(upstream)
+        await self._activations.expire(upstream)
+        return TICK_SECONDS
+
+    async def _end_removed(self) -> None:
+        """As `_end_due`, for upstreams that are out of the configuration: nobody is asked there."""
+        if self._works and self._leases.holds(ENDS):
+            for name in self._house.live.upstreams():
+                if name not in self._house.upstreams:
+                    await self._end_due(name)
+
+    async def _give_back_abandoned(self) -> float:
+        overdue = await self._handovers.overdue()
+        by_upstream = defaultdict[str, list[Live]](list)
+        for live in overdue:
+            by_upstream[live.upstream].append(live)
+        await asyncio.gather(*map(self._give_back_each, by_upstream.values()))
+        return TICK_SECONDS
+
+    async def _give_back_each(self, lives: Sequence[Live]) -> None:
+        for start in range(0, len(lives), TOGETHER):
+            await asyncio.gather(*map(self._give_back, lives[start : start + TOGETHER]))
 
     async def _give_back(self, live: Live) -> None:
         try:
             await self._activations.give_back(live)
         except NotAllowedNow:
             pass  # its code came after all, and was paid for
-        except CallerError:
+        except Exception as error:
             self._handovers.abandon(live, "")
+            if not isinstance(error, CallerError):
+                note_unexpected(live, "give back", error)
 
     async def _close_upstream(self) -> float:
         await self._activations.close_upstream(waits=False)

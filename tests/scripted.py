@@ -115,7 +115,7 @@ class Scripted:
     closes: accept, too_early, sms, unwell, deaf (done, but the answer is lost), never
     extends: accept, refused, not_reached, doubt, doubt_made, anew (another rental instead), known (a lease we have)
 
-    `numbers` are the ones handed over next; empty: new ones.
+    `numbers` are the ones handed over next; empty: new ones. Leases in `denied` are not known to whoever reads them.
 
     A rental is bought by the same plans, at `cost` an hour. Numbers are handed out again, and for further services, by
     them too.
@@ -132,6 +132,7 @@ class Scripted:
         self.asked: list[BuyOrder] = []
         self.sold: dict[str, Sold] = {}
         self.is_well = self.is_readable = True
+        self.denied: set[str] = set()
         self.has_sold, self.gate = asyncio.Event(), asyncio.Event()
         self._serial = itertools.count(1)
 
@@ -249,6 +250,8 @@ class Scripted:
     async def read(self, watched: Watched) -> Progress:
         if not self.is_well or not self.is_readable:
             raise Unwell("not now")
+        if watched.reference in self.denied:
+            return Progress(LeaseState.UNKNOWN)
         return self.progress(watched.reference)
 
     def progress(self, reference: str) -> Progress:
@@ -306,6 +309,12 @@ class Scripted:
         if sold.state is LeaseState.OPEN:
             count = len(sold.messages) + 1
             sold.messages.append(Sms(str(1000 + count), f"code {1000 + count}", identity=f"{reference}:{count}"))
+
+    def finish(self, reference: str) -> None:
+        """It calls an open lease finished of its own accord."""
+        sold = self.sold[reference]
+        if sold.state is LeaseState.OPEN:
+            sold.state = LeaseState.FINISHED
 
     def show_hidden(self) -> None:
         """Leases that were slow to appear in the list do so now."""
@@ -555,11 +564,19 @@ class World:
         """What the worker's loops do in one round each; a database that is away costs the round, as there."""
         gateway = self.gateway
         tell = gateway.activations.close_upstream
-        for work in (gateway.handovers.note_answered, gateway.worker._tick, tell, gateway.worker._settle, self.poll):
+        for work in (gateway.handovers.note_answered, self.tick, tell, gateway.worker._settle, self.poll):
             try:
                 await work()
             except Unavailable:
                 continue
+
+    async def tick(self) -> None:
+        """What the loops do once a second; what time does to activations at every upstream."""
+        gateway = self.gateway
+        await gateway.worker._tick()
+        await gateway.activations.keep_rentals()
+        await gateway.activations.expire()
+        await gateway.worker._give_back_abandoned()
 
     async def settle_everything(self) -> None:
         """Time passes until nothing is left to do: an hour and a half in growing steps, and a day for lost rentals."""
@@ -568,6 +585,7 @@ class World:
             upstream.closes.clear()
             upstream.extends.clear()
             upstream.is_well = upstream.is_readable = True
+            upstream.denied.clear()
             upstream.show_hidden()
         for seconds in (0, 1, 3, 6, 35, 61, 100, 130, 400, 700, 900, 1200, 1600, 61, 61):
             self.watch.now += seconds

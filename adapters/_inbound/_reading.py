@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl
 
-from adapters._values import Unreadable, load_json, mapping
+from adapters._values import Unreadable, load_json, mapping, storable
 from gateway.errors import PushUnreadable
 from gateway.upstream import PushRequest
 
@@ -48,7 +48,8 @@ def form(request: PushRequest) -> list[tuple[str, str]]:
 
 
 def _pairs(encoded: str) -> list[tuple[str, str]]:
-    return parse_qsl(encoded, keep_blank_values=True, errors="replace")
+    pairs = parse_qsl(encoded, keep_blank_values=True, errors="replace")
+    return [(storable(name), storable(value)) for name, value in pairs]
 
 
 def lists(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

@@ -601,6 +601,12 @@ async def test_no_answer_breaks_any_verb(body: str, status: int) -> None:
     await there.aclose()
 
 
+@pytest.mark.parametrize(("told", "operator"), [("o\0002", "o\ufffd2"), ("o2 \ud83d", "o2 \ufffd")])
+async def test_an_operator_is_a_text_that_can_be_stored(told: str, operator: str) -> None:
+    async with upstream({"getNumberV2": LEASE_V2 | {"activationOperator": told}}) as (there, _):
+        assert (await there.buy(order())).operator == operator
+
+
 async def test_sms_cut_in_the_middle_of_a_character_is_read() -> None:
     rows = row("1", smsCode="55", smsText="Code 55 \ud83d", activationStatus="2")
     async with upstream({"getActiveActivations": [rows]}) as (there, _):

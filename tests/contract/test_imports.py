@@ -31,7 +31,7 @@ LAYERS = (
     # The words everybody uses
     "errors", "model", "metrics", "settings", "guard", "rules",
     # The seam, the database, and what is kept in memory
-    "inhouse", "upstream", "snapshots", "store", "leases", "live", "health", "passwords",
+    "inhouse", "upstream", "snapshots", "store", "leases", "live", "apart", "health", "passwords",
     # Decisions: pure, from facts to a short-list
     "pricing", "ladders", "routing", "offers",
     # Units of work on the store

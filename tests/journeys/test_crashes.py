@@ -342,7 +342,7 @@ async def test_after_a_death_the_identical_request_gets_the_number(tmp_path: Pat
         lost = await world.buy(world.order("the same"))
         await world.boot()
         world.watch.now += wait
-        await world.gateway.worker._tick()
+        await world.tick()
         live = await world.buy(world.order("the same"))
         assert (live.id == lost.id) is is_same
         assert len(world.one.asked) == (1 if is_same else 2)

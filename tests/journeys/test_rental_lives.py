@@ -727,7 +727,7 @@ async def test_a_rental_does_not_end_by_time_while_it_is_prolonged(world: World,
     task = asyncio.ensure_future(world.extend(live))
     await is_there.wait()
     world.watch.now += 2
-    await world.gateway.worker._tick()
+    await world.tick()
     assert live.status.is_open
     go_on.set()
     assert (await task).expires_at == ends_at + 7200
@@ -746,7 +746,7 @@ async def test_a_rental_does_not_end_by_time_while_more_time_is_in_doubt(world: 
     with pytest.raises(Unavailable):
         await world.extend(live)
     world.watch.now = ends_at + 1
-    await world.gateway.worker._tick()
+    await world.tick()
     assert live.status.is_open
     world.one.is_readable = True
     await world.round()
@@ -763,11 +763,11 @@ async def test_a_rental_waits_for_more_time_only_until_that_is_settled(world: Wo
     for seconds in (31, NEVER_LISTED_SECONDS - 32):
         world.watch.now += seconds
         await world.gateway.settling.settle()
-        await world.gateway.worker._tick()
+        await world.tick()
         assert live.status.is_open
     world.watch.now += 2
     await world.gateway.settling.settle()
-    await world.gateway.worker._tick()
+    await world.tick()
     assert live.status is Status.FINISHED
 
 

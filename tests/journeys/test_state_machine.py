@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -19,9 +20,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from gateway.activations import UNKNOWN_TIMES_MAX
 from gateway.errors import CallerError, Unavailable
 from gateway.live import Live
-from tests.scripted import World, worlds
+from tests.scripted import Scripted, World, worlds
 
 T = TypeVar("T")
 
@@ -118,6 +120,16 @@ class Machine(RuleBasedStateMachine):
     def lists_catch_up(self) -> None:
         self.world.one.show_hidden()
 
+    @rule(place=PLACES, is_passing=st.booleans())
+    def upstream_denies_a_number(self, place: int, is_passing: bool) -> None:
+        self.do(self._deny(place, is_passing))
+
+    @rule(place=PLACES)
+    def upstream_calls_a_number_finished(self, place: int) -> None:
+        live = self._number_at(place)
+        if live is not None:
+            self._upstream_of(live).finish(live.reference)
+
     @rule(is_well=st.booleans())
     def upstream_falls_ill_or_recovers(self, is_well: bool) -> None:
         self.world.one.is_well = is_well
@@ -182,7 +194,7 @@ class Machine(RuleBasedStateMachine):
             "settle": gateway.settling.settle,
             "expire": gateway.activations.expire,
             "close": gateway.activations.close_upstream,
-            "overdue": gateway.worker._tick,
+            "overdue": self.world.tick,
             "rent": self._rent,
             "keep": gateway.activations.keep_rentals,
         }
@@ -204,9 +216,28 @@ class Machine(RuleBasedStateMachine):
         except CallerError:
             pass  # told to the caller; what matters is what it did to the money
 
+    def _number_at(self, place: int) -> Live | None:
+        live = self.known[place % len(self.known)] if self.known else None
+        return None if live is None or live.is_rental else live
+
+    def _upstream_of(self, live: Live) -> Scripted:
+        return next(one for one in self.world.upstreams if one.name == live.upstream)
+
+    async def _deny(self, place: int, is_passing: bool) -> None:
+        live = self._number_at(place)
+        if live is None:
+            return
+        denied = self._upstream_of(live).denied
+        denied.add(live.reference)
+        for _ in range(UNKNOWN_TIMES_MAX):
+            with suppress(CallerError):
+                await self.world.poll()
+        if is_passing:
+            denied.clear()
+
     async def _sms(self, live: Live) -> None:
         """A message arrives and is read at once, also for an activation that is over; not in every case a new one."""
-        upstream = next(one for one in self.world.upstreams if one.name == live.upstream)
+        upstream = self._upstream_of(live)
         if len(upstream.sold[live.reference].messages) <= live.round or live.is_rental:
             upstream.sms(live.reference)
         await self.world.gateway.activations.take(live, live.round, upstream.progress(live.reference))
