@@ -23,11 +23,18 @@ def _take_nothing(*_said: object) -> None:
     """A hint that is of no interest."""
 
 
+async def _look_at_once() -> bool:
+    return True
+
+
 @asynccontextmanager
 async def member(
-    url: str, name: str, on_question: Callable[[Sequence[int]], Awaitable[bool]] | None = None
+    url: str,
+    name: str,
+    on_question: Callable[[Sequence[int]], Awaitable[bool]] | None = None,
+    on_look: Callable[[], Awaitable[bool]] = _look_at_once,
 ) -> AsyncIterator[Bus]:
-    made = Bus(url, "test", name, *(_take_nothing for _ in range(4)))
+    made = Bus(url, "test", name, _take_nothing, _take_nothing, _take_nothing, _take_nothing, on_look)
     if on_question is not None:
         made.on_question = on_question
     made.start()
