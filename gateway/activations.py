@@ -100,10 +100,13 @@ class Activations:
     def peek(self, account_id: int, activation_id: int, *, is_rental: bool = False) -> Live | None:
         """The caller's activation if it is in memory: what nearly every poll needs.
 
-        Not one with a code to show, where this process has not followed the others for a while.
+        Not one with a code to show, where this process has not followed the others for a while. (A rental has no
+        rounds: what it showed once is never wrong.)
         """
         live = self._known(account_id, activation_id, is_rental=is_rental)
-        if live is None or (live.status is Status.RECEIVED and not self._house.live.is_fresh()):
+        if live is None:
+            return None
+        if live.status is Status.RECEIVED and not live.is_rental and not self._house.live.is_fresh():
             return None
         live.polled_at = self._house.clock()
         return live
