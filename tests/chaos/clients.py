@@ -193,6 +193,9 @@ class Client:
 class HandlerClient(Client):
     """Speaks the SMS-Activate protocol."""
 
+    hears_of_rounds = True
+    """Whether its way to ask for a status tells a code that is the former one from one that is new."""
+
     async def call(self, action: str, seconds: float = 0.0, **parameters: object) -> str:
         """The words of the answer; empty where it was lost."""
         query = urlencode({"api_key": self.key, "action": action, **parameters})
@@ -245,7 +248,7 @@ class HandlerClient(Client):
         deal.is_finishing |= what == "finish"
         answer = await self.call("setStatus", id=deal.id, status=number)
         deal.is_cancelled |= what == "cancel" and answer == "ACCESS_CANCEL"
-        if answer == "ACCESS_RETRY_GET":
+        if answer == "ACCESS_RETRY_GET" and self.hears_of_rounds:
             deal.former = deal.codes[-1] if deal.codes else ""
         return answer not in ("", "ERROR_SQL")
 
