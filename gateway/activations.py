@@ -34,6 +34,7 @@ from gateway.errors import (
     Unwell,
     UpstreamError,
 )
+from gateway.feed import shown_everywhere
 from gateway.house import House
 from gateway.live import Live, Shown
 from gateway.model import LeaseState, Outcome, Product, Progress, Sms, Status, Watched
@@ -102,12 +103,23 @@ class Activations:
     # Reading
 
     def peek(self, account_id: int, activation_id: int, *, is_rental: bool = False) -> Live | None:
-        """The caller's activation if it is in memory: what nearly every poll needs."""
-        live = self._house.live.get(activation_id)
-        if live is None or live.account_id != account_id or live.is_rental is not is_rental:
+        """The caller's activation if it is in memory: what nearly every poll needs.
+
+        Not one with a code to show, where this process has not followed the others for a while. (A rental has no
+        rounds: what it showed once is never wrong.)
+        """
+        live = self._known(account_id, activation_id, is_rental=is_rental)
+        if live is None:
+            return None
+        if live.status is Status.RECEIVED and not live.is_rental and not self._house.live.is_fresh():
             return None
         live.polled_at = self._house.clock()
         return live
+
+    def _known(self, account_id: int, activation_id: int, *, is_rental: bool) -> Live | None:
+        live = self._house.live.get(activation_id)
+        is_it = live is not None and live.account_id == account_id and live.is_rental is is_rental
+        return live if is_it else None
 
     async def get(self, caller: Caller, activation_id: int, *, is_rental: bool = False) -> Live:
         """The caller's activation, or its rental: neither is known as the other.
@@ -117,6 +129,12 @@ class Activations:
         live = self.peek(caller.account_id, activation_id, is_rental=is_rental)
         if live is not None:
             return live
+        if not self._house.live.is_fresh():
+            await self._house.live.catch_up()
+            live = self._known(caller.account_id, activation_id, is_rental=is_rental)
+            if live is not None:
+                live.polled_at = self._house.clock()
+                return live
         # Somebody else's, in memory or not, is looked up like one that nobody has: the same answer at the same price.
         found = await load(self._house.store, self._house.vault, activation_id)
         is_this_kind = found is not None and (found.is_rental if is_rental else found.product.is_for_codes)
@@ -128,6 +146,17 @@ class Activations:
             self._house.live.place(live)
         live.polled_at = self._house.clock()
         return live
+
+    async def current(self, caller: Caller, activation_id: int, *, is_rental: bool = False) -> Live:
+        """As `get`, but as the database has it: for what is decided by the state."""
+        live = await self.get(caller, activation_id, is_rental=is_rental)
+        await self._hear_of(live)
+        return live
+
+    async def _hear_of(self, live: Live) -> None:
+        """Another process may have changed it just now. An end is final. Raises Unavailable."""
+        if self._house.is_shared and live.status.is_open:
+            await self._refresh(live)
 
     def open_of(self, caller: Caller, *, is_rental: bool = False) -> list[Live]:
         """The caller's open activations, or its rentals, oldest first."""
@@ -259,10 +288,18 @@ class Activations:
         return live
 
     async def ask_again(self, caller: Caller, activation_id: int) -> Live:
-        """Wants another SMS, free. Safe to repeat. Raises UnknownActivation, NotAllowedNow, Unavailable."""
-        live = await self.get(caller, activation_id)
-        if live.status is Status.RETRYING:
-            return live
+        """Wants another SMS, free. Safe to repeat. Raises UnknownActivation, NotAllowedNow, Unavailable.
+
+        From then on no process shows the code that was the newest before as if it were the new one.
+        """
+        live = await self.current(caller, activation_id)
+        if live.status is not Status.RETRYING:
+            await self._begin_round(live)
+        await shown_everywhere(self._house)
+        return live
+
+    async def _begin_round(self, live: Live) -> None:
+        """Raises NotAllowedNow, Unavailable."""
         if live.status is not Status.RECEIVED or live.is_over_upstream:
             raise NotAllowedNow
         reference = await self._ask_upstream_again(live)
@@ -272,11 +309,9 @@ class Activations:
             live.status = Status.RETRYING
             live.go_on_under(reference or live.reference)
             self._house.live.put(live)
-            return live
         # Somebody else's change came first: the same one is as good, any other is not.
-        if await self._refresh(live) is not Status.RETRYING:
+        elif await self._refresh(live) is not Status.RETRYING:
             raise NotAllowedNow
-        return live
 
     async def _ask_upstream_again(self, live: Live) -> str | None:
         """The reference under which the lease goes on, where that is another one. Raises NotAllowedNow, Unavailable."""
@@ -343,6 +378,8 @@ class Activations:
     async def finish(self, caller: Caller, activation_id: int) -> Live:
         """Done with it; the upstream is told in the background. Safe to repeat. Raises as `ask_again`."""
         live = await self.get(caller, activation_id)
+        if live.status is Status.WAITING:
+            await self._hear_of(live)
         if live.status is Status.FINISHED:
             return live
         if live.status not in (Status.RECEIVED, Status.RETRYING):
@@ -371,7 +408,7 @@ class Activations:
         `is_ban` says that the number is of no use, which is remembered. Raises UnknownActivation, NotAllowedNow (a code
         is there), CancelTooEarly, Unavailable.
         """
-        live = await self.get(caller, activation_id)
+        live = await self.current(caller, activation_id)
         if live.status in (Status.CANCELLED, Status.EXPIRED):
             return live
         if live.status is not Status.WAITING:

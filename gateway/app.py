@@ -33,7 +33,7 @@ from gateway.catalog import Catalog
 from gateway.database import Database
 from gateway.desk import Desk
 from gateway.errors import Unavailable
-from gateway.feed import Feed, take_asked
+from gateway.feed import Feed, has_looked, take_asked
 from gateway.front import Front
 from gateway.guard import LOOK_SECONDS, Guard
 from gateway.handovers import Handovers
@@ -258,6 +258,7 @@ class Gateway:
         bus = Bus(
             redis_url, self._channel(), self.name, lambda ids: take_asked(house, ids), on_delivered, house.health.turn,
             lambda upstream: self.price_lists.heard(upstream), lambda ids: self.handovers.has_left(ids),
+            lambda: has_looked(house),
         )  # fmt: skip
         house.health.on_turn = bus.turned
         house.bus, house.is_shared, house.live.on_put = bus, True, bus.changed

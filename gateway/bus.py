@@ -1,5 +1,5 @@
 """Hints between the processes of one deployment, through Redis: what changed, what is asked for, what was delivered.
-One question, too: whose client has hung up (`handovers`).
+Two questions, too: whose client has hung up (`handovers`), and whether all have looked at the database (`feed`).
 
 Everything said here may be lost, and nothing secret is said: ids and names, never a number, a code or a key. What has
 changed is always read from the database (`feed`), which is looked at anyway; a hint only makes that happen at once.
@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -82,6 +82,13 @@ class Tells(Protocol):
         """
         ...
 
+    async def ask_to_look(self, processes: int, seconds: float) -> bool:
+        """Asks all to look at the database; whether so many processes have, this one included, and all that listen.
+
+        False where one does not say so within that time.
+        """
+        ...
+
 
 class Silence:
     """For a process that is alone."""
@@ -90,6 +97,9 @@ class Silence:
 
     async def ask_who_left(self, processes: Collection[str], ids: Sequence[int]) -> bool:
         return False
+
+    async def ask_to_look(self, processes: int, seconds: float) -> bool:
+        return True
 
     def turned(self, upstream: str, reason: str) -> None:
         pass
@@ -115,10 +125,24 @@ class _Question:
     answer: asyncio.Future[bool]
 
 
+@dataclass(slots=True)
+class _Look:
+    """Who has looked of those that were asked to; `wanted` is how many have to, once that is known."""
+
+    looked: set[str] = field(default_factory=set)
+    wanted: int | None = None
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self) -> None:
+        if self.wanted is not None and len(self.looked) >= self.wanted:
+            self.is_over.set()
+
+
 class Bus:
     """Says and hears. `on_asked`, `on_delivered`, `on_turned` and `on_listed` are called with what others said.
 
-    `on_question` answers another process's `ask_who_left`, and never raises.
+    `on_question` answers another process's `ask_who_left`; `on_look` looks at the database and answers whether it
+    could. Neither raises.
     """
 
     def __init__(
@@ -131,6 +155,7 @@ class Bus:
         on_turned: Callable[[str, str], None],
         on_listed: Callable[[str], None],
         on_question: Callable[[Sequence[int]], Awaitable[bool]],
+        on_look: Callable[[], Awaitable[bool]],
     ) -> None:
         """`channel` tells this deployment from others on the same Redis, `me` this process from the others."""
         # By the third protocol the client swallows the answer to a ping, and silence would look like an end.
@@ -142,6 +167,7 @@ class Bus:
         self._on_turned = on_turned
         self._on_listed = on_listed
         self._on_question = on_question
+        self._on_look = on_look
         self._is_changed = False
         self._asked: list[int] = []
         self._delivered: list[tuple[Place, bool]] = []
@@ -155,6 +181,7 @@ class Bus:
         self._saying = asyncio.Semaphore(SAID_AT_ONCE_MAX)
         self._tasks: list[asyncio.Task[None]] = []
         self._questions: dict[int, _Question] = {}
+        self._looks: dict[int, _Look] = {}
         self._questions_asked = 0
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -203,10 +230,39 @@ class Bus:
         finally:
             del self._questions[number]
 
+    async def ask_to_look(self, processes: int, seconds: float) -> bool:
+        if self.is_away:
+            return False
+        self._questions_asked += 1
+        number = self._questions_asked
+        look = self._looks[number] = _Look()
+        try:
+            async with asyncio.timeout(seconds):
+                look.wanted = max(processes, await self._say_to_all("look", number))
+                look.note()
+                await look.is_over.wait()
+                return True
+        except (RedisError, OSError, RuntimeError, TimeoutError):
+            return False
+        finally:
+            del self._looks[number]
+
     async def _say_at_once(self, what: str, words: Any) -> None:
         """Raises RedisError, OSError, RuntimeError."""
         async with self._saying:
-            await self._redis.publish(self._channel, json.dumps({"from": self.me, **_NOTHING, what: words}))
+            await self._redis.publish(self._channel, self._sentence(what, words))
+
+    async def _say_to_all(self, what: str, words: Any) -> int:
+        """As `_say_at_once`; how many listened, this process included."""
+        async with self._saying, self._redis.pipeline(transaction=False) as pipeline:
+            # Of those that listen only since, the answer is waited for in vain: better than to miss one.
+            pipeline.publish(self._channel, self._sentence(what, words))
+            pipeline.pubsub_numsub(self._channel)
+            _, ((_, listeners),) = await pipeline.execute()
+            return int(listeners)
+
+    def _sentence(self, what: str, words: Any) -> str:
+        return json.dumps({"from": self.me, **_NOTHING, what: words})
 
     async def _answer(self, asker: str, number: int, ids: Sequence[int]) -> None:
         has_left = await self._on_question(ids)
@@ -215,9 +271,23 @@ class Bus:
 
     def _take_question(self, asker: str, number: int, processes: Sequence[str], ids: Sequence[int]) -> None:
         if self.me in processes:
-            task = asyncio.ensure_future(self._answer(asker, int(number), [int(one) for one in ids]))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
+            self._see_to(self._answer(asker, int(number), [int(one) for one in ids]))
+
+    def _see_to(self, answer: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(answer)
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _look(self, asker: str, number: int) -> None:
+        if await self._on_look():
+            with suppress(RedisError, OSError, RuntimeError):  # whoever asked waits until nothing counts on our memory
+                await self._say_at_once("looked", [asker, number])
+
+    def _take_looked(self, sender: str, asker: str, number: int) -> None:
+        look = self._looks.get(number) if asker == self.me else None
+        if look is not None:
+            look.looked.add(sender)
+            look.note()
 
     def _take_answer(self, sender: str, asker: str, number: int, has_left: bool) -> None:
         question = self._questions.get(number) if asker == self.me else None
@@ -299,6 +369,8 @@ class Bus:
         try:
             said = json.loads(words)
             if said["from"] == self.me:
+                if "look" in said:  # heard by ourselves, so what others say would be, too
+                    self._take_looked(self.me, self.me, said["look"])
                 return
             if said["changed"]:
                 self.heard.set()
@@ -313,6 +385,10 @@ class Bus:
                 self._take_question(said["from"], *said["question"])
             if "answer" in said:
                 self._take_answer(said["from"], *said["answer"])
+            if "look" in said:
+                self._see_to(self._look(said["from"], int(said["look"])))
+            if "looked" in said:
+                self._take_looked(said["from"], *said["looked"])
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("bus.unreadable")  # another version's, or a stranger's: hints may be lost
 

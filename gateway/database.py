@@ -16,7 +16,7 @@ import psycopg
 
 from gateway import keyring, migrations
 from gateway.errors import Unavailable
-from gateway.store import Store, connect, server_address, sqlite_path, transaction, watched
+from gateway.store import Store, Tx, connect, server_address, sqlite_path, transaction, watched
 from gateway.vault import SECRET_NAMES, Secrets, SecretsError, Vault, create_secrets, read_secrets, read_secrets_file
 
 EMBEDDED_URL = "sqlite:///var/simroute.db"
@@ -292,6 +292,17 @@ def lock_for_serving(database: Database, *, is_shared: bool = False) -> Lock:
     if database.directory is not None:
         return _FileLock(sqlite_path(database.url).with_suffix(".lock"), _SERVED_FILE)
     return _ServerLock(database.url, SERVE_LOCK, _SERVED, is_shared=is_shared, writes=True)
+
+
+def serving_processes(tx: Tx) -> int:
+    """How many processes serve from this PostgreSQL database, or work on it: each holds the lock for that."""
+    row = tx.one(
+        "select count(*) as processes from pg_locks where locktype = 'advisory' and objsubid = 1 and granted"
+        " and classid::bigint << 32 | objid::bigint = :lock"
+        " and database = (select oid from pg_database where datname = current_database())",
+        lock=SERVE_LOCK,
+    )
+    return int(row["processes"]) if row is not None else 0
 
 
 def lock_for_backup(url: str) -> Lock:

@@ -4,22 +4,32 @@ The database stamps every change of an activation with its transaction (`activat
 which number every transaction was over has to read only what is stamped with that number or a later one: nothing is
 missed, however long a commit takes. Hints of other processes (`bus`) make that happen at once; without them it happens
 twice a second, for all activations in one query.
+
+What a process knows is good for `FRESH_SECONDS` after it looked, and no code is shown from memory that is older. So
+whoever waits that long after a commit, or until every other process says that it has looked, knows that what was
+before is shown nowhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from gateway.bus import Bus
+from gateway.database import serving_processes
+from gateway.errors import Unavailable
 from gateway.house import House
 from gateway.live import Live
 from gateway.records import load_many
 from gateway.store import Row, Tx
 
 LOOK_SECONDS = 0.5
+FRESH_SECONDS = 0.75
+"""How long after it looked a process shows codes from memory: the time between two looks, and what a slow one takes."""
+
 PAUSE_SECONDS = 0.02
 """Between two looks: what changes meanwhile is read together."""
 
@@ -46,23 +56,48 @@ class Feed:
         self._is_held_up = False
         """Whether a long transaction, perhaps somebody else's, makes each look read the same again."""
 
+        self._paused_seconds = 0.0
+        self._turn = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        house.live.catch_up = self.catch_up
+
     async def begin(self) -> None:
         """Before the map is filled: what changes from now on is followed. Raises Unavailable."""
         await self._house.store.run(_restamp)
+        began = time.monotonic()
         self._since = await self._house.store.read(_horizon)
+        self._house.live.fresh_until = began + FRESH_SECONDS
 
     async def round(self) -> float:
         """Waits for a hint, or a moment, and brings in what changed. Raises Unavailable."""
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(LOOK_SECONDS - self._paused_seconds):
                 await self._bus.heard.wait()
         except TimeoutError:
             pass
         self._bus.heard.clear()
-        await self.look()
-        return LOOK_SECONDS if self._is_held_up else PAUSE_SECONDS
+        await self.catch_up()
+        self._paused_seconds = LOOK_SECONDS if self._is_held_up else PAUSE_SECONDS
+        return self._paused_seconds
 
-    async def look(self) -> None:
+    async def catch_up(self) -> None:
+        """Returns after a look that began no sooner than this was called. Raises Unavailable.
+
+        However many wait for that, there is one look at a time.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._look_next(), name="look")
+            self._next.add_done_callback(lambda look: look.cancelled() or look.exception())
+        await asyncio.shield(self._next)
+
+    async def _look_next(self) -> None:
+        async with self._turn:
+            self._next = None  # for whoever comes from now on, this one begins too early
+            began = time.monotonic()
+            await self._look()
+            self._house.live.fresh_until = began + FRESH_SECONDS
+
+    async def _look(self) -> None:
         """Brings in what changed since the last look. Raises Unavailable."""
         house = self._house
         horizon, rows = await house.store.read(_changed, self._since)
@@ -112,6 +147,33 @@ class Feed:
         if asked:
             self._bus.asked(asked)
         return ASKED_SECONDS
+
+
+async def shown_everywhere(house: House) -> None:
+    """Returns once no process shows a code any more that was the newest before what is committed by now.
+
+    Each other process is asked to look, and says when it has. One that can't be asked, or does not answer, is waited
+    for until it shows nothing from memory without having looked by itself.
+    """
+    if not house.is_shared:
+        return
+    until = time.monotonic() + FRESH_SECONDS
+    try:
+        processes = await house.store.read(serving_processes)
+        if await house.bus.ask_to_look(processes, until - time.monotonic()):
+            return
+    except Unavailable:
+        pass  # it is not known whom to ask
+    await asyncio.sleep(until - time.monotonic())
+
+
+async def has_looked(house: House) -> bool:
+    """Another process wants this one to know what is committed by now; whether it does."""
+    try:
+        await house.live.catch_up()
+    except Unavailable:
+        return False
+    return True
 
 
 def take_asked(house: House, ids: Iterable[int]) -> None:

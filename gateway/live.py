@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -98,12 +100,23 @@ class Live:
         return self.messages[-1].code if self.messages else ""
 
 
+async def _nothing_to_catch_up_with() -> None:
+    """Of a process that is alone."""
+
+
 class LiveMap:
     """Live activations by id, by account and by upstream; the most recently used ended ones too."""
 
     def __init__(self) -> None:
         self.on_put: Callable[[], None] = lambda: None
         """Called for every change that this process made."""
+
+        self.catch_up: Callable[[], Awaitable[None]] = _nothing_to_catch_up_with
+        """Brings in what other processes have changed by now. Raises Unavailable."""
+
+        self.fresh_until = math.inf
+        """Until when, by the clock that is never set back, what stands here is taken for what the database has."""
+
         self._open: dict[int, Live] = {}
         self._ended: LRUCache[int, Live] = LRUCache(ENDED_KEPT)
         self._by_account: dict[int, dict[int, Live]] = {}
@@ -111,6 +124,10 @@ class LiveMap:
 
     def get(self, activation_id: int) -> Live | None:
         return self._open.get(activation_id) or self._ended.get(activation_id)
+
+    def is_fresh(self) -> bool:
+        """Whether a code may be shown from here: else another process may have begun a new round unheard."""
+        return time.monotonic() <= self.fresh_until
 
     def put(self, live: Live) -> None:
         """Adds an activation, or files it anew after its status changed."""

@@ -152,7 +152,7 @@ class Rentals:
 
         Safe to repeat. Raises UnknownActivation, NotAllowedNow, CancelTooEarly, Unavailable.
         """
-        live = await self.get(caller, rental_id)
+        live = await self._activations.current(caller, rental_id, is_rental=True)
         if live.status not in (Status.CANCELLED, Status.EXPIRED):
             await self._activations.give_back(live)
         return live
@@ -209,7 +209,7 @@ class Rentals:
 
         Raises UnknownActivation, NotAllowedNow (not this number, not any more), Unavailable.
         """
-        live = await self._activations.get(caller, activation_id)
+        live = await self._activations.current(caller, activation_id)
         ranked = await self._extra(caller, live)
         return ExtraOffer(ranked.quote.price, live.service, live.country, live.number)
 
@@ -218,7 +218,7 @@ class Rentals:
 
         Raises UnknownActivation, NotAllowedNow, and as `Purchases.open`.
         """
-        live = await self._activations.get(caller, _parent_id(order))
+        live = await self._activations.current(caller, _parent_id(order))
         whole = replace(order, service=live.service, country=live.country, product=Product.AGAIN)
 
         async def basis() -> Basis:

@@ -169,6 +169,15 @@ def codes_are_those_of_their_order(found: Evidence) -> Problems:
                 yield f"activation {deal.id} showed codes that never came for it"
 
 
+def no_code_of_a_former_round_is_shown(found: Evidence) -> Problems:
+    """After a client was told that another code comes; one that its upstream sent twice is a new one, too."""
+    came = Counter((row["activation_id"], row["code"]) for row in found.messages if row["is_shown"])
+    for journal in found.journals:
+        for deal in journal.deals.values():
+            if any(came[deal.id, code] < 2 for code in deal.shown_again):
+                yield f"activation {deal.id} showed {journal.account} a former code as the new one"
+
+
 def clients_were_told_the_truth(found: Evidence) -> Problems:
     """Who was told that a number is given back has not paid for it; who read a code has."""
     captured = found.captured()
@@ -249,6 +258,7 @@ CHECKS: tuple[Callable[[Evidence], Problems], ...] = (
     every_code_is_readable,
     accounts_paid_what_was_captured,
     codes_are_those_of_their_order,
+    no_code_of_a_former_round_is_shown,
     clients_were_told_the_truth,
     an_idempotency_key_bought_once,
     every_notice_arrived,

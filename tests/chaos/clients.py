@@ -88,6 +88,12 @@ class Deal:
     is_finishing: bool = False
     """Its client has said that it is done with it, whether or not it heard the answer."""
 
+    former: str = ""
+    """The newest code it had when its client was told that another one comes, until that has come."""
+
+    shown_again: list[str] = field(default_factory=list)
+    """What was shown then, as if it were the new one, although it was the former."""
+
 
 @dataclass
 class Journal:
@@ -187,6 +193,9 @@ class Client:
 class HandlerClient(Client):
     """Speaks the SMS-Activate protocol."""
 
+    hears_of_rounds = True
+    """Whether its way to ask for a status tells a code that is the former one from one that is new."""
+
     async def call(self, action: str, seconds: float = 0.0, **parameters: object) -> str:
         """The words of the answer; empty where it was lost."""
         query = urlencode({"api_key": self.key, "action": action, **parameters})
@@ -218,6 +227,9 @@ class HandlerClient(Client):
         answer = await self.call("getStatus", id=deal.id)
         word, _, code = answer.partition(":")
         if word == "STATUS_OK":
+            if code == deal.former and not deal.is_finishing:
+                deal.shown_again.append(code)
+            deal.former = ""
             if code not in deal.codes[-1:]:
                 deal.codes.append(code)
             return "code"
@@ -236,6 +248,8 @@ class HandlerClient(Client):
         deal.is_finishing |= what == "finish"
         answer = await self.call("setStatus", id=deal.id, status=number)
         deal.is_cancelled |= what == "cancel" and answer == "ACCESS_CANCEL"
+        if answer == "ACCESS_RETRY_GET" and self.hears_of_rounds:
+            deal.former = deal.codes[-1] if deal.codes else ""
         return answer not in ("", "ERROR_SQL")
 
 
@@ -277,7 +291,12 @@ class RestClient(Client):
         answer = await self.call("GET", f"/activations/ver_{deal.id}")
         if answer is None:
             return "wait"
-        deal.codes[:] = [message["code"] for message in answer["messages"]] or deal.codes
+        codes = [message["code"] for message in answer["messages"]]
+        if answer["status"] == "received":
+            if codes[-1:] == [deal.former]:
+                deal.shown_again.append(deal.former)
+            deal.former = ""
+        deal.codes[:] = codes or deal.codes
         deal.is_cancelled |= answer["status"] in ("cancelled", "expired")
         if answer["status"] in ("finished", "cancelled", "expired", "failed"):
             return "over"
@@ -287,6 +306,8 @@ class RestClient(Client):
         path = {"again": "another-sms", "finish": "finish", "cancel": "cancel"}[what]
         answer = await self.call("POST", f"/activations/ver_{deal.id}/{path}")
         deal.is_cancelled |= bool(answer) and answer.get("status") == "cancelled"
+        if answer and answer.get("status") == "retrying":
+            deal.former = answer["messages"][-1]["code"]
         return answer is not None
 
     async def messages(self, activation_id: int) -> list[str] | None:

@@ -89,6 +89,7 @@ class AioSmsActivateClient(PublishedClient):
     """aiosmsactivate: POST with an empty body, the second versions of the actions, answers checked by models."""
 
     name = "aiosmsactivate"
+    hears_of_rounds = False  # getStatusV2 shows the newest message, whatever is waited for
 
     async def ask(self, base: str, action: str, parameters: dict[str, Any]) -> str:
         try:

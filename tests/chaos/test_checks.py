@@ -127,6 +127,9 @@ BROKEN: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
     "somebody else's activation": (
         of_alice(lambda alice: alice.deals.setdefault(77, Deal(77, "1"))), "codes are those of their order"
     ),
+    "a former code": (
+        of_alice(lambda alice: alice.deals[1].shown_again.append("11111")), "no code of a former round is shown"
+    ),
     "another number": (
         of_alice(lambda alice: setattr(alice.deals[1], "number", "1")), "codes are those of their order"
     ),

@@ -27,11 +27,18 @@ async def _nobody_left(_ids: Sequence[int]) -> bool:
     return False
 
 
+async def _look_at_once() -> bool:
+    return True
+
+
 @asynccontextmanager
 async def member(
-    url: str, name: str, on_question: Callable[[Sequence[int]], Awaitable[bool]] = _nobody_left
+    url: str,
+    name: str,
+    on_question: Callable[[Sequence[int]], Awaitable[bool]] = _nobody_left,
+    on_look: Callable[[], Awaitable[bool]] = _look_at_once,
 ) -> AsyncIterator[Bus]:
-    made = Bus(url, "test", name, _take_nothing, _take_nothing, _take_nothing, _take_nothing, on_question)
+    made = Bus(url, "test", name, _take_nothing, _take_nothing, _take_nothing, _take_nothing, on_question, on_look)
     made.start()
     try:
         if url != NOWHERE:
@@ -71,6 +78,38 @@ async def test_where_nobody_answers_nobody_is_waited_for_long(redis_url: str) ->
         assert not a._questions
     async with member(NOWHERE, "a") as a, asyncio.timeout(LONG_SECONDS):
         assert not await a.ask_who_left({"gone"}, [1])
+
+
+async def test_all_that_listen_have_to_look_and_say_so(redis_url: str) -> None:
+    turn = asyncio.Event()
+
+    async def look_when_let() -> bool:
+        await turn.wait()
+        return True
+
+    async with member(redis_url, "a") as a:
+        assert await a.ask_to_look(1, LONG_SECONDS)
+        async with member(redis_url, "b"), member(redis_url, "c", on_look=look_when_let):
+            asked = asyncio.ensure_future(a.ask_to_look(3, LONG_SECONDS))
+            assert not (await asyncio.wait({asked}, timeout=0.2))[0]
+            turn.set()
+            assert await asked
+            assert not await a.ask_to_look(4, 0.2)  # one is there that does not listen
+        assert not a._looks
+
+
+async def test_who_could_not_look_or_knows_of_no_looks_is_not_counted(redis_url: str) -> None:
+    async def fail() -> bool:
+        return False
+
+    async with member(redis_url, "a") as a:
+        async with member(redis_url, "b", on_look=fail):
+            assert not await a.ask_to_look(1, 0.2)
+        async with Redis.from_url(redis_url, protocol=2) as redis, redis.pubsub() as older:
+            await older.subscribe("test")
+            assert not await a.ask_to_look(1, 0.2)
+    async with member(NOWHERE, "a") as a, asyncio.timeout(LONG_SECONDS):
+        assert not await a.ask_to_look(1, LONG_SECONDS)
 
 
 async def test_a_question_is_no_riddle_to_a_program_that_knows_of_none(redis_url: str) -> None:

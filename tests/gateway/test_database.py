@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import stat
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,8 +28,9 @@ from gateway.database import (
     lock_for_serving,
     open_database,
     schema_of,
+    serving_processes,
 )
-from gateway.store import Conflict, Tx, connect, sqlite_path
+from gateway.store import Conflict, Tx, connect, sqlite_path, transaction
 from gateway.vault import SECRET_NAMES, SecretsError
 from tests.harness import config_directory, environment, fresh_secrets, server
 from tests.journeys.cut_wire import proxy
@@ -104,6 +106,22 @@ async def test_only_one_process_serves_from_a_database(database_url: str) -> Non
         lock_for_serving(database)
     first.close()
     lock_for_serving(database).close()
+
+
+async def test_processes_that_share_a_database_are_counted_as_long_as_they_live(postgres_url: str) -> None:
+    database = await _open(environment(postgres_url))
+    first, second = (lock_for_serving(database, is_shared=True) for _ in range(2))
+    assert _serving(postgres_url) == 2
+    second.close()
+    deadline = time.monotonic() + 30
+    while _serving(postgres_url) != 1:
+        assert time.monotonic() < deadline
+    first.close()
+
+
+def _serving(url: str) -> int:
+    with transaction(url) as tx:
+        return serving_processes(tx)
 
 
 async def test_a_lock_that_postgresql_forgot_is_taken_again_unless_another_process_has_it(postgres_url: str) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import re
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -22,6 +25,7 @@ from starlette.applications import Starlette
 
 from gateway.migrations import upgrade
 from tests.harness import PATH, Server, config_directory, environment, run_cli, server
+from tests.journeys.cut_wire import Proxy
 from tests.simulators import handler_api, smspool
 from tests.simulators._common import Simulator
 from tests.simulators._serve import serve
@@ -35,6 +39,7 @@ base_url = "{base}/stubs/handler_api.php"
 poll_seconds = 0.2
 status_calls_per_second = 50.0
 """
+NOWHERE = "redis://127.0.0.1:9/0"
 PATIENCE_SECONDS = 60.0
 
 
@@ -49,10 +54,13 @@ class Fleet:
     log: Path
     stack: ExitStack
     members: dict[str, Server] = field(default_factory=dict)
+    clients: dict[str, httpx.Client] = field(default_factory=dict)
 
-    def start(self, name: str, *arguments: str, verb: str = "serve") -> Server:
+    def start(self, name: str, *arguments: str, verb: str = "serve", **values: str) -> Server:
+        """`values` is what its environment has other than the rest's."""
         log = self.log.with_name(f"log-{name}")
-        self.members[name] = self.stack.enter_context(server(self.directory, self.values, log, *arguments, verb=verb))
+        process = server(self.directory, {**self.values, **values}, log, *arguments, verb=verb)
+        self.members[name] = self.stack.enter_context(process)
         return self.members[name]
 
     def serve(self, *names: str) -> None:
@@ -64,7 +72,14 @@ class Fleet:
 
     def call(self, name: str, action: str, **more: object) -> str:
         query = {"api_key": self.key, "action": action, **{key: str(value) for key, value in more.items()}}
-        return httpx.get(self.members[name].base + PATH, params=query, timeout=20, trust_env=False).text
+        with ExitStack() as stack:
+            client = self.clients.get(name) or stack.enter_context(httpx.Client(trust_env=False))
+            return client.get(self.members[name].base + PATH, params=query, timeout=20).text
+
+    def stay_connected(self) -> None:
+        """For what has to be asked at once: a connection takes longer to be made than a poll to be answered."""
+        for name in self.members:
+            self.clients[name] = self.stack.enter_context(httpx.Client(trust_env=False))
 
     def buy(self, name: str) -> str:
         answer = self.call(name, "getNumber", service="tg", country=6)
@@ -97,6 +112,15 @@ class Fleet:
         assert row is not None
         return str(row[0])
 
+    def first_to_show(self, activation_id: str, status: str) -> str:
+        """The process that shows it first. Asked there no more, and at the other one not since."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            for name in self.members:
+                if self.status(name, activation_id) == status:
+                    return name
+        raise AssertionError("no process shows it")
+
     def text(self, activation_id: str, text: str) -> None:
         self.upstream.deliver(self.order_of(activation_id), text)
 
@@ -110,6 +134,27 @@ def until(is_so: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> Non
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.05)
+
+
+@contextmanager
+def wire(url: str) -> Iterator[tuple[Proxy, Callable[[Coroutine[Any, Any, None]], None]]]:
+    """A proxy in front of a database, in a thread of its own, and what runs its coroutines there."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(PATIENCE_SECONDS)
+
+    proxy = Proxy(url)
+    try:
+        run(proxy.mend())
+        yield proxy, run
+        run(proxy.cut())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @contextmanager
@@ -147,7 +192,7 @@ def test_a_client_may_ask_any_process_about_what_another_one_did(fleet: Fleet) -
     for name in ("a", "b"):
         until(lambda name=name: fleet.status(name, bought) == "STATUS_OK:13579")  # type: ignore[misc]
     assert fleet.call("b", "setStatus", id=bought, status=3) == "ACCESS_RETRY_GET"
-    until(lambda: fleet.status("a", bought) == "STATUS_WAIT_RETRY:13579")
+    assert fleet.status("a", bought) == "STATUS_WAIT_RETRY:13579"
     fleet.text(bought, "Your code is 24680")
     for name in ("a", "b"):
         until(lambda name=name: fleet.status(name, bought) == "STATUS_OK:24680")  # type: ignore[misc]
@@ -157,6 +202,65 @@ def test_a_client_may_ask_any_process_about_what_another_one_did(fleet: Fleet) -
     assert fleet.call("a", "setStatus", id=other, status=8) == "ACCESS_CANCEL"
     until(lambda: fleet.status("b", other) == "STATUS_CANCEL")
     fleet.verified()
+
+
+@pytest.mark.parametrize("has_redis", [True, False])
+def test_what_a_client_was_told_at_one_process_counts_at_every_other_at_once(
+    tmp_path: Path, postgres_url: str, redis_url: str, *, has_redis: bool
+) -> None:
+    with deployment(tmp_path, postgres_url, redis_url if has_redis else NOWHERE) as fleet:
+        fleet.serve("a", "b")
+        fleet.stay_connected()
+        bought, beside = fleet.buy("a"), fleet.buy("b")
+        for code in ("11111", "22222"):  # the second where it is not known yet that there was another round
+            fleet.text(bought, f"Your code is {code}")
+            first = fleet.first_to_show(bought, f"STATUS_OK:{code}")
+            other = "b" if first == "a" else "a"
+            assert fleet.call(other, "setStatus", id=bought, status=3) == "ACCESS_RETRY_GET"
+            assert fleet.status(first, bought) == f"STATUS_WAIT_RETRY:{code}"
+        assert fleet.call(first, "setStatus", id=bought, status=6) == "ACCESS_ACTIVATION"
+
+        fleet.text(beside, "Your code is 33333")
+        first = fleet.first_to_show(beside, "STATUS_OK:33333")
+        other = "b" if first == "a" else "a"
+        assert fleet.call(other, "setStatus", id=beside, status=8) == "BAD_STATUS"
+        assert fleet.call(other, "setStatus", id=beside, status=6) == "ACCESS_ACTIVATION"
+        fleet.verified()
+
+
+def test_a_process_that_stood_still_shows_no_code_of_a_former_round(fleet: Fleet) -> None:
+    """Nor is the client that wants another one kept until it moves."""
+    fleet.serve("a", "b")
+    bought = fleet.buy("a")
+    fleet.text(bought, "Your code is 13579")
+    for name in ("a", "b"):
+        until(lambda name=name: fleet.status(name, bought) == "STATUS_OK:13579")  # type: ignore[misc]
+    still = fleet.members["b"].process
+    still.send_signal(signal.SIGSTOP)
+    assert fleet.call("a", "setStatus", id=bought, status=3) == "ACCESS_RETRY_GET"
+    with ThreadPoolExecutor(4) as threads:
+        polls = [threads.submit(fleet.status, "b", bought) for _ in range(4)]
+        time.sleep(0.3)
+        still.send_signal(signal.SIGCONT)
+        assert {poll.result() for poll in polls} == {"STATUS_WAIT_RETRY:13579"}
+
+
+def test_a_process_that_is_cut_off_from_the_database_shows_no_code_of_a_former_round(fleet: Fleet) -> None:
+    """It says "again", and what waits for a code still waits."""
+    with wire(fleet.values["DATABASE_URL"]) as (proxy, run):
+        database = fleet.values["DATABASE_URL"].partition("?")[0].rpartition("/")[2]
+        fleet.serve("a")
+        fleet.start("b", "--no-work", DATABASE_URL=f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}")
+        waiting, bought = fleet.buy("a"), fleet.buy("a")
+        fleet.text(bought, "Your code is 13579")
+        until(lambda: fleet.status("b", bought) == "STATUS_OK:13579")
+        until(lambda: fleet.status("a", bought) == "STATUS_OK:13579")
+        run(proxy.freeze())
+        assert fleet.call("a", "setStatus", id=bought, status=3) == "ACCESS_RETRY_GET"
+        assert fleet.status("b", bought) == "ERROR_SQL"
+        assert fleet.status("b", waiting) == "STATUS_WAIT_CODE"
+        run(proxy.mend())
+        until(lambda: fleet.status("b", bought) == "STATUS_WAIT_RETRY:13579")
 
 
 def test_each_piece_of_work_has_one_holder_and_is_taken_over_when_that_dies(fleet: Fleet) -> None:
@@ -334,7 +438,7 @@ def test_many_clients_at_many_processes_lose_nothing(fleet: Fleet) -> None:
 
 
 def test_without_redis_every_process_hears_a_little_later(tmp_path: Path, postgres_url: str) -> None:
-    with deployment(tmp_path, postgres_url, "redis://127.0.0.1:9/0") as fleet:
+    with deployment(tmp_path, postgres_url, NOWHERE) as fleet:
         fleet.serve("a", "b")
         bought = fleet.buy("a")
         fleet.text(bought, "Your code is 55443")
