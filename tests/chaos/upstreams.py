@@ -95,6 +95,7 @@ class Sold:
     """Not given back: also while it is open."""
 
     codes: tuple[str, ...]
+    """Everything that came for it, the oldest first."""
 
 
 class Liar:
@@ -138,6 +139,11 @@ class Upstreams:
     def hidden(self) -> frozenset[tuple[str, str]]:
         """What was sold and denied."""
         return frozenset((LIAR, reference) for reference in self._liar.hidden)
+
+    @property
+    def called_over(self) -> frozenset[tuple[str, str]]:
+        """What was open, and told of in the words for what was given back."""
+        return frozenset((name, reference) for name, sim in self._sims.items() for reference in sim.called_over)
 
     def begin(self, place: int, fault: str, commit: bool | None, seconds: float) -> None:
         """A fault, until it is ended. What hangs lets go a little later than the fault ends."""

@@ -22,6 +22,7 @@ class Proxy:
     _pipes: set[asyncio.Task[None]] = field(default_factory=set)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _moves: asyncio.Event = field(default_factory=asyncio.Event)
+    _generation: int = 0
 
     async def mend(self) -> None:
         """Takes connections, from now on or still, and lets everything move."""
@@ -33,6 +34,10 @@ class Proxy:
     async def freeze(self) -> None:
         """Takes connections and bytes, and passes nothing on."""
         self._moves.clear()
+
+    def swallow(self) -> None:
+        """Passes nothing more on over the connections there are, and tells neither end. New ones work at once."""
+        self._generation += 1
 
     def reset(self) -> None:
         """Breaks every connection in the middle of whatever it says; new ones are taken."""
@@ -66,18 +71,20 @@ class Proxy:
             up, down = await self._connect()
             ends.append(down)
             self._writers.add(down)
-            await asyncio.gather(self._pump(reader, down), self._pump(up, writer))
+            await asyncio.gather(*(self._pump(*way, self._generation) for way in ((reader, down), (up, writer))))
         for end in ends:
             end.close()  # also where nobody listens behind: whoever connected must not wait for ever
         self._writers.difference_update(ends)
         self._pipes.discard(task)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, generation: int) -> None:
         while chunk := await source.read(65536):
             await self._moves.wait()
-            sink.write(chunk)
-            await sink.drain()
-        sink.close()
+            if generation == self._generation:
+                sink.write(chunk)
+                await sink.drain()
+        if generation == self._generation:
+            sink.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         there = conninfo.conninfo_to_dict(self.behind)
