@@ -62,8 +62,12 @@ FAULTS: tuple[tuple[str, bool | None], ...] = (
 """What upstreams do, and whether the work is done all the same (None: as the fault is)."""
 
 
-FAULT_LASTS = {"denied": (5.0, 9.0)}
-"""As `LASTS`, of faults that need more: what an upstream denies is believed when it is denied again and again."""
+FAULT_LASTS = {
+    "denied": (5.0, 9.0),
+    "any.cesu8": (2.0, 6.0), "any.nul": (2.0, 6.0), "any.not_utf8": (2.0, 6.0),
+}  # fmt: skip
+"""As `LASTS`, of faults that need more: what is denied is believed only when it is denied again and again, and odd
+bytes have to meet a message."""
 
 
 @dataclass(frozen=True, slots=True)
