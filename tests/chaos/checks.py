@@ -32,6 +32,10 @@ class Evidence:
     hidden: Collection[tuple[str, str]] = ()
     """Orders that an upstream sold and denied."""
 
+    called_over: Collection[tuple[str, str]] = ()
+    """Orders that an upstream said to have given the money of back, though they were open. It is believed, as it has
+    the last word on that (`docs/decisions.md`, "Cancels"): nobody asks for a code of theirs any more, nor for money."""
+
     accounts: Sequence[Row] = ()
     """id, name, available, held, open_count, has_webhook."""
 
@@ -109,13 +113,17 @@ def costs_are_what_was_sold(found: Evidence) -> Problems:
     for sold in found.sold:
         place = (sold.upstream, sold.reference)
         wanted = [sold.cost] if sold.is_paid else []
-        if place in attached and booked[place] != wanted:
+        is_believed = place in found.called_over and not booked[place]
+        if place in attached and booked[place] != wanted and not is_believed:
             yield f"{sold.upstream} {sold.reference} ({sold.state}) cost {wanted}, booked are {booked[place]}"
     paid = {(sold.upstream, sold.reference): sold.is_paid for sold in found.sold}
     lost = {row["note"] for row in found.ledger if row["kind"] == "loss" and row["activation_id"] is None}
     for row in found.attempts:
         place = (row["upstream"], row["reference"])
-        if row["reference"] and place not in attached and paid[place] is not (f"attempt {row['id']}" in lost):
+        if not row["reference"] or place in attached:
+            continue
+        is_booked = f"attempt {row['id']}" in lost
+        if paid[place] is not is_booked and (is_booked or place not in found.called_over):
             yield f"attempt {row['id']} ({row['state']}) is paid at {row['upstream']}: {paid[place]}, booked otherwise"
 
 
@@ -136,6 +144,29 @@ def every_code_is_readable(found: Evidence) -> Problems:
         told = found.readable.get(activation_id)
         if told is None or sorted(told) != sorted(wanted):
             yield f"activation {activation_id} has {len(wanted)} codes, its account reads {told and len(told)}"
+
+
+def every_code_that_came_is_known(found: Evidence) -> Problems:
+    """What was sent to a number that waited is shown to its account, or is down as having come too late.
+
+    That is promised of what came first. It is paid for, so the number can't be given back any more, and whoever tries
+    to end it finds the code, however late. What comes for another round is read as long as there is time, and not asked
+    for once more at the end.
+    """
+    messages: dict[int, dict[str, bool]] = defaultdict(dict)
+    for row in found.messages:
+        messages[row["activation_id"]][row["code"]] = bool(row["is_shown"])
+    codes = {(sold.upstream, sold.reference): sold.codes for sold in found.sold}
+    for row in found.activations:
+        place = (row["upstream"], row["reference"])
+        came = codes.get(place, ())
+        if not came or place in found.called_over:
+            continue
+        is_shown = messages[row["id"]].get(came[0])
+        if is_shown is None:
+            yield f"activation {row['id']} ({row['status']}) never got what {place[0]} received for it"
+        elif row["status"] == "finished" and not is_shown:
+            yield f"activation {row['id']} was paid for, and what {place[0]} received for it first is not shown"
 
 
 def accounts_paid_what_was_captured(found: Evidence) -> Problems:
@@ -256,6 +287,7 @@ CHECKS: tuple[Callable[[Evidence], Problems], ...] = (
     costs_are_what_was_sold,
     nobody_paid_without_a_code,
     every_code_is_readable,
+    every_code_that_came_is_known,
     accounts_paid_what_was_captured,
     codes_are_those_of_their_order,
     no_code_of_a_former_round_is_shown,

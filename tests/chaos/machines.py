@@ -22,10 +22,14 @@ from typing import Any
 from psycopg import conninfo
 
 from tests.harness import ROOT
+from tests.journeys.cut_wire import Proxy
 
 READY = b"simroute is ready"
 RESTART_SECONDS = 0.2
 STOP_SECONDS = 25.0
+STOPPED = (0, -signal.SIGTERM)
+"""In good order: the server tells its parent which signal it was that ended it."""
+
 ANSWER_SECONDS = 30.0
 
 
@@ -62,7 +66,7 @@ class Process:
     starts: int = 0
     pauses: float = RESTART_SECONDS
     ends: list[str] = field(default_factory=list)
-    """How it ended each time it was not killed by the storm."""
+    """How it ended each time it was not killed by the storm, nor in good order when it was asked to."""
 
     is_serving: bool = False
     """It has said so since its last start."""
@@ -71,6 +75,8 @@ class Process:
     _keeper: asyncio.Task[None] | None = None
     _is_wanted: bool = False
     _was_killed: bool = False
+    _was_asked: bool = False
+    _has_served: bool = False
 
     @property
     def log(self) -> Path:
@@ -99,6 +105,24 @@ class Process:
         self._was_killed = True
         self.is_serving = False
         self._signal(signal.SIGKILL)
+
+    async def end(self, pause_seconds: float) -> None:
+        """Asked to, as at an update; started again after the pause. One that does not end is killed, and that is told.
+
+        One that does not serve yet may end as one that can't start does.
+        """
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        self.pauses = pause_seconds
+        self._was_asked = True
+        self._signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+            return
+        self.ends.append(f"asked to end it was there after {STOP_SECONDS:g} s")
+        if self._process is process:
+            self.kill(pause_seconds)
 
     def freeze(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -138,7 +162,7 @@ class Process:
         command = [sys.executable, "-m", "tests.chaos.launcher", str(self._clock_file), *self.arguments]
         while self._is_wanted:
             self.starts += 1
-            self._was_killed = self.is_serving = False
+            self._was_killed = self._was_asked = self._has_served = self.is_serving = False
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=ROOT,
@@ -153,8 +177,10 @@ class Process:
                     self._process.kill()
                 raise
             status = await self._process.wait()
-            if not self._was_killed and self._is_wanted:
-                self.ends.append(f"status {status}: {last}")
+            is_orderly = self._was_asked and status in STOPPED
+            if not self._was_killed and self._is_wanted and not is_orderly:
+                how = "asked to, with " if self._was_asked and self._has_served else ""
+                self.ends.append(f"{how}status {status}: {last}")
             pause, self.pauses = self.pauses, RESTART_SECONDS
             await asyncio.sleep(pause)
 
@@ -167,6 +193,7 @@ class Process:
                 log.flush()
                 last = chunk
                 self.is_serving |= READY in chunk
+                self._has_served |= self.is_serving
         self.is_serving = False
         return last.decode(errors="replace").strip().rpartition("\n")[2][:300]
 
@@ -177,6 +204,40 @@ class Process:
 
 
 # PostgreSQL
+
+
+@dataclass
+class Wire(Proxy):
+    """To a PostgreSQL, which gives up the sessions that it has not heard of for long."""
+
+    _sessions: list[asyncio.StreamWriter] = field(default_factory=list)
+    _swallowed: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def swallow(self) -> None:
+        super().swallow()
+        self._swallowed += self._sessions
+        self._sessions = []
+
+    def end_swallowed(self) -> None:
+        """For the server they are over, and what they held is free. Their clients hear nothing of it."""
+        for session in self._swallowed:
+            session.close()
+        self._swallowed = []
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        up, down = await super()._connect()
+        self._sessions.append(down)
+        return up, down
+
+
+@asynccontextmanager
+async def wire(behind: str) -> AsyncIterator[Wire]:
+    found = Wire(behind)
+    await found.mend()
+    try:
+        yield found
+    finally:
+        await found.cut()
 
 
 class Postgres:

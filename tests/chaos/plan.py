@@ -10,8 +10,8 @@ from typing import Literal, TypeVar
 T = TypeVar("T")
 
 Kind = Literal[
-    "kill", "freeze", "skew", "reset_clients", "restart_postgres", "reset_postgres", "freeze_postgres",
-    "flush_redis", "kill_redis", "freeze_redis", "fill_disk", "lock_sqlite", "upstream", "receiver",
+    "kill", "stop", "freeze", "skew", "reset_clients", "restart_postgres", "reset_postgres", "freeze_postgres",
+    "swallow_postgres", "flush_redis", "kill_redis", "freeze_redis", "fill_disk", "lock_sqlite", "upstream", "receiver",
 ]  # fmt: skip
 
 SKEW_SECONDS = 4.0
@@ -22,24 +22,30 @@ STEP_SECONDS = (0.25, 0.9)
 
 PATIENT_SHARE = 0.8
 
-ON_PROCESSES: tuple[Kind, ...] = ("kill", "freeze", "skew", "reset_clients", "receiver")
-ON_POSTGRES: tuple[Kind, ...] = ("restart_postgres", "reset_postgres", "freeze_postgres")
+ON_PROCESSES: tuple[Kind, ...] = ("kill", "stop", "freeze", "skew", "reset_clients", "receiver")
+ON_POSTGRES: tuple[Kind, ...] = ("restart_postgres", "reset_postgres", "freeze_postgres", "swallow_postgres")
 ON_SQLITE: tuple[Kind, ...] = ("fill_disk", "lock_sqlite")
 ON_REDIS: tuple[Kind, ...] = ("flush_redis", "kill_redis", "freeze_redis")
 
 LASTS: dict[Kind, tuple[float, float]] = {
     "kill": (0.0, 0.8),
-    "freeze": (0.3, 2.0),
+    "stop": (0.0, 0.8),
+    "freeze": (0.3, 8.0),
     "restart_postgres": (0.0, 1.2),
-    "freeze_postgres": (0.3, 2.5),
+    "freeze_postgres": (0.3, 8.0),
+    "swallow_postgres": (1.0, 8.0),
     "kill_redis": (0.5, 3.0),
-    "freeze_redis": (0.5, 3.0),
+    "freeze_redis": (0.5, 6.0),
     "fill_disk": (0.5, 2.5),
     "lock_sqlite": (0.5, 3.0),
     "upstream": (1.0, 4.0),
     "receiver": (0.5, 3.0),
 }
-"""Least and most seconds of what lasts; the others happen, and stay."""
+"""Least and most seconds of what lasts; the others happen, and stay.
+
+Freezes are longer at times than the leases that processes hold on their work (`gateway.leases`), and than anybody waits
+for an answer of the database. A silent cut ends when PostgreSQL gives up the sessions it hears nothing of.
+"""
 
 FAULTS: tuple[tuple[str, bool | None], ...] = (
     ("buy.drop", True), ("buy.drop", False), ("buy.hang", True), ("buy.hang", False), ("buy.error", True),
@@ -50,8 +56,18 @@ FAULTS: tuple[tuple[str, bool | None], ...] = (
     ("close.drop", True), ("close.drop", False), ("close.hang", True), ("close.error", True), ("close.html", False),
     ("prices.error", None), ("prices.wrong_types", None), ("any.bad_gateway", False),
     ("sms_on_cancel", None), ("repeat_sms", None), ("no_sms", None),
+    ("denied", None), ("called_finished", None), ("called_cancelled", None),
+    ("any.cesu8", None), ("any.nul", None), ("any.not_utf8", None),
 )  # fmt: skip
 """What upstreams do, and whether the work is done all the same (None: as the fault is)."""
+
+
+FAULT_LASTS = {
+    "denied": (5.0, 9.0),
+    "any.cesu8": (2.0, 6.0), "any.nul": (2.0, 6.0), "any.not_utf8": (2.0, 6.0),
+}  # fmt: skip
+"""As `LASTS`, of faults that need more: what is denied is believed only when it is denied again and again, and odd
+bytes have to meet a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +126,11 @@ def _blow(
     processes: int,
     upstreams: int,
 ) -> Blow:
-    seconds = chance.uniform(*LASTS[kind]) if kind in LASTS else 0.0
     if kind == "upstream":
         fault, commit = next(faults)
+        seconds = chance.uniform(*FAULT_LASTS.get(fault, LASTS[kind]))
         return Blow(at, kind, seconds, chance.randrange(upstreams), fault, commit)
+    seconds = chance.uniform(*LASTS[kind]) if kind in LASTS else 0.0
     amount = chance.uniform(-SKEW_SECONDS, SKEW_SECONDS) if kind == "skew" else 0.0
     is_patient = chance.random() < PATIENT_SHARE
     return Blow(at, kind, seconds, chance.randrange(processes), amount=amount, is_patient=is_patient)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from gateway.money import parse
 from tests.chaos import checks, upstreams
 from tests.chaos.checks import Evidence, Row
 from tests.chaos.clients import Journal, RestClient
+from tests.chaos.machines import STOPPED
 from tests.chaos.receiver import SECRET as HOOK_SECRET
 from tests.chaos.stage import DEPOSIT, Settings, Stage, ready, stage
 from tests.chaos.storm import storm
@@ -27,9 +27,6 @@ show and of strangers, and of those that no list shows."""
 
 POLITE = "status 1:"
 """How a gateway ends that can't start, and says why."""
-
-STOPPED = (0, -signal.SIGTERM)
-"""In good order: the server tells its parent which signal it was that ended it."""
 
 
 @dataclass
@@ -132,6 +129,7 @@ async def evidence(found: Stage) -> Evidence:
     return Evidence(
         sold=sold,
         hidden=found.market.hidden,
+        called_over=found.market.called_over,
         accounts=people,
         deposited=parse(DEPOSIT, "USD").micros,
         activations=activations,
@@ -185,6 +183,8 @@ def _facts(found: Stage, said: Evidence) -> dict[str, int]:
         "starts": sum(process.starts for process in found.processes),
         "numbers sold": len(said.sold),
         "of them denied": len(said.hidden),
+        "called over": len(said.called_over),
+        "late codes": sum(not row["is_shown"] for row in said.messages),
         "purchases lost for good": states.count("gone"),
         "given back": states.count("cancelled"),
         "orders": len(said.activations),

@@ -17,7 +17,7 @@ from gateway.money import parse
 from gateway.store import Tx
 from tests.chaos import upstreams
 from tests.chaos.clients import Client, HandlerClient, Journal, Lost, RestClient, ask
-from tests.chaos.machines import Clock, Postgres, Process, Redis, free_port, postgres
+from tests.chaos.machines import Clock, Postgres, Process, Redis, Wire, free_port, postgres, wire
 from tests.chaos.plan import Blow, kinds, plan
 from tests.chaos.published import AioSmsActivateClient, SmsActivateClient, SmsHubClient
 from tests.chaos.receiver import Receiver, receiver
@@ -131,7 +131,7 @@ class Stage:
     """In front of each serving process."""
 
     postgres: Postgres | None = None
-    postgres_wire: Proxy | None = None
+    postgres_wire: Wire | None = None
     redis: Redis | None = None
     clients: list[Client] = field(default_factory=list)
     is_closed: bool = False
@@ -162,14 +162,16 @@ async def stage(settings: Settings, directory: Path) -> AsyncIterator[Stage]:
     """Everything, running and well."""
     clock = Clock()
     async with AsyncExitStack() as stack:
-        found_postgres = wire = None
+        found_postgres = postgres_wire = None
         if settings.database == "postgresql":
             found_postgres = await stack.enter_async_context(postgres())
             url = stack.enter_context(postgres_database(found_postgres.url))
-            wire = await stack.enter_async_context(proxy(url))
+            postgres_wire = await stack.enter_async_context(wire(url))
         else:
             url = f"sqlite:///{directory}/simroute.db"
-        served = url if wire is None else f"postgresql://postgres@127.0.0.1:{wire.port}/{_database_name(url)}"
+        served = url
+        if postgres_wire is not None:
+            served = f"postgresql://postgres@127.0.0.1:{postgres_wire.port}/{_database_name(url)}"
         redis = _redis(stack) if settings.has_redis else None
         market = stack.enter_context(upstreams.upstreams(clock))
         told = await stack.enter_async_context(receiver(settings.seed))
@@ -187,7 +189,7 @@ async def stage(settings: Settings, directory: Path) -> AsyncIterator[Stage]:
         ]
         found = Stage(
             settings, directory, config, values, clock, database, market, told, processes, wires,
-            found_postgres, wire, redis,
+            found_postgres, postgres_wire, redis,
         )  # fmt: skip
         await _open_accounts(found)
         stack.push_async_callback(_stop, found)

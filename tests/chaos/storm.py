@@ -27,6 +27,8 @@ async def strike(found: Stage, blow: Blow) -> None:
     match blow.kind:
         case "kill":
             process.kill(blow.seconds)
+        case "stop":
+            await process.end(blow.seconds)
         case "freeze":
             await _for(blow, process.freeze, process.thaw)
         case "skew":
@@ -52,7 +54,7 @@ async def strike(found: Stage, blow: Blow) -> None:
             await _lock(found, blow)
         case "flush_redis" | "kill_redis" | "freeze_redis":
             await _break_redis(found, blow)
-        case "restart_postgres" | "reset_postgres" | "freeze_postgres":
+        case "restart_postgres" | "reset_postgres" | "freeze_postgres" | "swallow_postgres":
             await _break_postgres(found, blow)
 
 
@@ -104,6 +106,8 @@ async def _break_postgres(found: Stage, blow: Blow) -> None:
         await wire.freeze()
         await asyncio.sleep(blow.seconds)
         await wire.mend()
+    elif blow.kind == "swallow_postgres":
+        await _for(blow, wire.swallow, wire.end_swallowed)
     else:
         async with server.restarting:
             await asyncio.to_thread(server.end)

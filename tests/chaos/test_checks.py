@@ -38,6 +38,9 @@ def entry(kind: str, activation_id: int | None, amount: int, note: str = "") -> 
     return {"kind": kind, "activation_id": activation_id, "amount": amount, "debit": debit, "note": note}
 
 
+LOST = entry("loss", 2, COST)
+
+
 def well() -> Evidence:
     """Alice had a code, gave a number back and lost one; an orphan with a message was booked as lost."""
     alice = Journal("alice", bought_by={"k": {1}})
@@ -112,13 +115,22 @@ BROKEN: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
         "costs are what was sold",
     ),
     "a cost of what was given back": (
-        lambda found: replace(found, ledger=[*found.ledger, entry("loss", 2, COST)]), "costs are what was sold"
+        lambda found: replace(found, ledger=[*found.ledger, LOST]), "costs are what was sold"
     ),
     "an orphan's loss not booked": (
         lambda found: replace(found, ledger=found.ledger[:2]), "costs are what was sold"
     ),
     "charged without a code": (having(messages=(), readable={}, notices=()), "nobody paid without a code"),
     "a code the account can't read": (having(readable={1: []}), "every code is readable"),
+    "a code that was lost": (
+        lambda found: replace(found, sold=[sold("r1", codes=("55555",)), *found.sold[1:]]),
+        "every code that came is known",
+    ),
+    "a code that came for a number given back": (
+        lambda found: replace(found, sold=[found.sold[0], sold("r2", codes=("22222",)), *found.sold[2:]]),
+        "every code that came is known",
+    ),
+    "a code kept from its buyer": (with_row("messages", 0, is_shown=0), "every code that came is known"),
     "a balance": (with_row("accounts", 0, available=DEPOSITED), "accounts paid what was captured"),
     "money held": (with_row("accounts", 0, held=1), "accounts paid what was captured"),
     "somebody else's code": (
@@ -169,6 +181,20 @@ def test_where_all_is_well_nothing_is_told() -> None:
 def test_what_is_wrong_is_told(name: str) -> None:
     spoil, check = BROKEN[name]
     assert check in problems(spoil(well()))
+
+
+def test_a_code_that_came_too_late_is_known() -> None:
+    found = well()
+    late = {"id": 8, "activation_id": 2, "is_shown": 0, "code": "22222"}
+    paid = [found.sold[0], sold("r2", codes=("22222",)), *found.sold[2:]]
+    assert problems(replace(found, sold=paid, messages=[*found.messages, late], ledger=[*found.ledger, LOST])) == {}
+
+
+def test_an_upstream_that_says_the_money_is_back_is_believed() -> None:
+    found = well()
+    paid = replace(found, sold=[found.sold[0], sold("r2", codes=("22222",)), *found.sold[2:]])
+    assert set(problems(paid)) == {"costs are what was sold", "every code that came is known"}
+    assert problems(replace(paid, called_over={("one", "r2")})) == {}
 
 
 def test_every_check_can_fail() -> None:

@@ -16,8 +16,18 @@ STORMS = [
         marks=pytest.mark.xdist_group(f"chaos {database}"),
         id=database,
     )
-    for seed, database, has_redis, served in ((29, "sqlite", False, 1), (11, "postgresql", True, 2))
+    for seed, database, has_redis, served in ((340, "sqlite", False, 1), (155, "postgresql", True, 2))
 ]
+CHOSEN_FOR = {
+    "sqlite": {"kill", "stop", "freeze", "fill_disk", "denied", "any.nul"},
+    "postgresql": {"stop", "swallow_postgres", "restart_postgres", "buy.lie", "any.cesu8"},
+}
+"""What the seeds of the short storms were chosen for."""
+
+
+@pytest.mark.parametrize("settings", STORMS)
+def test_a_short_storm_has_what_its_seed_was_chosen_for(settings: Settings) -> None:
+    assert CHOSEN_FOR[settings.database] <= {blow.fault or blow.kind for blow in settings.plan}
 
 
 @pytest.mark.timeout(300)

@@ -95,6 +95,7 @@ class Sold:
     """Not given back: also while it is open."""
 
     codes: tuple[str, ...]
+    """Everything that came for it, the oldest first."""
 
 
 class Liar:
@@ -139,20 +140,30 @@ class Upstreams:
         """What was sold and denied."""
         return frozenset((LIAR, reference) for reference in self._liar.hidden)
 
+    @property
+    def called_over(self) -> frozenset[tuple[str, str]]:
+        """What was open, and told of in the words for what was given back."""
+        return frozenset((name, reference) for name, sim in self._sims.items() for reference in sim.called_over)
+
     def begin(self, place: int, fault: str, commit: bool | None, seconds: float) -> None:
         """A fault, until it is ended. What hangs lets go a little later than the fault ends."""
-        sim = self._sims[NAMES[place]]
         if fault == "buy.lie":
             self._liar.is_lying = True
-        elif fault in sim.faults.names and (fault, NAMES[place]) != UNTOLD:
-            sim.fault(fault, commit=commit, seconds=seconds + 1.0)
+        else:
+            self._able(place, fault).fault(fault, commit=commit, seconds=seconds + 1.0)
 
     def end(self, place: int, fault: str) -> None:
-        sim = self._sims[NAMES[place]]
         if fault == "buy.lie":
             self._liar.is_lying = False
-        elif fault in sim.faults.names:
-            sim.fault(fault, 0)
+        else:
+            self._able(place, fault).fault(fault, 0)
+
+    def _able(self, place: int, fault: str) -> Simulator:
+        """The one in that place, or the next one that can show the fault."""
+        names = NAMES[place:] + NAMES[:place]
+        able = (name for name in names if fault in self._sims[name].faults.names and (fault, name) != UNTOLD)
+        sim: Simulator = self._sims[next(able)]
+        return sim
 
     def mend(self) -> None:
         self._liar.is_lying = False

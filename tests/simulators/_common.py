@@ -34,7 +34,15 @@ TARGETS = (
 )  # fmt: skip
 """Kinds of requests that faults are named after: the last four are a rental, more time for one, a number used again
 and a service beside another."""
-EFFECTS = ("drop", "error", "bad_gateway", "html", "truncated", "wrong_types", "slow", "hang", "rate_limit")
+EFFECTS = (
+    "drop", "error", "bad_gateway", "html", "truncated", "wrong_types", "slow", "hang", "rate_limit",
+    "cesu8", "nul", "not_utf8",
+)  # fmt: skip
+"""The last three leave an answer as it is but for its texts and names: see `oddly_written`."""
+
+LIES = frozenset({"denied", "called_finished", "called_cancelled"})
+"""Behaviours of those that can lie about the state of an order which is open: that there is none, or that it is over.
+Whoever wants to end it is told the truth."""
 
 SLOW_SECONDS = 30.0
 HANG_SECONDS = 3600.0
@@ -81,6 +89,23 @@ def wrongly_typed(body: bytes) -> bytes:
     except ValueError:
         data = None
     return compact_json(_other_type(data)).encode()
+
+
+ODDITIES = {
+    "cesu8": b"\xed\xa0\xbd\xed\xb8\x80\xed\xa0\xbd",
+    "nul": b"\\u0000",
+    "not_utf8": b"\xff\xfe\xe9",
+}
+"""An emoji as some Java programs write it, each half of the pair apart, and a half that lacks the other; what
+PostgreSQL's texts can't hold; what is no UTF-8 at all."""
+
+_WORDS = re.compile(rb'("(?:text|smsText|activationOperator|operator|sender|name|countryName)":"|^FULL_SMS:)')
+
+
+def oddly_written(body: bytes, how: str) -> bytes:
+    """The answer with odd bytes before each text of a message, and each name of an operator, service or country."""
+    odd = ODDITIES[how]
+    return _WORDS.sub(lambda found: found[0] + (b"\0" if how == "nul" and found[0][:1] == b"F" else odd), body)
 
 
 def _other_type(value: Any) -> Any:
@@ -265,6 +290,8 @@ class Simulator(ABC):
         self.requests: Counter[str] = Counter()
         self.balance = money(balance)
         self.purchases = 0
+        self.called_over: set[str] = set()
+        """Open orders that were told of in the words for one whose money was given back."""
 
     def now(self) -> float:
         return self._clock() + self._skipped
@@ -363,7 +390,14 @@ class Simulator(ABC):
                 return Response(body, response.status_code, media_type=response.headers.get("content-type"))
             case "rate_limit":
                 return self.rate_limited()
+            case "cesu8" | "nul" | "not_utf8":
+                body = oddly_written(bytes(response.body), effect)
+                return Response(body, response.status_code, headers=_but_length(response))
         raise AssertionError(effect)
+
+
+def _but_length(response: Response) -> dict[str, str]:
+    return {name: value for name, value in response.headers.items() if name != "content-length"}
 
 
 async def _late(request: Request, fault: Fault, respond: Callable[[], Response]) -> Response:

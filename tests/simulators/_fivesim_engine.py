@@ -1,13 +1,13 @@
 """The engine behind the 5sim simulator: stock, money and the life of an order (5sim notes §4 to §6, §9, §10)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
 
 from starlette.responses import Response
 
-from tests.simulators._common import Amount, Clock, NotOpen, Simulator, find_code, money, national_number
+from tests.simulators._common import LIES, Amount, Clock, NotOpen, Simulator, find_code, money, national_number
 
 ANY = "any"
 RATING_MAX = 96.0
@@ -27,6 +27,7 @@ BEHAVIOURS = frozenset(
         "no_sms",
         "ip_limit",
         "no_reuse",
+        *LIES,
     }
 )
 
@@ -342,6 +343,17 @@ class FiveSim(Simulator):
             order.status = "RECEIVED"
             order.row = None
         return order
+
+    def told(self, order: Order) -> Order | None:
+        """The order as it is told of, None where it is denied: of one that is open, in lies."""
+        if order.status not in OPEN_STATUSES:
+            return order
+        if not order.sms and self.faults.take("called_cancelled"):
+            self.called_over.add(str(order.id))
+            return replace(order, status="CANCELED", row=None)
+        if not order.sms and self.faults.take("called_finished"):
+            return replace(order, status="FINISHED", row=None)
+        return None if self.faults.take("denied") else order
 
     def finish(self, order_id: str) -> Order:
         order = self._require_open(order_id)

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -28,6 +28,8 @@ BEHAVIOURS = frozenset(
         "sms_on_cancel",
         "repeat_sms",
         "no_sms",
+        "denied",
+        "called_cancelled",
     }
 )
 
@@ -340,6 +342,12 @@ class HandlerApi(Simulator):
         if order is None:
             raise Refusal("NO_ACTIVATION")
         return order
+
+    def told(self, order: Order) -> Order | None:
+        """The order as it is told of, None where it is denied: of one that waits, or has its first message, in lies."""
+        if order.state == "waiting" and self.faults.take("called_cancelled"):
+            return replace(order, state="cancelled")
+        return None if order.state in ("waiting", "received") and self.faults.take("denied") else order
 
     def ready(self, order: Order) -> str:
         if order.state != "waiting" or (order.is_ready and self.brand.ready_once):

@@ -37,6 +37,7 @@ OPEN_STATES: frozenset[State] = frozenset({"waiting", "received"})
 class Sms:
     text: str
     code: str
+    at: float
 
 
 @dataclass(slots=True)
@@ -82,6 +83,7 @@ class Shop(Simulator):
     """Stock, balance and orders of one account. A purchase moves its price from `balance` to `held`."""
 
     first_id = 100_000
+    behaviours = BEHAVIOURS
 
     def __init__(
         self,
@@ -98,7 +100,9 @@ class Shop(Simulator):
         clock: Clock,
     ) -> None:
         """`goods` are prices by service, `countries` dialling prefixes by country."""
-        super().__init__(clock=clock, behaviours=BEHAVIOURS, requests_per_second=requests_per_second, balance=balance)
+        super().__init__(
+            clock=clock, behaviours=self.behaviours, requests_per_second=requests_per_second, balance=balance
+        )
         self.keys = frozenset(keys)
         self.held = Decimal(0)
         self.prefixes = countries
@@ -151,12 +155,12 @@ class Shop(Simulator):
         return str(self.first_id + serial)
 
     def _expect_sms(self, order: Order) -> None:
-        self.after(self.sms_delay_seconds, lambda when: self._auto_deliver(order))
+        self.after(self.sms_delay_seconds, lambda when: self._auto_deliver(order, when))
 
-    def _auto_deliver(self, order: Order) -> None:
+    def _auto_deliver(self, order: Order, when: float) -> None:
         if order.is_open and not self.faults.take("no_sms"):
             code = str(10_000 + (self.purchases * 31 + len(order.sms) * 7) % 90_000)
-            self._receive(order, Sms(f"Your code is {code}", code))
+            self._receive(order, Sms(f"Your code is {code}", code, when))
 
     def _receive(self, order: Order, sms: Sms) -> None:
         order.sms.extend([sms, sms] if self.faults.take("repeat_sms") else [sms])
@@ -167,7 +171,7 @@ class Shop(Simulator):
         order = self.orders.get(order_id)
         if order is None or not order.is_open:
             raise NotOpen(order_id)
-        self._receive(order, Sms(text, find_code(text) if code is None else code))
+        self._receive(order, Sms(text, find_code(text) if code is None else code, self.now()))
 
     def ask_again(self, order: Order) -> None:
         """Wait for another message; asking while one is awaited changes nothing."""

@@ -198,7 +198,8 @@ def orders_json(sim: FiveSim, params: Mapping[str, str]) -> str:
         page = [orders[place] for place in range(len(orders) - 1 - offset, -1, -1)[:limit]]
     else:
         page = orders[offset : offset + limit]
-    rows = ",".join(order_json(sim.check(str(order.id))) for order in page)
+    told = [sim.told(sim.check(str(order.id))) for order in page]
+    rows = ",".join(order_json(order) for order in told if order is not None)
     return f'{{"Data":[{rows}],"ProductNames":[],"Statuses":[],"Total":{len(orders)}}}'
 
 
@@ -238,7 +239,7 @@ def _act(sim: FiveSim, request: Request, name: str) -> str:
         case "inbox":
             return inbox_json(sim, sim.inbox(str(path["id"])))
         case "check":
-            return order_json(sim.check(str(path["id"])))
+            return order_json(_told(sim, str(path["id"])))
         case "finish":
             return order_json(sim.finish(str(path["id"])))
         case "cancel":
@@ -254,6 +255,13 @@ def _act(sim: FiveSim, request: Request, name: str) -> str:
         case "prices":
             return prices_json(sim, query.get("country"), query.get("product"))
     raise AssertionError(name)
+
+
+def _told(sim: FiveSim, order_id: str) -> Order:
+    order = sim.told(sim.check(order_id))
+    if order is None:
+        raise Refusal("order not found", 404)
+    return order
 
 
 def _performed(sim: FiveSim, request: Request, name: str) -> Response:

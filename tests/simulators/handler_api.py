@@ -183,7 +183,7 @@ def reactivate(sim: HandlerApi, params: Params) -> Response:
 
 
 def get_status(sim: HandlerApi, params: Params) -> Response:
-    order = _order(sim, params)
+    order = _told(sim, params)
     answer = text(_status(sim.brand, order))
     if sim.brand.text_header and params.get("text") == "1" and order.sms:
         answer.headers["X-Text"] = " ".join(order.sms[-1].text.split())
@@ -192,6 +192,16 @@ def get_status(sim: HandlerApi, params: Params) -> Response:
 
 def _order(sim: HandlerApi, params: Params) -> Order:
     return sim.order(params.get("id", ""))
+
+
+def _told(sim: HandlerApi, params: Params) -> Order:
+    order = _order(sim, params)
+    told = sim.told(order)
+    if told is None:
+        raise Refusal("NO_ACTIVATION")
+    if told is not order:
+        sim.called_over.add(order.id)
+    return told
 
 
 def _status(brand: Brand, order: Order) -> str:
@@ -212,7 +222,7 @@ def _status(brand: Brand, order: Order) -> str:
 
 
 def get_status_v2(sim: HandlerApi, params: Params) -> Response:
-    order = _order(sim, params)
+    order = _told(sim, params)
     if _status(sim.brand, order) in ("STATUS_CANCEL", "ACCESS_CANCEL"):
         return text("STATUS_CANCEL")
     sms = order.sms[-1] if order.sms else None
@@ -221,7 +231,7 @@ def get_status_v2(sim: HandlerApi, params: Params) -> Response:
 
 
 def get_full_sms(sim: HandlerApi, params: Params) -> Response:
-    order = _order(sim, params)
+    order = _told(sim, params)
     if order.sms:
         return text(f"FULL_SMS:{order.sms[-1].text}")
     return text(_status(sim.brand, order))
@@ -230,7 +240,7 @@ def get_full_sms(sim: HandlerApi, params: Params) -> Response:
 def get_all_sms(sim: HandlerApi, params: Params) -> Response:
     if params.get("id") in sim.rents.rentals:
         return renamed_messages(sim.rents.rental(params["id"]), params)
-    order = _order(sim, params)
+    order = _told(sim, params)
     rows = [
         {
             "id": f"{order.id}{number}",
@@ -287,10 +297,17 @@ def get_active_activations(sim: HandlerApi, params: Params) -> Response:
     """The open orders, newest first. Rows are kept as text, so a page costs a join and not a serialisation."""
     start, limit = _page(sim.brand, params)
     rented = [renamed_row(sim, rental) for rental in reversed(sim.rents.open())] if sim.rents.is_renamed else []
-    listed: Iterator[str | Order] = itertools.chain(rented, reversed(sim.open.values()))
+    listed: Iterator[str | Order] = itertools.chain(rented, _listed(sim))
     page = itertools.islice(listed, start, None if limit is None else start + limit)
     rows = [order if isinstance(order, str) else order.row or _row(sim, order) for order in page]
     return Response(_list_body(sim.brand, rows), media_type="application/json")
+
+
+def _listed(sim: HandlerApi) -> Iterator[Order]:
+    """The open orders, the newest first, without those that are lied about."""
+    for order in reversed(sim.open.values()):
+        if sim.told(order) is order:
+            yield order
 
 
 def _page(brand: Brand, params: Params) -> tuple[int, int | None]:

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.simulators import fivesim, handler_api
+from tests.simulators import fivesim, handler_api, vaksms
 from tests.simulators._common import NotOpen
 from tests.simulators._fivesim_engine import FiveSim
 from tests.simulators._handler_brands import BRANDS
@@ -615,6 +615,84 @@ async def test_status_calls_fail_apart_from_purchases() -> None:
     order = await upstream.buy()
     assert (await upstream.ask("getStatus", id=order)).status_code == 500
     assert (await upstream.ask("getActiveActivations")).status_code == 200
+
+
+async def test_hero_denies_a_live_order_or_calls_it_cancelled_until_it_is_asked_to_end_it() -> None:
+    upstream = Handler(early_cancel_seconds=0)
+    order = await upstream.buy()
+    upstream.sim.fault("denied")
+    assert (await upstream.ask("getStatus", id=order)).status_code == 404
+    assert (await upstream.ask("getActiveActivations")).json()["data"] == []
+    assert upstream.sim.called_over == set()
+    upstream.sim.clear_faults()
+    upstream.sim.fault("called_cancelled")
+    assert (await upstream.ask("getStatus", id=order)).text == "STATUS_CANCEL"
+    assert upstream.sim.called_over == {order}
+    assert upstream.sim.order_views()[0]["state"] == "waiting"
+    assert (await upstream.ask("setStatus", id=order, status=8)).text == "ACCESS_CANCEL"
+
+
+@pytest.mark.parametrize(("lie", "status"), [("called_finished", "FINISHED"), ("called_cancelled", "CANCELED")])
+async def test_5sim_calls_an_order_over_that_waits_and_is_honest_once_it_has_a_message(lie: str, status: str) -> None:
+    upstream = Five()
+    order = str((await upstream.buy())["id"])
+    upstream.sim.fault(lie)
+    assert (await upstream.get(f"/user/check/{order}")).json()["status"] == status
+    assert (await upstream.get("/user/orders", category="activation")).json()["Data"][0]["status"] == status
+    assert upstream.sim.called_over == ({order} if status == "CANCELED" else set())
+    upstream.sim.deliver(order, "Your code is 12345")
+    assert (await upstream.get(f"/user/check/{order}")).json()["status"] == "RECEIVED"
+
+
+async def test_5sim_denies_a_live_order_also_with_its_message() -> None:
+    upstream = Five()
+    order = str((await upstream.buy())["id"])
+    upstream.sim.deliver(order, "Your code is 12345")
+    upstream.sim.fault("denied")
+    assert bare(await upstream.get(f"/user/check/{order}")) == (404, "order not found")
+    assert (await upstream.get("/user/orders", category="activation")).json()["Data"] == []
+    assert (await upstream.get(f"/user/finish/{order}")).json()["status"] == "FINISHED"
+
+
+async def test_vaksms_denies_an_order_that_waits_as_if_it_were_over() -> None:
+    app = vaksms.build(sms_delay_seconds=None, clock=Clock())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://upstream/api") as http:
+        params = {"apiKey": vaksms.DEFAULT_KEY}
+        bought = (await http.get("/getNumber", params={**params, "service": "tg", "country": "gb"})).json()
+        app.state.sim.fault("denied")
+        told = await http.get("/getSmsCode", params={**params, "idNum": bought["idNum"]})
+        assert told.json() == {"error": "idNumNotFound"}
+        assert app.state.sim.called_over == {bought["idNum"]}
+        app.state.sim.deliver(bought["idNum"], "Your code is 12345")
+        told = await http.get("/getSmsCode", params={**params, "idNum": bought["idNum"]})
+        assert told.json() == {"smsCode": "12345"}
+
+
+@pytest.mark.parametrize(
+    ("how", "odd"),
+    [("cesu8", b"\xed\xa0\xbd\xed\xb8\x80\xed\xa0\xbd"), ("nul", b"\\u0000"), ("not_utf8", b"\xff\xfe\xe9")],
+)
+async def test_texts_and_names_can_be_bytes_that_no_text_is(how: str, odd: bytes) -> None:
+    hero, five = Handler(), Five()
+    hero.sim.fault(f"any.{how}")
+    five.sim.fault(f"any.{how}")
+    bought = await buy_hero(hero)
+    assert b'"activationOperator":"' + odd in bought.content
+    order = bought.content.split(b'"activationId":"')[1].split(b'"')[0].decode()
+    hero.sim.deliver(order, "Your code is 12345")
+    listed = await hero.ask("getActiveActivations")
+    assert b'"smsText":"' + odd + b"Your code is 12345" in listed.content
+    assert b'"smsCode":["12345"]' in listed.content
+    assert b'"operator":"' + odd in (await five.get("/user/buy/activation/england/any/telegram")).content
+    assert int(listed.headers["content-length"]) == len(listed.content)
+
+
+async def test_a_plain_text_can_hold_a_nul() -> None:
+    upstream = Handler(brand="generic")
+    order = await upstream.buy()
+    upstream.sim.deliver(order, "Your code is 12345")
+    upstream.sim.fault("status.nul")
+    assert (await upstream.ask("getFullSms", id=order)).content == b"FULL_SMS:\0Your code is 12345"
 
 
 async def test_an_unknown_fault_is_refused_by_name() -> None:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from tests.simulators import _serve
 from tests.simulators._common import Amount, Clock, json_reply
-from tests.simulators._shop_engine import NoFunds, NoneLeft, Order, Refusal, Shop, application
+from tests.simulators._shop_engine import BEHAVIOURS, NoFunds, NoneLeft, Order, Refusal, Shop, application
 
 DEFAULT_KEY = "simulator-key"
 LIFE_SECONDS = 1200.0
@@ -54,7 +54,9 @@ WITHOUT_KEY = frozenset({"getCountryList", "getCountNumbersList"})
 
 
 class VakSms(Shop):
-    """One account."""
+    """One account. Denied, an order is told of as one that is over: there is one word for both."""
+
+    behaviours = BEHAVIOURS | {"denied"}
 
     def order_id(self, serial: int) -> str:
         return f"{1_790_000_000_000 + serial * 7919:x}"
@@ -83,7 +85,7 @@ class VakSms(Shop):
             case "getNumber":
                 return self._numbers(params)
             case "getSmsCode":
-                return {"smsCode": self._codes(self._order(params), "all" in params)}
+                return {"smsCode": self._codes(self._told(params), "all" in params)}
             case "setStatus":
                 return {"status": self._set_status(self._order(params), params.get("status", ""))}
         raise AssertionError(name)
@@ -145,6 +147,14 @@ class VakSms(Shop):
         """An order that is open, or was finished with a code."""
         order = self.orders.get(params.get("idNum", ""))
         if order is None or not (order.is_open or order.state == "finished"):
+            raise Refusal("idNumNotFound")
+        return order
+
+    def _told(self, params: Mapping[str, str]) -> Order:
+        """The order as it is told of: denied while it waits, in lies."""
+        order = self._order(params)
+        if order.state == "waiting" and not order.sms and self.faults.take("denied"):
+            self.called_over.add(order.id)
             raise Refusal("idNumNotFound")
         return order
 
