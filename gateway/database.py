@@ -83,9 +83,7 @@ def open_database(
     try:
         if url.startswith("sqlite:"):
             return _embedded(url, environment)
-        if not is_restoring:
-            _refuse_half_restored(url)
-        return _server(url, environment, connect(url, answer_seconds=answer_seconds))
+        return _server(url, environment, connect(url, answer_seconds=answer_seconds), is_restoring=is_restoring)
     except (OSError, sqlite3.Error) as error:
         where = sqlite_path(url) if url.startswith("sqlite:") else "the database"
         raise DatabaseError(f"{where} can't be opened: {error}") from error
@@ -134,12 +132,14 @@ def find_secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
         ) from None
 
 
-def _server(url: str, environment: Mapping[str, str], store: Store) -> Database:
+def _server(url: str, environment: Mapping[str, str], store: Store, *, is_restoring: bool) -> Database:
     try:
         secrets = read_secrets(environment)
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
     current = schema_of(url)
+    if not is_restoring:
+        _refuse_half_restored(url)
     if migrations.is_older(current):
         migrations.upgrade(url)
     return Database(url, store, _entered(url, Vault(secrets)), None)

@@ -102,9 +102,10 @@ class Settling:
     async def settle(self, *, at_start: bool = False) -> None:
         """One round over what is unsettled: orders left behind, purchases in doubt, orphans. Raises Unavailable."""
         async with self._one_round:
-            await self._settle_all(at_start=at_start)
-        _raise_failure(await self._errands.wait(ERRAND_SECONDS, GIVE_BACK))
+            settled = await self._settle_all(at_start=at_start)
+        given_back = await self._errands.wait(ERRAND_SECONDS, GIVE_BACK)
         await self._show_exposure()
+        _raise_failure((*settled, *given_back))  # last: what failed at one upstream is not to keep the others
 
     async def watch(self) -> None:
         """What every process has to know of what is unsettled, whoever settles it. Raises Unavailable."""
@@ -180,7 +181,7 @@ class Settling:
             return None
         return progress.expires_at
 
-    async def _settle_all(self, *, at_start: bool) -> None:
+    async def _settle_all(self, *, at_start: bool) -> Iterable[asyncio.Task[None]]:
         now = self._house.clock()
         await self._write_down()
         is_alone = at_start and not self._house.is_shared
@@ -193,10 +194,11 @@ class Settling:
             mine.setdefault(row["upstream"], []).append(row)
         for upstream, found in mine.items():
             self._errands.begin(DOUBTS, upstream, partial(self._settle_upstream, upstream, found))
-        _raise_failure(await self._errands.wait(ERRAND_SECONDS, DOUBTS))
+        settled = await self._errands.wait(ERRAND_SECONDS, DOUBTS)
         if rows:
             await self._block_doubtful()
         await self._begin_giving_back()
+        return settled
 
     async def _give_up_left_behind(self, before: float) -> None:
         """Ends orders opened before then that nobody is at work on: their process died, or could not write."""
