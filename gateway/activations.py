@@ -88,6 +88,10 @@ class _Prolonging(Unavailable):
     """A rental can't end while an extension of it is under way or in doubt: whoever wants that asks again."""
 
 
+class _Withheld(Unwell):
+    """An upstream takes a number back no more because of a message, and does not show that message."""
+
+
 class Activations:
     """The use-cases of one gateway. Every method that names a caller touches only that caller's activations."""
 
@@ -499,17 +503,22 @@ class Activations:
 
     async def look(self, live: Live) -> bool:
         """Reads a lease now and brings in what is there; whether the upstream answered. Raises Unavailable."""
-        upstream = self._house.upstreams.get(live.upstream)
-        if upstream is None:
-            return False
-        round_asked = live.round
-        try:
-            async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
-                progress = await upstream.read(watched(live))
-        except (UpstreamError, TimeoutError):
+        round_asked, progress = live.round, await self._read(live)
+        if progress is None:
             return False
         await self.take(live, round_asked, progress)
         return True
+
+    async def _read(self, live: Live) -> Progress | None:
+        """What the upstream says of a lease now; None where it does not answer."""
+        upstream = self._house.upstreams.get(live.upstream)
+        if upstream is None:
+            return None
+        try:
+            async with asyncio.timeout(self._house.settings.gateway.activations.cancel_deadline_seconds):
+                return await upstream.read(watched(live))
+        except (UpstreamError, TimeoutError):
+            return None
 
     # What time does
 
@@ -671,7 +680,7 @@ class Activations:
                 await house.store.run(_close_later, row["id"], row["reference"], at)
                 return
             log.warning("close.given_up", activation=row["id"], upstream=row["upstream"], error=type(error).__name__)
-            if row["product"] == Product.RENTAL or window_end is not None:
+            if row["product"] == Product.RENTAL or window_end is not None or isinstance(error, _Withheld):
                 await self._lose(row, now)
         await house.store.run(_closed, row["id"], row["reference"])
 
@@ -704,14 +713,17 @@ class Activations:
                 await self._lose(row, self._house.clock())
 
     async def _take_late(self, row: Row) -> None:
-        """A message that came after the caller was released is written down, not shown. Raises Unwell."""
+        """A message that came after the caller was released is written down, not shown. Raises _Withheld."""
         live = self._house.live.get(row["id"]) or await load(self._house.store, self._house.vault, row["id"])
         if live is None:
             return
         is_read = False
         with apart(live, "late message", UpstreamError):
-            if not await self.look(live):
-                raise Unwell("the message that came late could not be read")
+            round_asked, progress = live.round, await self._read(live)
+            if progress is None or not progress.messages:
+                # Also where it is denied or called finished just now: there is one, or it would have been taken back.
+                raise _Withheld("the message that came late could not be read")
+            await self.take(live, round_asked, progress)
             is_read = True
         if not is_read:
             await self._lose(row, self._house.clock())  # it is paid for, whatever it says

@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 from gateway import attempts, handed, ladders, refunds
 from gateway.accounts import Caller
 from gateway.attempts import Intent
-from gateway.errors import InDoubt, NothingTaken, Unavailable
+from gateway.errors import InDoubt, NothingTaken
 from gateway.house import House
 from gateway.live import Live
 from gateway.model import Lease, Order, Product, Quote, Status
@@ -39,7 +39,34 @@ class Adoption:
     async def adopt(
         self, caller: Caller, order: Order, intent: Intent, quote: Quote, lease: Lease, cost_max: Money
     ) -> Live:
-        """Makes the lease the caller's. One that costs more than allowed is given back. Raises NothingTaken."""
+        """Makes the lease the caller's. One that costs more than allowed is given back.
+
+        Raises NothingTaken, and whatever kept it from being written: then `settle` writes it down as soon as it can.
+        """
+        try:
+            return await self._adopt(caller, order, intent, quote, lease, cost_max)
+        except AttemptEnded:
+            raise
+        except Exception:
+            self._settling.note_unwritten(intent, lease.reference)
+            raise
+
+    async def turn_back(self, intent: Intent, upstream: str, error: InDoubt) -> NoReturn:
+        """Gives back a lease that was had in place of what was asked for. Raises as `adopt`."""
+        house = self._house
+        try:
+            await house.store.run(
+                attempts.end_unattached, intent.attempt_id, upstream, error.reference, house.clock(), str(error)
+            )
+        except Exception:
+            self._settling.note_unwritten(intent, error.reference)
+            raise
+        self._settling.give_back_soon()
+        raise AttemptEnded(str(error))
+
+    async def _adopt(
+        self, caller: Caller, order: Order, intent: Intent, quote: Quote, lease: Lease, cost_max: Money
+    ) -> Live:
         house, now = self._house, self._house.clock()
         cost = lease.cost or quote.offer.cost
         if cost.currency != cost_max.currency or cost.micros > cost_max.micros:
@@ -84,10 +111,6 @@ class Adoption:
             ) from None
         except Conflict:
             raise await self._unattached(intent, quote.offer.upstream, lease) from None
-        except Unavailable:
-            # The number is ours and the database is away: `settle` writes it down as soon as it can.
-            self._settling.note_unwritten(intent, lease)
-            raise
         live = Live(
             id=intent.activation_id, account_id=caller.account_id, service=order.service, country=order.country,
             operator=operator, status=Status.WAITING, price_micros=charged.price.micros,
@@ -99,35 +122,16 @@ class Adoption:
         house.metrics.count(live.product, live.upstream, "opened")
         return live
 
-    async def turn_back(self, intent: Intent, upstream: str, error: InDoubt) -> NoReturn:
-        """Gives back a lease that was had in place of what was asked for. Raises NothingTaken."""
-        house = self._house
-        await house.store.run(
-            attempts.end_unattached, intent.attempt_id, upstream, error.reference, house.clock(), str(error)
-        )
-        self._settling.give_back_soon()
-        raise AttemptEnded(str(error))
-
     async def _unattached(self, intent: Intent, upstream: str, lease: Lease) -> AttemptEnded:
         """A lease for an order that is over, or one that we have; what to raise. Raises Unavailable."""
         store, now = self._house.store, self._house.clock()
-        try:
-            is_ours = await store.run(attempts.end_unattached, intent.attempt_id, upstream, lease.reference, now)
-        except Unavailable:
-            self._settling.note_unwritten(intent, lease)
-            raise
+        is_ours = await store.run(attempts.end_unattached, intent.attempt_id, upstream, lease.reference, now)
         return AttemptEnded("the order was given up meanwhile" if is_ours else "handed out a lease we have")
 
     async def _turned_down(self, intent: Intent, upstream: str, lease: Lease, reason: str) -> AttemptEnded:
         """A number nobody here wants goes back, unless it is one that we have; what to raise. Raises Unavailable."""
         store, now = self._house.store, self._house.clock()
-        try:
-            is_ours = await store.run(
-                attempts.end_unattached, intent.attempt_id, upstream, lease.reference, now, reason
-            )
-        except Unavailable:
-            self._settling.note_unwritten(intent, lease)
-            raise
+        is_ours = await store.run(attempts.end_unattached, intent.attempt_id, upstream, lease.reference, now, reason)
         if not is_ours:
             return AttemptEnded("handed out a lease we have")
         self._settling.give_back_soon()

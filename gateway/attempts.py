@@ -381,8 +381,13 @@ def orphan_unless_leased(tx: Tx, activation_id: int, attempt_id: int, reference:
     row = tx.one("select fingerprint from activations where id = :id and status = 'waiting'", id=activation_id)
     if row is not None:
         return str(row["fingerprint"])
-    attempt = tx.one("select upstream from attempts where id = :id", id=attempt_id)
-    if attempt is not None:
+    attempt = tx.one(
+        "select upstream from attempts where id = :id"
+        " and (state in ('pending', 'in_doubt') or reference is null or reference <> :reference)",
+        id=attempt_id,
+        reference=reference,
+    )
+    if attempt is not None:  # else it was written after all, and is perhaps given back
         end_unattached(tx, attempt_id, attempt["upstream"], reference, at, "could not be written down")
     fail_order(tx, activation_id, at)
     return ""
@@ -608,11 +613,20 @@ def _place(row: Row) -> dict[str, Any]:
     return {"service": row["service"], "country": row["country"], "rental": int(is_rental)}
 
 
-def orphans(tx: Tx) -> Sequence[Row]:
+def orphaned_at(tx: Tx) -> list[str]:
+    """The upstreams at which there are orphans."""
+    return [row["upstream"] for row in tx.all("select distinct upstream from attempts where state = 'orphan'")]
+
+
+def orphans(tx: Tx, upstream: str, after: int, most: int) -> Sequence[Row]:
+    """The oldest of an upstream's orphans, so many of those that came after that attempt."""
     return tx.all(
         "select t.id, t.activation_id, t.upstream, t.reference, t.cost_max, t.currency, t.started_at, t.product,"
         " a.hours from attempts t join activations a on a.id = t.activation_id"
-        " where t.state = 'orphan' order by t.id limit 100"
+        " where t.state = 'orphan' and t.upstream = :upstream and t.id > :after order by t.id limit :most",
+        upstream=upstream,
+        after=after,
+        most=most,
     )
 
 

@@ -319,7 +319,8 @@ class Bus:
             try:
                 await self._redis.publish(self._channel, words)
                 self._note(is_mute=False)
-            except (RedisError, OSError, RuntimeError) as error:
+            except Exception as error:
+                _tell_of_unexpected(error)
                 self._note(is_mute=True, error=error)
                 self.changed()  # what was to be said is lost, but for that there was something
                 await asyncio.sleep(REST_SECONDS)
@@ -345,7 +346,8 @@ class Bus:
                     self._note(is_deaf=False)
                     self.heard.set()  # whatever was said meanwhile was missed
                     await self._listen(pubsub)
-            except (RedisError, OSError, RuntimeError) as error:
+            except Exception as error:
+                _tell_of_unexpected(error)
                 self._note(is_deaf=True, error=error)
                 await asyncio.sleep(REST_SECONDS)
 
@@ -389,7 +391,7 @@ class Bus:
                 self._see_to(self._look(said["from"], int(said["look"])))
             if "looked" in said:
                 self._take_looked(said["from"], *said["looked"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             log.warning("bus.unreadable")  # another version's, or a stranger's: hints may be lost
 
     def _note(
@@ -403,3 +405,9 @@ class Bus:
             log.warning("bus.away", error=type(error).__name__)
         elif was_away and not self.is_away:
             log.info("bus.back")
+
+
+def _tell_of_unexpected(error: Exception) -> None:
+    """What is no matter of Redis being away is a fault of ours, and ends nothing."""
+    if not isinstance(error, RedisError | OSError | RuntimeError):
+        log.error("bus.failed", error=type(error).__name__)

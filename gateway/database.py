@@ -25,6 +25,9 @@ SERVE_LOCK = 0x51_40_0002
 BACKUP_LOCK = 0x51_40_0003
 """Numbers of our own for PostgreSQL's advisory locks."""
 
+RESTORE_MARK = "restore_unfinished"
+"""A table that is there from before a restore writes anything until what it wrote is fit to be served from."""
+
 _NOTICE_GONE = (
     "set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;"
     " select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout'"
@@ -84,18 +87,23 @@ def _nobody(_sentence: str) -> None:
 
 
 def open_database(
-    environment: Mapping[str, str], *, answer_seconds: float | None = None, tell: Callable[[str], None] = _nobody
+    environment: Mapping[str, str],
+    *,
+    answer_seconds: float | None = None,
+    tell: Callable[[str], None] = _nobody,
+    is_restoring: bool = False,
 ) -> Database:
     """Opens the database of this environment, creating an embedded one where there is none, and updates its schema.
 
-    `answer_seconds` is for a server of clients, see `store.connect`; `tell` hears why it takes long. Raises
-    DatabaseError, or SecretsError where an existing database's secrets are missing: it never gets new ones.
+    `answer_seconds` is for a server of clients, see `store.connect`; `tell` hears why it takes long. Only with
+    `is_restoring` it opens one that a restore has not made fit yet. Raises DatabaseError, or SecretsError where an
+    existing database's secrets are missing: it never gets new ones.
     """
     url = environment.get("DATABASE_URL", "").strip() or EMBEDDED_URL
     try:
         if url.startswith("sqlite:"):
             return _embedded(url, environment)
-        return _server(url, environment, answer_seconds, tell)
+        return _server(url, environment, answer_seconds, tell, is_restoring=is_restoring)
     except (OSError, sqlite3.Error) as error:
         where = sqlite_path(url) if url.startswith("sqlite:") else "the database"
         raise DatabaseError(f"{where} can't be opened: {error}") from error
@@ -146,7 +154,12 @@ def find_secrets(path: Path, environment: Mapping[str, str]) -> Secrets:
 
 
 def _server(
-    url: str, environment: Mapping[str, str], answer_seconds: float | None, tell: Callable[[str], None]
+    url: str,
+    environment: Mapping[str, str],
+    answer_seconds: float | None,
+    tell: Callable[[str], None],
+    *,
+    is_restoring: bool,
 ) -> Database:
     store = connect(url, answer_seconds=answer_seconds)
     try:
@@ -154,9 +167,19 @@ def _server(
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
     current = schema_of(server_address(url, writes=answer_seconds is not None))
+    if not is_restoring:
+        _refuse_half_restored(url)
     if migrations.is_older(current):
         migrations.upgrade(url, tell)
     return Database(url, store, _entered(url, Vault(secrets)), None)
+
+
+def _refuse_half_restored(url: str) -> None:
+    """Raises DatabaseError, psycopg.Error."""
+    with psycopg.connect(url, connect_timeout=5) as connection:
+        found = connection.execute("select to_regclass(%s) is not null", (RESTORE_MARK,)).fetchone()
+    if found == (True,):
+        raise DatabaseError(_HALF_RESTORED)
 
 
 def schema_of(url: str) -> str:
@@ -319,5 +342,9 @@ _SERVED_FILE = (
 _SERVED = (
     "another simroute serves from this database. Several can, if each has the same REDIS_URL (and DATABASE_URL and"
     " secrets): set it for all of them, or stop the other one first"
+)
+_HALF_RESTORED = (
+    "a restore into this database was not finished, and its old state would be acted upon: drop the database, create an"
+    " empty one and run simroute restore again"
 )
 _BEING_BACKED_UP = "another backup of this database is being taken: wait until it is done"

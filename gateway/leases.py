@@ -6,8 +6,9 @@ database's, so that the clocks of the machines do not matter.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 
@@ -19,7 +20,7 @@ MARGIN_SECONDS = 1.0
 """How long before the database lets somebody else have it a holder stops by itself."""
 
 TAKEN_AT_ONCE = 3
-"""Pieces of work that a process takes up in one round: those that start together share them."""
+"""Pieces of work that nobody did before and a process takes up in one round: those that start together share them."""
 
 log = structlog.get_logger()
 
@@ -36,7 +37,8 @@ class Leases:
         self._is_eager = is_eager
         self._ticks = ticks
         self._held: dict[str, float] = {}
-        self._seen_free: frozenset[str] = frozenset()
+        self._rounds_free: Mapping[str, int] = {}
+        self._seen_held: frozenset[str] = frozenset()
 
     def holds(self, name: str) -> bool:
         """Whether this process may do that now. Asked often: it looks at a clock only."""
@@ -49,14 +51,20 @@ class Leases:
     async def round(self, wanted: Collection[str]) -> float:
         """Renews what is held of `wanted`, gives the rest back, takes up some of what is free.
 
-        How many seconds to the next round. Raises Unavailable: then what is held runs out.
+        What another process held, and nobody has taken up since the last round, it takes as far as its share goes: one
+        that dies is succeeded within seconds. How many seconds to the next round. Raises Unavailable: then what is held
+        runs out.
         """
         mine = {name for name in self._held if name in wanted}
         gone = set(self._held) - mine
         started = self._ticks()
-        free = set(await self._store.read(_free, sorted(wanted), self.holder)) - mine
-        taken_up = sorted(free if self._is_eager else free & self._seen_free)[:TAKEN_AT_ONCE]
-        self._seen_free = frozenset(free)
+        others = await self._store.read(_others, self.holder)
+        self._seen_held = (self._seen_held | others.keys()) & set(wanted)
+        free = set(wanted) - others.keys() - mine
+        self._rounds_free = {name: self._rounds_free.get(name, 0) + 1 for name in sorted(free)}
+        # Of those alive: what the dead one held counts for nobody.
+        share = math.ceil(len(wanted) / (1 + len(set(others.values()))))
+        taken_up = self._to_take(share - len(mine))
         got = await self._store.run(_take, sorted(mine | set(taken_up)), self.holder)
         until = started + LEASE_SECONDS - MARGIN_SECONDS
         for name in sorted(set(got) ^ mine):
@@ -65,6 +73,13 @@ class Leases:
         if gone:
             await self._store.run(_give_back, sorted(gone), self.holder)
         return RENEW_SECONDS
+
+    def _to_take(self, room: int) -> list[str]:
+        patience = 1 if self._is_eager else 2
+        ripe = [name for name, rounds in self._rounds_free.items() if rounds >= patience]
+        inherited = [name for name in ripe if name in self._seen_held and self._rounds_free[name] > patience]
+        chosen = inherited[: max(room, TAKEN_AT_ONCE)]
+        return chosen + [name for name in ripe if name not in chosen][: max(0, TAKEN_AT_ONCE - len(chosen))]
 
     async def give_back(self) -> None:
         """Lets go of everything: the next process need not wait for it to run out. Raises Unavailable."""
@@ -86,10 +101,10 @@ class AllMine:
 _NOW = "extract(epoch from clock_timestamp())::double precision"
 
 
-def _free(tx: Tx, names: Iterable[str], holder: str) -> list[str]:
-    """Those that nobody holds, nor this holder."""
-    rows = tx.all(f"select name from leases where until > {_NOW} and holder <> :holder", holder=holder)  # noqa: S608 — constant text
-    return sorted(set(names) - {row["name"] for row in rows})
+def _others(tx: Tx, holder: str) -> dict[str, str]:
+    """What others than this holder hold, and who."""
+    rows = tx.all(f"select name, holder from leases where until > {_NOW} and holder <> :holder", holder=holder)  # noqa: S608 — constant text
+    return {row["name"]: row["holder"] for row in rows}
 
 
 def _take(tx: Tx, names: Iterable[str], holder: str) -> list[str]:

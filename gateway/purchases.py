@@ -149,9 +149,10 @@ class Purchases:
         self._house.guard.require_room()
 
     async def drain(self) -> None:
-        """Waits for the orders under way; their deadline bounds it."""
-        while under_way := {*self._handovers.tasks, *self._settling.chores}:
-            await asyncio.wait(under_way)
+        """Waits for the orders under way, bounded by their deadline, and a moment for what goes back upstream."""
+        while self._handovers.tasks:
+            await asyncio.wait(set(self._handovers.tasks))
+        await self._settling.drain()
 
     async def _buy(
         self, caller: Caller, order: Order, pending: Pending, find: Callable[[], Awaitable[Basis]] | None

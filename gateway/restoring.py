@@ -13,9 +13,10 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 
@@ -33,7 +34,7 @@ from gateway.backups import (
     read,
     running_tool,
 )
-from gateway.database import Database, open_database
+from gateway.database import RESTORE_MARK, Database, open_database
 from gateway.sealed_stream import NotWhole, read_sealed
 from gateway.store import Tx, sqlite_path
 from gateway.vault import SECRET_NAMES, Secrets, Vault
@@ -114,7 +115,8 @@ def _check_empty(url: str) -> None:
     with psycopg.connect(url, connect_timeout=5) as connection:
         row = connection.execute(
             "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname !~ '^pg_' and n.nspname <> 'information_schema'"
+            " where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' and c.relname <> %s",
+            (RESTORE_MARK,),  # of a restore that was ended before anything was there
         ).fetchone()
     if row is None or row[0]:
         raise BackupError("the PostgreSQL database is not empty: create a new one, nothing is ever replaced")
@@ -158,14 +160,27 @@ def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
 def _into_postgresql(backup: Backup, key: bytes, url: str, secrets: Secrets, now: float, tools: str) -> Restored:
     # One transaction: a restore that fails leaves the database as empty as it was.
     options = ("--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error")
-    with (
-        private_directory(Path(tempfile.gettempdir())) as partial,
-        running_tool("pg_restore", options, url, partial, tools, stdin=subprocess.PIPE) as process,
-    ):
-        assert process.stdin is not None  # noqa: S101 — for the type checker
-        for piece in _unsealed(backup, key):
-            process.stdin.write(piece)
+    _mark(url, f"create table if not exists {RESTORE_MARK} ()")
+    try:
+        with (
+            private_directory(Path(tempfile.gettempdir())) as partial,
+            running_tool("pg_restore", options, url, partial, tools, stdin=subprocess.PIPE) as process,
+        ):
+            assert process.stdin is not None  # noqa: S101 — for the type checker
+            for piece in _unsealed(backup, key):
+                process.stdin.write(piece)
+    except BaseException:
+        with suppress(BackupError, psycopg.Error):
+            _check_empty(url)
+            _mark(url, f"drop table if exists {RESTORE_MARK}")
+        raise
     return _settle(backup, url, url, secrets, now)
+
+
+def _mark(url: str, statement: LiteralString) -> None:
+    """The mark keeps everybody from serving what is there, from before it is there until it is fit for that."""
+    with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
+        connection.execute(statement)
 
 
 # Fit to be served from
@@ -173,7 +188,8 @@ def _into_postgresql(backup: Backup, key: bytes, url: str, secrets: Secrets, now
 
 def _settle(backup: Backup, url: str, shown: str, secrets: Secrets, now: float) -> Restored:
     values = {name: str(getattr(secrets, name.lower())) for name in SECRET_NAMES}
-    database = open_database({"DATABASE_URL": url, **values})  # which brings an older schema up to date
+    # Which brings an older schema up to date.
+    database = open_database({"DATABASE_URL": url, **values}, is_restoring=True)
 
     async def work() -> Restored:
         try:
@@ -201,6 +217,8 @@ def make_fit(tx: Tx, dialect: str, taken_at: float, at: float) -> tuple[int, int
     tx.execute("update backup_state set claimed_until = 0")
     for table, count in IDS_SKIPPED.items():
         _skip_ids(tx, dialect, table, count)
+    if dialect == "postgresql":
+        tx.execute(f"drop table if exists {RESTORE_MARK}")
     audit.note(
         tx, at, "cli", "database.restore", "database", taken_at=taken_at, notices_given_up=notices,
         recharges_off=recharges,

@@ -7,19 +7,23 @@ doubt is out of routing, and what it may cost is shown and capped (`docs/decisio
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from gateway import attempts, moves
 from gateway.attempts import Intent
-from gateway.errors import UnknownLease, Unwell, UpstreamError
+from gateway.errands import Errands
+from gateway.errors import Unavailable, UnknownLease, Unwell, UpstreamError
 from gateway.handovers import LEFT_BEHIND_SECONDS, Handovers
 from gateway.house import House
 from gateway.live import Live
-from gateway.model import Found, Lease, LostExtension, Outcome, Product, Status, Watched
+from gateway.model import Found, LostExtension, Outcome, Product, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load
 from gateway.store import Row
@@ -31,7 +35,29 @@ STRANGER_SECONDS_MAX = 1800.0
 STRANGER_SECONDS_MIN = 150.0
 """How old it has to be: a younger one may be the answer to a purchase under way, and clocks differ."""
 
+ERRAND_SECONDS = 3.0
+"""How long a round waits for what is to be done upstream; what takes longer goes on by itself."""
+
+GIVEN_BACK_TOGETHER = 5
+"""Orphans that one upstream is asked to take back at once."""
+
+LAST_TRIES_SECONDS = 3.0
+LAST_TRY_PAUSE_SECONDS = 0.25
+
+DOUBTS, GIVE_BACK, STRANGERS = "doubts", "give_back", "strangers"
+"""The kinds of errands."""
+
 log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Unwritten:
+    """A lease in hand that no row names yet; `is_told` when the log has said that it can't be written."""
+
+    activation_id: int
+    attempt_id: int
+    reference: str
+    is_told: bool = False
 
 
 class Settling:
@@ -41,7 +67,8 @@ class Settling:
         self._house = house
         self._handovers = handovers
         self._own: set[int] = set()
-        self._unwritten: list[tuple[int, int, str]] = []
+        self._unwritten: list[_Unwritten] = []
+        self._errands = Errands()
         self._one_round = asyncio.Lock()
         self.chores: set[asyncio.Task[None]] = set()
         """Work begun beside orders, for whoever stops the process to wait for."""
@@ -76,12 +103,15 @@ class Settling:
     async def settle(self, *, at_start: bool = False) -> None:
         """One round over what is unsettled: orders left behind, purchases in doubt, orphans. Raises Unavailable."""
         async with self._one_round:
-            await self._settle_all(at_start=at_start)
+            settled = await self._settle_all(at_start=at_start)
+        given_back = await self._errands.wait(ERRAND_SECONDS, GIVE_BACK)
+        await self._show_exposure()
+        _raise_failure((*settled, *given_back))  # last: what failed at one upstream is not to keep the others
 
     async def watch(self) -> None:
         """What every process has to know of what is unsettled, whoever settles it. Raises Unavailable."""
         async with self._one_round:
-            await self._write_down(self._house.clock())
+            await self._write_down()
         await self._block_doubtful()
         await self._show_exposure()
 
@@ -90,30 +120,36 @@ class Settling:
 
         Raises Unavailable.
         """
-        house, now = self._house, self._house.clock()
-        for name, upstream in list(house.upstreams.items()):
-            stanza = house.stanza(name)
-            if not isinstance(upstream, Finds) or stanza is None:
-                continue
-            try:
-                found = await self._listed(name, upstream, now - STRANGER_SECONDS_MAX, has_ended=False)
-            except UpstreamError:
-                continue
-            before = now - STRANGER_SECONDS_MIN
-            old = [one for one in found if one.created_at is not None and one.created_at < before]
-            strangers = await house.store.read(attempts.unknown_among, name, old)
-            house.metrics.strangers.labels(name).set(len(strangers))
-            if stanza.exclusive:
-                for stranger in strangers:
-                    await self._turn_away(name, upstream, stranger)
+        for name, upstream in self._house.upstreams.items():
+            self._errands.begin(STRANGERS, name, partial(self._sweep, name, upstream))
+        _raise_failure(await self._errands.wait(ERRAND_SECONDS, STRANGERS))
 
-    def note_unwritten(self, intent: Intent, lease: Lease) -> None:
-        """The lease is ours and the database is away: the next `settle` or `watch` that can writes it down."""
-        self._unwritten.append((intent.activation_id, intent.attempt_id, lease.reference))
+    def note_unwritten(self, intent: Intent, reference: str) -> None:
+        """The lease is ours and could not be written: the next `settle` or `watch` that can writes it down."""
+        self._unwritten.append(_Unwritten(intent.activation_id, intent.attempt_id, reference))
+
+    async def let_go(self) -> None:
+        """At the stop: writes down what only this process knows, for some seconds at most, and leaves the upstreams.
+
+        What was to be done there is found again by whoever settles next.
+        """
+        until = time.monotonic() + LAST_TRIES_SECONDS
+        while not await self._has_written_down():
+            if time.monotonic() >= until:
+                log.warning("stop.leases_unwritten", attempts=[lease.attempt_id for lease in self._unwritten])
+                break
+            await asyncio.sleep(LAST_TRY_PAUSE_SECONDS)
+        await self._errands.drop()
+
+    async def drain(self) -> None:
+        """Waits for what was begun beside orders; for what is done upstream a moment only."""
+        while self.chores:
+            await asyncio.wait(self.chores)
+        await self._errands.wait(ERRAND_SECONDS)
 
     def give_back_soon(self) -> None:
         """Gives back what belongs to nobody, beside the order that found it; `settle` repeats what fails."""
-        task = asyncio.ensure_future(self._give_back_orphans())
+        task = asyncio.ensure_future(self._begin_giving_back())
         self.chores.add(task)
         task.add_done_callback(self.chores.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -146,9 +182,9 @@ class Settling:
             return None
         return progress.expires_at
 
-    async def _settle_all(self, *, at_start: bool) -> None:
+    async def _settle_all(self, *, at_start: bool) -> Iterable[asyncio.Task[None]]:
         now = self._house.clock()
-        await self._write_down(now)
+        await self._write_down()
         is_alone = at_start and not self._house.is_shared
         await self._give_up_left_behind(now if is_alone else now - LEFT_BEHIND_SECONDS)
         if self._house.is_shared:
@@ -157,12 +193,13 @@ class Settling:
         mine: dict[str, list[Row]] = {}
         for row in rows:
             mine.setdefault(row["upstream"], []).append(row)
-        # At once: one that hangs is not to keep the others' in doubt.
-        await asyncio.gather(*(self._settle_upstream(upstream, found) for upstream, found in mine.items()))
+        for upstream, found in mine.items():
+            self._errands.begin(DOUBTS, upstream, partial(self._settle_upstream, upstream, found))
+        settled = await self._errands.wait(ERRAND_SECONDS, DOUBTS)
         if rows:
             await self._block_doubtful()
-        await self._give_back_orphans()
-        await self._show_exposure()
+        await self._begin_giving_back()
+        return settled
 
     async def _give_up_left_behind(self, before: float) -> None:
         """Ends orders opened before then that nobody is at work on: their process died, or could not write."""
@@ -181,18 +218,43 @@ class Settling:
         )
         return rows
 
-    async def _write_down(self, now: float) -> None:
-        """Leases whose row could not be written when they came: given back, or found written after all."""
-        while self._unwritten:
-            activation_id, attempt_id, reference = self._unwritten[0]
-            fingerprint = await self._house.store.run(
-                attempts.orphan_unless_leased, activation_id, attempt_id, reference, now
-            )
-            self._unwritten.pop(0)
-            live = await load(self._house.store, self._house.vault, activation_id) if fingerprint else None
-            if live is not None:
-                self._house.live.put(live)
-                self._handovers.abandon(live, fingerprint)
+    async def _write_down(self) -> None:
+        """Leases whose row could not be written when they came: given back, or found written after all.
+
+        One that is refused even so is tried again, and keeps no other. Raises Unavailable.
+        """
+        for lease in list(self._unwritten):
+            try:
+                await self._write_one_down(lease)
+            except Unavailable:
+                raise
+            except Exception as error:
+                if not lease.is_told:
+                    log.warning("lease.unwritten", attempt=lease.attempt_id, error=type(error).__name__)
+                lease.is_told = True
+            else:
+                self._unwritten.remove(lease)
+
+    async def _write_one_down(self, lease: _Unwritten) -> None:
+        house, activation_id = self._house, lease.activation_id
+        # Only what is certain: whatever else came with it may be what could not be written.
+        fingerprint = await house.store.run(
+            attempts.orphan_unless_leased, activation_id, lease.attempt_id, lease.reference, house.clock()
+        )
+        live = await load(house.store, house.vault, activation_id) if fingerprint else None
+        if live is not None:
+            house.live.put(live)
+            self._handovers.abandon(live, fingerprint)
+
+    async def _has_written_down(self) -> bool:
+        """Whether nothing is left that only this process knows."""
+        if self._unwritten:
+            try:
+                async with self._one_round:
+                    await self._write_down()
+            except Unavailable:
+                return False
+        return not self._unwritten
 
     async def _settle_upstream(self, name: str, rows: Sequence[Row]) -> None:
         upstream = self._house.upstreams.get(name)
@@ -258,15 +320,18 @@ class Settling:
         resent = await self._house.store.read(moves.under_way, self._house.vault, name, ended_since)
         return [one for one in found if (one.service, one.lease.number) not in resent]
 
-    async def _give_back_orphans(self) -> None:
-        mine: dict[str, list[Row]] = {}
-        for row in await self._house.store.read(attempts.orphans):
-            mine.setdefault(row["upstream"], []).append(row)
-        await asyncio.gather(*(self._give_back_each(rows) for rows in mine.values()))
+    async def _begin_giving_back(self) -> None:
+        for name in await self._house.store.read(attempts.orphaned_at):
+            self._errands.begin(GIVE_BACK, name, partial(self._give_back_each, name))
 
-    async def _give_back_each(self, rows: Sequence[Row]) -> None:
-        for row in rows:
-            await self._give_back(row)
+    async def _give_back_each(self, name: str) -> None:
+        """One upstream's orphans, each tried once."""
+        last = 0
+        while rows := await self._house.store.read(attempts.orphans, name, last, GIVEN_BACK_TOGETHER):
+            ended = await asyncio.gather(*map(self._give_back, rows), return_exceptions=True)
+            for error in filter(None, ended):
+                raise error
+            last = rows[-1]["id"]
 
     async def _give_back(self, row: Row) -> None:
         """Cancels a lease that belongs to nobody; what it cost where that fails for good is the operator's loss."""
@@ -288,6 +353,22 @@ class Settling:
             return
         await house.store.run(attempts.end, row["id"], "cancelled", "given back", house.clock(), row["reference"])
 
+    async def _sweep(self, name: str, upstream: Upstream) -> None:
+        house, now, stanza = self._house, self._house.clock(), self._house.stanza(name)
+        if not isinstance(upstream, Finds) or stanza is None:
+            return
+        try:
+            found = await self._listed(name, upstream, now - STRANGER_SECONDS_MAX, has_ended=False)
+        except UpstreamError:
+            return
+        before = now - STRANGER_SECONDS_MIN
+        old = [one for one in found if one.created_at is not None and one.created_at < before]
+        strangers = await house.store.read(attempts.unknown_among, name, old)
+        house.metrics.strangers.labels(name).set(len(strangers))
+        if stanza.exclusive:
+            for stranger in strangers:
+                await self._turn_away(name, upstream, stranger)
+
     async def _turn_away(self, name: str, upstream: Upstream, stranger: Found) -> None:
         try:
             await upstream.close(stranger.lease.reference, Outcome.CANCELLED)
@@ -297,11 +378,11 @@ class Settling:
             log.warning("stranger.cancelled", upstream=name)
 
     async def _show_exposure(self) -> None:
-        gauges = self._house.metrics
+        gauges, rows = self._house.metrics, await self._house.store.read(attempts.exposures)
         gauges.in_doubt.clear()
         gauges.exposure.clear()
         totals: Counter[str] = Counter()
-        for row in await self._house.store.read(attempts.exposures):
+        for row in rows:
             amount = Money(int(row["amount"]), row["currency"])
             gauges.in_doubt.labels(row["upstream"]).set(row["attempts"])
             gauges.exposure.labels(row["upstream"], row["currency"]).set(amount.micros / 1e6)
@@ -316,3 +397,9 @@ class Settling:
             log.warning("upstream.exposure", upstream=upstream, is_over=upstream in over)
         if over != self._house.market.overexposed:
             self._house.market.rest(over)
+
+
+def _raise_failure(ended: Iterable[asyncio.Task[None]]) -> None:
+    """Raises what one of them raised."""
+    for task in ended:
+        task.result()

@@ -545,6 +545,7 @@ class PostgresStore:
             is_in_time = await self._is_in_time(work, attempt)
         except asyncio.CancelledError:
             self._cut_later(attempt)
+            work.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody hears what it says
             raise
         if not is_in_time:
             # Undone, unless its commit is on the way: that is found out by the next one who looks, as after a crash.

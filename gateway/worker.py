@@ -196,6 +196,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._purchases.drain()
+        await self._settling.let_go()
         if not tasks:
             return  # never started: a command line that looks on must not act upstream
         try:

@@ -41,7 +41,8 @@ LAYERS = (
     "accounts", "terms", "readers", "users", "manage", "guesses", "numbers", "roster", "desk", "switches", "alerts",
     "host_alerts",    "backups", "restoring",
     # What the use-cases share, the use-cases, and the loops behind them
-    "house", "feed", "sessions", "moves", "attempts", "repeats", "handovers", "settling", "adoption", "payments",
+    "house", "feed", "sessions", "moves", "attempts", "repeats", "handovers", "errands", "settling", "adoption",
+    "payments",
     "rent_market", "purchases", "activations", "inbox", "webhook_addresses", "webhook_endpoints",
     "webhook_log", "webhook_forms", "webhook_wire", "webhooks", "webhook_watch", "rentals", "poller", "overseer",
     "shared_lists", "pricelists", "recharger", "retention", "archivist", "worker",

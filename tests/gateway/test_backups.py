@@ -21,7 +21,7 @@ from cryptography.fernet import Fernet
 
 from gateway import backups, migrations, restoring
 from gateway.backups import MAGIC, Backup, BackupError, Stopped
-from gateway.database import BACKUP_LOCK, Database, open_database, schema_of
+from gateway.database import BACKUP_LOCK, RESTORE_MARK, Database, DatabaseError, open_database, schema_of
 from gateway.store import Tx
 from gateway.vault import Secrets, Vault, read_secrets
 from tests.harness import ROOT, add_account, config_directory, environment, postgres_database
@@ -256,6 +256,53 @@ def test_what_was_backed_up_is_restored_and_verified_and_never_replaces_anything
         return int(row["available"])
 
     assert within(there, balance) == 12_500_000
+
+
+@pytest.fixture
+def served(postgres_url: str, tmp_path: Path, postgres_tools: str) -> Place:
+    """A place on a server."""
+    return Place(with_alice(postgres_url), tmp_path / "kept", postgres_tools)
+
+
+@pytest.fixture
+def vacant(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database there."""
+    with postgres_database(request.getfixturevalue("postgres_server")) as url:
+        yield url
+
+
+def has_mark(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return connection.execute("select to_regclass(%s) is not null", (RESTORE_MARK,)).fetchone() == (True,)
+
+
+def test_a_restore_that_was_ended_before_its_state_was_fit_is_not_served(
+    served: Place, vacant: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def end(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    path = served.take().path
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "make_fit", end)
+        with pytest.raises(KeyboardInterrupt):
+            served.restore(path, vacant)
+    there = {**served.values, "DATABASE_URL": vacant}
+    with pytest.raises(DatabaseError, match="a restore into this database was not finished"):
+        open_database(there)
+    assert "was not finished" in Shell(config_directory(tmp_path), there).refused("db", "upgrade")
+    assert "nothing is ever replaced" in served.refused(path, vacant)
+
+
+def test_a_restore_that_wrote_nothing_can_be_begun_again(served: Place, vacant: str, tmp_path: Path) -> None:
+    path = served.take().path
+    without_tools = Place(served.values, served.directory, str(tmp_path))
+    assert "there is no pg_restore" in without_tools.refused(path, vacant)
+    assert not has_mark(vacant)
+    with psycopg.connect(vacant, autocommit=True) as connection:  # as one that was killed leaves it
+        connection.execute(f"create table {RESTORE_MARK} ()")
+    assert served.restore(path, vacant).problems == ()
+    assert not has_mark(vacant)
 
 
 def altered(content: bytes, at: int) -> bytes:

@@ -150,6 +150,31 @@ async def test_what_could_not_be_said_once_is_said_again(redis_url: str, monkeyp
         await until(lambda: not a.is_away)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        json.dumps({"from": "x", "changed": False, "asked": [float("inf")], "delivered": [], "turned": {}}).encode(),
+        b'{"from": "\xff\xfe"}',
+        b"[" * 100_000,
+    ],
+)
+async def test_words_that_nobody_can_read_do_not_end_the_hearing(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, words: bytes
+) -> None:
+    monkeypatch.setattr(bus, "REST_SECONDS", 0.1)
+    async with member(redis_url, "a") as a, member(redis_url, "b") as b, Redis.from_url(redis_url) as stranger:
+        a.heard.clear()
+        await stranger.publish("test", words)
+        b.changed()
+        async with asyncio.timeout(LONG_SECONDS):
+            await a.heard.wait()
+        a.heard.clear()
+        b.changed()
+        async with asyncio.timeout(LONG_SECONDS):
+            await a.heard.wait()
+        await until(lambda: not a.is_away)
+
+
 async def until(is_so: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LONG_SECONDS
     while not is_so():
