@@ -6,7 +6,7 @@ Its ways:
 * there is no price cap: `getCountNumber` is asked first, and a number that became dearer in between costs more, which
   the purchase does not tell in every version of it;
 * `getSmsCode` tells codes without texts, all of them with `all`, and no state. An order that is over is not found, as
-  one that never was, so what was bought and closed here is remembered: not found means over;
+  one that never was, so what was closed here is remembered: not found means over then;
 * `setStatus` `end` gives a number back, or ends it where a message is there: a cancel looks first, and `smsReceived`
   tells of a message that came in between. `waitSMS` is a cancel refused for now; when it will not be is a setting;
 * the price list is one call for each country (no key, not in its documentation); `countries_listed` narrows it;
@@ -140,7 +140,8 @@ class VakSms(Seller):
         codes = await self._codes("read", lease)
         state = self._known.get(lease, LeaseState.UNKNOWN if codes is None else LeaseState.OPEN)
         if codes is None:
-            return Progress(LeaseState.CANCELLED if state is LeaseState.OPEN else state)
+            # Over, it seems; but one denial alone is not to end what is paid for.
+            return Progress(LeaseState.UNKNOWN if state is LeaseState.OPEN else state)
         messages = self._rounds.messages(
             lease, watched.round, codes, lambda code, identity: Sms(code, "", identity=identity)
         )

@@ -160,11 +160,11 @@ async def test_code_that_comes_again_is_another_message_once_it_was_asked_for() 
     assert old.identity == first.identity != new.identity
 
 
-async def test_what_is_not_found_is_over_if_it_was_bought_here() -> None:
+async def test_what_is_not_found_is_unknown_whoever_bought_it() -> None:
     async with upstream({"getNumber": BOUGHT, "getSmsCode": GONE}) as (there, _):
         assert await there.read(watched()) == Progress(LeaseState.UNKNOWN)
         await there.buy(order())
-        assert await there.read(watched()) == Progress(LeaseState.CANCELLED)
+        assert await there.read(watched()) == Progress(LeaseState.UNKNOWN)
 
 
 @pytest.mark.parametrize(

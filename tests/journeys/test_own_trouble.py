@@ -222,6 +222,30 @@ async def test_a_number_that_is_denied_when_its_client_cancels_is_asked_back_aga
     assert not world.one.sold[live.reference].is_paid
 
 
+@pytest.mark.parametrize("is_shown_again", [True, False])
+async def test_a_late_message_that_its_upstream_withholds_is_the_operators_loss(
+    world: World, is_shown_again: bool
+) -> None:
+    live = await world.buy()
+    world.one.closes.append("too_early")
+    await world.gateway.activations.cancel(world.caller, live.id)
+    world.one.sms(live.reference)
+    world.one.denied = {live.reference}
+    world.watch.now += 300
+    await world.gateway.activations.close_upstream()
+    (row,) = await world.rows("select close_outcome from activations")
+    assert row["close_outcome"] is not None  # it is told again
+    if is_shown_again:
+        world.one.denied.clear()
+    for _ in range(40):
+        world.watch.now += 600
+        await world.gateway.activations.close_upstream()
+    assert len(await world.rows("select id from ledger where kind = 'loss'")) == 1
+    assert [row["is_shown"] for row in await world.rows("select is_shown from messages")] == [0] * is_shown_again
+    (row,) = await world.rows("select close_outcome from activations")
+    assert row["close_outcome"] is None
+
+
 async def test_a_number_that_its_upstream_has_lost_costs_nobody_anything(world: World) -> None:
     live = await bought(world)
     del world.one.sold[live.reference]
