@@ -184,8 +184,8 @@ class VakSms(Seller):
             raise self._end_error(word)
 
     def _is_over(self, lease: str, word: str) -> bool:
-        """Whether an order that is not found was one of ours."""
-        return word == NO_SUCH_ORDER and lease in self._known
+        """Whether an order that is not found was closed here: else one denial may be a mistake."""
+        return word == NO_SUCH_ORDER and self._known.get(lease, LeaseState.OPEN) is not LeaseState.OPEN
 
     def _end_error(self, word: str) -> UpstreamError:
         return TooEarly(self._options.cancel_wait_seconds) if word == _WAITS else _close_error(word)

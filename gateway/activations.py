@@ -51,9 +51,6 @@ RENTAL_UNKNOWN_TIMES_MAX = 20
 END_MOVED_SECONDS = 1.0
 """A rental's end that is later by less is the same end."""
 
-DENIED_SECONDS = 60.0
-"""How long after an upstream denied a lease it is told to take it back: by then a glitch of its is over."""
-
 JUDGED_AFTER_SECONDS = 60.0
 """A caller who gives up sooner says nothing about whether a code would have come."""
 
@@ -199,7 +196,7 @@ class Activations:
         now = self._house.clock()
         if state is not LeaseState.UNKNOWN:
             return None if state is LeaseState.CANCELLED else now
-        at = refunds.life_ends_at(self._house.stanza(live.upstream), live.opened_at, now + DENIED_SECONDS)
+        at = refunds.life_ends_at(self._house.stanza(live.upstream), live.opened_at, now + refunds.DENIED_SECONDS)
         return at if live.refundable_until is None else min(at, live.refundable_until - refunds.MARGIN_SECONDS)
 
     async def _take_end(self, live: Live, ends_at: float | None) -> None:

@@ -615,7 +615,9 @@ def _place(row: Row) -> dict[str, Any]:
 
 def orphaned_at(tx: Tx) -> list[str]:
     """The upstreams at which there are orphans."""
-    return [row["upstream"] for row in tx.all("select distinct upstream from attempts where state = 'orphan'")]
+    # The set is that of an index: in other words SQLite does not find it.
+    rows = tx.all("select distinct upstream from attempts where state in ('in_doubt', 'orphan') and state = 'orphan'")
+    return [row["upstream"] for row in rows]
 
 
 def orphans(tx: Tx, upstream: str, after: int, most: int) -> Sequence[Row]:
@@ -623,7 +625,8 @@ def orphans(tx: Tx, upstream: str, after: int, most: int) -> Sequence[Row]:
     return tx.all(
         "select t.id, t.activation_id, t.upstream, t.reference, t.cost_max, t.currency, t.started_at, t.product,"
         " a.hours from attempts t join activations a on a.id = t.activation_id"
-        " where t.state = 'orphan' and t.upstream = :upstream and t.id > :after order by t.id limit :most",
+        " where t.state in ('in_doubt', 'orphan') and t.state = 'orphan' and t.upstream = :upstream"
+        " and t.id > :after order by t.id limit :most",
         upstream=upstream,
         after=after,
         most=most,

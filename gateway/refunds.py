@@ -20,6 +20,9 @@ from gateway.store import Row, Tx
 MARGIN_SECONDS = 30.0
 """A number ends here so long before its window closes: time for some tries."""
 
+DENIED_SECONDS = 60.0
+"""How long after an upstream denied a lease it is told to take it back: by then a glitch of its is over."""
+
 LAST_PAUSE_SECONDS = 2.0
 TRIES_MAX = 40
 """How often an upstream is told, where there is no window to close."""

@@ -17,6 +17,7 @@ from functools import partial
 import structlog
 
 from gateway import attempts, moves
+from gateway.apart import log_unexpected
 from gateway.attempts import Intent
 from gateway.errands import Errands
 from gateway.errors import Unavailable, UnknownLease, Unwell, UpstreamError
@@ -26,6 +27,7 @@ from gateway.live import Live
 from gateway.model import Found, LostExtension, Outcome, Product, Status, Watched
 from gateway.money import MICROS, Money
 from gateway.records import load
+from gateway.refunds import DENIED_SECONDS
 from gateway.store import Row
 from gateway.upstream import Finds, MovesLeases, Upstream
 
@@ -265,16 +267,26 @@ class Settling:
         if isinstance(upstream, Finds) and since:
             try:
                 found = await self._listed(name, upstream, min(since) - attempts.CLOCK_SKEW_SECONDS)
-            except UpstreamError as error:
+            except Unavailable:
+                raise
+            except Exception as error:  # a list that can't be read settles nothing, and keeps nothing from growing old
                 log.info("settle.unwell", upstream=name, error=type(error).__name__)
         for row in rows:
             # An order that is still under way asks for its own lost number, and may be about to adopt it.
             if row["activation_id"] in self._own or self._is_under_way_elsewhere(row):
                 continue
-            if row["product"] == Product.EXTENSION:
-                await self._settle_extension(upstream, row)
-            else:
-                await self._settle_attempt(row, found)
+            try:
+                await self._settle_one(upstream, row, found)
+            except Unavailable:
+                raise
+            except Exception as error:
+                log_unexpected(row["activation_id"], name, "settle", error)
+
+    async def _settle_one(self, upstream: Upstream | None, row: Row, found: Sequence[Found] | None) -> None:
+        if row["product"] == Product.EXTENSION:
+            await self._settle_extension(upstream, row)
+        else:
+            await self._settle_attempt(row, found)
 
     def _is_under_way_elsewhere(self, row: Row) -> bool:
         """Whether another process may be at work on the order that an attempt in doubt is of."""
@@ -328,9 +340,7 @@ class Settling:
         """One upstream's orphans, each tried once."""
         last = 0
         while rows := await self._house.store.read(attempts.orphans, name, last, GIVEN_BACK_TOGETHER):
-            ended = await asyncio.gather(*map(self._give_back, rows), return_exceptions=True)
-            for error in filter(None, ended):
-                raise error
+            await asyncio.gather(*map(self._give_back, rows))
             last = rows[-1]["id"]
 
     async def _give_back(self, row: Row) -> None:
@@ -340,9 +350,10 @@ class Settling:
         try:
             if upstream is None:
                 raise Unwell("taken out of the configuration")
-            await upstream.close(row["reference"], Outcome.CANCELLED)
+            await self._close(upstream, row)
         except UnknownLease:
-            pass
+            if house.clock() - row["started_at"] < DENIED_SECONDS:
+                return  # it may only not know of it yet
         except UpstreamError as error:
             if house.clock() - row["started_at"] < attempts.doubt_seconds(row):
                 return
@@ -352,6 +363,16 @@ class Settling:
                 house.losses.note(row["upstream"], cost, house.clock())
             return
         await house.store.run(attempts.end, row["id"], "cancelled", "given back", house.clock(), row["reference"])
+
+    async def _close(self, upstream: Upstream, row: Row) -> None:
+        """Raises UpstreamError where it is to be told again."""
+        try:
+            await upstream.close(row["reference"], Outcome.CANCELLED)
+        except UpstreamError:
+            raise
+        except Exception as error:
+            log_unexpected(row["activation_id"], row["upstream"], "give back", error)
+            raise Unwell("it failed in a way nobody expected") from None
 
     async def _sweep(self, name: str, upstream: Upstream) -> None:
         house, now, stanza = self._house, self._house.clock(), self._house.stanza(name)
@@ -400,6 +421,7 @@ class Settling:
 
 
 def _raise_failure(ended: Iterable[asyncio.Task[None]]) -> None:
-    """Raises what one of them raised."""
+    """Raises Unavailable where one of them did; what else they raised has been logged, and is tried again."""
     for task in ended:
-        task.result()
+        if isinstance(error := task.exception(), Unavailable):
+            raise error

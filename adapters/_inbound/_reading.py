@@ -48,8 +48,8 @@ def form(request: PushRequest) -> list[tuple[str, str]]:
 
 
 def _pairs(encoded: str) -> list[tuple[str, str]]:
-    pairs = parse_qsl(encoded, keep_blank_values=True, errors="replace")
-    return [(storable(name), storable(value)) for name, value in pairs]
+    # As they came: some senders sign them.
+    return parse_qsl(encoded, keep_blank_values=True, errors="replace")
 
 
 def lists(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -66,7 +66,7 @@ def single(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in pairs:
         if found.setdefault(name, value) != value:
             raise Unreadable("a field comes twice")
-    return found
+    return {storable(name): storable(value) for name, value in found.items()}
 
 
 def identity(value: object, pattern: re.Pattern[str] = _ID) -> str:
@@ -101,14 +101,14 @@ def sender(value: object) -> str:
         return str(value)
     if not isinstance(value, str):
         raise Unreadable("no sensible sender")
-    name = value.strip()
+    name = storable(value).strip()
     return _SEPARATORS.sub("", name) if _LIKE_A_NUMBER.fullmatch(name) and name.isascii() else name
 
 
 def text(value: object) -> str:
     if not isinstance(value, str):
         raise Unreadable("no text")
-    return value
+    return storable(value)
 
 
 def word(fields: Mapping[str, Any], name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LATEST = "0024"
+LATEST = "0025"
 
 TRY_SECONDS = 45.0
 TRY_PAUSE_SECONDS = 3.0

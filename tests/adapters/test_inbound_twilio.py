@@ -94,6 +94,12 @@ def test_repeated_names_and_new_fields_are_signed_with_the_rest() -> None:
     assert not genuine(replace(request, body=request.body + b"&Newer=1"))
 
 
+def test_a_text_with_a_nul_is_signed_as_it_came_and_read_without_it() -> None:
+    request = signed([*{**VECTOR, "Body": "Your code\0 is 123456"}.items()])
+    assert genuine(request)
+    assert parse(request)[0].text == "Your code\ufffd is 123456"
+
+
 def test_two_texts_make_no_sense() -> None:
     request = signed([*VECTOR.items(), ("Body", "another")])
     assert genuine(request)

@@ -244,10 +244,18 @@ async def test_cancel_says_what_stands_in_the_way(look: Any, said: Any, expected
         assert caught.value.retry_seconds == 300
 
 
-async def test_cancel_of_what_was_bought_here_and_is_not_found_is_done() -> None:
+async def test_cancel_of_what_was_bought_here_and_is_not_found_is_told_as_that() -> None:
     async with upstream({"getNumber": BOUGHT, "getSmsCode": GONE}) as (there, _):
         await there.buy(order())
-        await there.close("77", Outcome.CANCELLED)
+        with pytest.raises(UnknownLease):
+            await there.close("77", Outcome.CANCELLED)
+
+
+async def test_cancel_of_what_was_cancelled_here_and_is_not_found_is_done() -> None:
+    async with upstream({"getSmsCode": (WAITING, GONE), "setStatus": status("update")}) as (there, script):
+        for _ in range(2):
+            await there.close("77", Outcome.CANCELLED)
+    assert calls(script) == ["getSmsCode", "setStatus", "getSmsCode"]
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway import settling
-from gateway.errors import NoNumbers, Unavailable, Unwell
+from gateway.attempts import exposures, orphaned_at, orphans
+from gateway.errors import NoNumbers, Unavailable, UnknownLease, Unwell
 from gateway.model import LeaseState, Outcome
+from gateway.refunds import DENIED_SECONDS
 from gateway.settling import GIVEN_BACK_TOGETHER, STRANGER_SECONDS_MIN
+from gateway.store import Tx
 from tests.scripted import World, worlds
 
 LONG_SECONDS = 30.0
@@ -224,6 +227,92 @@ async def test_many_that_are_not_taken_back_keep_none_of_their_upstream_waiting(
     await world.gateway.settling.settle()
     assert sorted(asked) in (sorted({*world.one.sold} - {last}), sorted(world.one.sold))
     assert not world.one.sold[last].is_paid
+
+
+async def test_one_whose_closing_fails_for_no_known_reason_keeps_none_waiting_and_is_a_loss_in_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = world.one.close
+
+    async def break_at_the_first(reference: str, outcome: Outcome) -> None:
+        if reference == "one-1":
+            raise Oddity("28123456789")
+        await close(reference, outcome)
+
+    monkeypatch.setattr(world.one, "close", break_at_the_first)
+    for _ in range(2 * GIVEN_BACK_TOGETHER + 1):
+        await orphan(world, "dearer", "sold_out")
+    with capture_logs() as entries:
+        await world.gateway.purchases.drain()
+        await world.gateway.settling.settle()
+    assert [name for name, sold in world.one.sold.items() if sold.is_paid] == ["one-1"]
+    assert "28123456789" not in repr(entries)
+    world.watch.now += 2 * 3600
+    await world.gateway.settling.settle()
+    assert len(await world.rows("select id from ledger where kind = 'loss'")) == 1
+    assert ("one", "orphan") not in await attempts(world, "upstream", "state")
+
+
+async def test_one_that_is_denied_at_once_is_asked_back_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = world.one.close
+
+    async def deny(_reference: str, _outcome: Outcome) -> None:
+        raise UnknownLease("no such lease")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.one, "close", deny)
+        await orphan(world, "dearer", "sold_out")
+        await world.gateway.purchases.drain()
+    assert world.one.close == close
+    world.watch.now += 5
+    await world.gateway.settling.settle()
+    assert not any(sold.is_paid for sold in world.one.sold.values())
+
+
+async def test_one_that_is_denied_for_good_costs_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deny(_reference: str, _outcome: Outcome) -> None:
+        raise UnknownLease("no such lease")
+
+    monkeypatch.setattr(world.one, "close", deny)
+    await orphan(world, "dearer", "sold_out")
+    world.watch.now += DENIED_SECONDS
+    await world.gateway.settling.settle()
+    assert ("one", "cancelled") in await attempts(world, "upstream", "state")
+
+
+async def test_a_list_that_breaks_keeps_no_doubt_from_growing_old(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        raise Oddity
+
+    await orphan(world, "doubt", "sold_out")
+    world.one.before_find = fail
+    world.watch.now += 2 * 3600
+    await world.gateway.settling.settle()
+    assert ("one", "in_doubt") not in await attempts(world, "upstream", "state")
+
+
+async def test_what_is_exposed_is_found_by_its_index(world: World) -> None:
+    if world.store.dialect != "sqlite":
+        return  # with rows enough it goes without saying there
+    queries: list[str] = []
+
+    def explain(tx: Tx) -> list[str]:
+        class Explaining:
+            def all(self, sql: str, **values: Any) -> list[Any]:
+                queries.extend(row["detail"] for row in tx.all(f"explain query plan {sql}", **values))
+                return []
+
+        given: Any = Explaining()
+        orphaned_at(given)
+        orphans(given, "one", 0, 5)
+        exposures(given)
+        return queries
+
+    plans = await world.store.read(explain)
+    assert len([plan for plan in plans if "attempts_exposed" in plan]) == 3
+    assert not [plan for plan in plans if plan.startswith("SCAN") and "attempts_exposed" not in plan]
 
 
 async def test_a_list_that_hangs_keeps_nobody_elses_doubts_and_no_order_left_behind(

@@ -10,11 +10,12 @@ from unittest.mock import AsyncMock, patch
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.activations import DENIED_SECONDS, RENTAL_UNKNOWN_TIMES_MAX, UNKNOWN_TIMES_MAX
+from gateway.activations import RENTAL_UNKNOWN_TIMES_MAX, UNKNOWN_TIMES_MAX
 from gateway.errors import Unavailable, UnknownLease
 from gateway.live import Live
 from gateway.model import LeaseState, Outcome, Progress, Sms, Status, Watched
 from gateway.poller import Poller
+from gateway.refunds import DENIED_SECONDS
 from tests.scripted import START, World, worlds
 
 ODD = "\ud83d code 4821"
