@@ -652,6 +652,15 @@ class Activations:
         if waits:
             await asyncio.gather(*self._closing.values())
 
+    async def leave_upstreams(self, seconds: float) -> None:
+        """At the stop: what is being told may take so long; the rest is told again by whoever comes next."""
+        tasks = list(self._closing.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def _close_each(self, rows: Sequence[Row]) -> None:
         await asyncio.gather(*(self._close_one(row) for row in rows))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway.errors import Unavailable
 from gateway.metrics import Metrics
 from gateway.model import Clock
 from gateway.store import Row, Store, Tx
@@ -119,7 +118,7 @@ class Alerts:
                 return
             try:
                 await self._store.run(_write, [(key, self._on.get(key)) for key in sorted(changed)])
-            except Unavailable:
+            except BaseException:
                 self._unwritten |= changed
                 raise
 

@@ -166,12 +166,13 @@ def _server(
         secrets = read_secrets(environment)
     except SecretsError as error:
         raise SecretsError(f"{error}. With PostgreSQL every secret comes from the environment.") from None
-    current = schema_of(server_address(url, writes=answer_seconds is not None))
+    address = server_address(url, writes=answer_seconds is not None)
+    current = schema_of(address)
     if not is_restoring:
-        _refuse_half_restored(url)
+        _refuse_half_restored(address)
     if migrations.is_older(current):
-        migrations.upgrade(url, tell)
-    return Database(url, store, _entered(url, Vault(secrets)), None)
+        migrations.upgrade(server_address(url, writes=True), tell)
+    return Database(url, store, _entered(address, Vault(secrets)), None)
 
 
 def _refuse_half_restored(url: str) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from gateway.apart import log_unexpected
 from gateway.bus import Bus
 from gateway.database import serving_processes
 from gateway.errors import Unavailable
@@ -103,7 +104,7 @@ class Feed:
         horizon, rows = await house.store.read(_changed, self._since)
         news = [row["id"] for row in rows if self._is_news(row)]
         for start in range(0, len(news), LOADED_TOGETHER):
-            for known in await load_many(house.store, house.vault, news[start : start + LOADED_TOGETHER]):
+            for known in await self._load(news[start : start + LOADED_TOGETHER]):
                 self._bring_in(known)
         for row in rows:
             live = house.live.get(row["id"])
@@ -112,6 +113,19 @@ class Feed:
                 self._offer(live, row["fingerprint"], row["claim_until"] if is_up else None)
         self._is_held_up = horizon == self._since and len(rows) > HELD_UP_ROWS
         self._since = horizon
+
+    async def _load(self, ids: Sequence[int]) -> Sequence[Live]:
+        """Those of them that can be read: one that can't keeps no other from being known. Raises Unavailable."""
+        house = self._house
+        try:
+            return await load_many(house.store, house.vault, ids)
+        except Unavailable:
+            raise
+        except Exception as error:
+            if len(ids) == 1:
+                log_unexpected(ids[0], "", "follow", error)
+                return []
+        return [live for one in ids for live in await self._load([one])]
 
     def _is_news(self, row: Row) -> bool:
         live = self._house.live.get(row["id"])
@@ -172,6 +186,9 @@ async def has_looked(house: House) -> bool:
     try:
         await house.live.catch_up()
     except Unavailable:
+        return False
+    except Exception:
+        log.exception("feed.failed")
         return False
     return True
 

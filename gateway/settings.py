@@ -746,7 +746,8 @@ def _not_addresses(values: Mapping[str, Any]) -> list[str]:
     hook = values["payment_hook_url"]
     if hook and not (_is_address(hook, ("https",)) or _is_address(hook, ("http",), hosts=("127.0.0.1", "localhost"))):
         problems.append("environment: PAYMENT_HOOK_URL is not an HTTPS address")
-    if values["notify_urls"] and any("://" not in part for part in values["notify_urls"].split()):
+    parts = (part.strip(",") for part in (values["notify_urls"] or "").split())
+    if any(part and "://" not in part for part in parts):
         problems.append("environment: NOTIFY_URLS has a part that is no address, such as mailtos://… or tgram://…")
     return problems
 

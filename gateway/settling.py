@@ -393,7 +393,7 @@ class Settling:
     async def _turn_away(self, name: str, upstream: Upstream, stranger: Found) -> None:
         try:
             await upstream.close(stranger.lease.reference, Outcome.CANCELLED)
-        except UpstreamError as error:
+        except Exception as error:  # whatever it is, the other strangers have their turn
             log.warning("stranger.kept", upstream=name, error=type(error).__name__)
         else:
             log.warning("stranger.cancelled", upstream=name)

@@ -51,6 +51,9 @@ USAGE_PAUSE_SECONDS = 0.05
 DAY_SECONDS = 86_400.0
 PUSHES_KEPT_SECONDS = 30 * 86_400.0
 LEASED_PAUSE_SECONDS = 0.25
+LAST_CLOSINGS_SECONDS = 3.0
+"""How long a stop waits for what is being told to upstreams."""
+
 """How often a loop looks whether its work has become this process's."""
 
 FAILED_ROUND_SECONDS = 1.0
@@ -202,9 +205,11 @@ class Worker:
         try:
             await self._handovers.note_answered()
             if self._reports():
-                await self._activations.close_upstream()
                 await self._overseer.write()
             await self._readers.write()
+            if self._reports():
+                await self._activations.close_upstream(waits=False)
+                await self._activations.leave_upstreams(LAST_CLOSINGS_SECONDS)
             if isinstance(self._leases, Leases):
                 await self._leases.give_back()
         except Unavailable:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -43,6 +44,8 @@ def sqlalchemy_url(url: str) -> str:
 def upgrade(url: str, tell: Callable[[str], None] | None = None) -> None:
     """Brings the schema up to date; does nothing where it is. Safe to run by several processes at once.
 
+    `url` is SQLite's, or anything that libpq takes for an address.
+
     Where somebody else uses a table it is tried again, and `tell` hears of it. Raises ValueError where that takes too
     long or a newer version has been at it, psycopg.Error, sqlite3.Error.
     """
@@ -67,7 +70,11 @@ def _is_upgraded(url: str) -> bool:
 
     config = Config()
     config.set_main_option("script_location", str(HERE))
-    config.set_main_option("sqlalchemy.url", sqlalchemy_url(url).replace("%", "%%"))
+    if url.startswith("sqlite:"):
+        config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    else:
+        # By libpq's own reading of the address: SQLAlchemy knows no list of hosts with ports.
+        config.attributes["connect"] = partial(psycopg.connect, url)
     try:
         command.upgrade(config, "head")
     except CommandError:

@@ -17,8 +17,8 @@ WAIT_SECONDS = 1.5
 
 
 def run() -> None:
-    url = context.config.get_main_option("sqlalchemy.url") or ""
-    engine = create_engine(url, poolclass=pool.NullPool)
+    url, connect = context.config.get_main_option("sqlalchemy.url"), context.config.attributes.get("connect")
+    engine = create_engine(url or "postgresql+psycopg://", poolclass=pool.NullPool, **_by(connect))
     if engine.dialect.name == "sqlite":
         _begin_for_tables_too(engine)
     with engine.connect() as connection:
@@ -30,6 +30,10 @@ def run() -> None:
             context.run_migrations()
         connection.commit()
     engine.dispose()
+
+
+def _by(connect: Any) -> dict[str, Any]:
+    return {} if connect is None else {"creator": connect}
 
 
 def _begin_for_tables_too(engine: Engine) -> None:

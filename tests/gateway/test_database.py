@@ -42,6 +42,14 @@ async def _open(values: dict[str, str]) -> Database:
     return database
 
 
+async def test_an_address_may_name_several_hosts(postgres_url: str) -> None:
+    assert "host=" in postgres_url
+    url = postgres_url.replace("host=", "host=/nowhere,") + "&port=5432,5432"
+    database = open_database(environment(url), answer_seconds=2.0)
+    await database.store.close()
+    assert schema_of(postgres_url) == migrations.LATEST
+
+
 async def test_a_new_embedded_database_gets_secrets_only_its_owner_can_read(tmp_path: Path) -> None:
     await _open({"DATABASE_URL": f"sqlite:///{tmp_path}/var/simroute.db"})
     secrets = tmp_path / "var" / "secrets.env"

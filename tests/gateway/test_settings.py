@@ -418,6 +418,7 @@ def test_what_is_no_address_is_told_without_its_words(directory: Path, variable:
         ("WEBHOOK_URL", "https://gw.example.test/webhooks/sms"),
         ("PAYMENT_HOOK_URL", "https://pay.example.test:8443/hook?x=1"),
         ("NOTIFY_URLS", "tgram://token/1\n mailto://me:word@example.test,you@example.test"),
+        ("NOTIFY_URLS", "tgram://token/1 , json://example.test,"),
     ],
 )
 def test_what_is_an_address_is_taken(directory: Path, variable: str, value: str) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 import pytest
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from gateway import bus, ledger, repeats
 from gateway.app import Gateway
@@ -429,6 +430,22 @@ async def test_what_was_taken_and_could_not_be_told_is_put_up_again(
             assert await ask(b, at.number_request()) == "ERROR_SQL"
         assert [id_in(await ask(b, at.number_request()))] == await at.bought()
         assert at.one.purchases == 1
+
+
+async def test_one_that_can_not_be_read_keeps_no_other_from_being_known_elsewhere(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    async with several(tmp_path, postgres_url, NO_REDIS) as at:
+        a, b = at.members
+        broken, whole = [id_in(await ask(a, at.number_request())) for _ in range(2)]
+        await at.members[0].database.store.run(
+            lambda tx: tx.execute("update activations set number_sealed = 'x' where id = :id", id=broken)
+        )
+        feed = b.gateway._feed
+        assert feed is not None
+        with capture_logs() as entries:
+            assert [live.id for live in await feed._load([broken, whole])] == [whole]
+        assert [(entry["activation"], entry["work"]) for entry in entries] == [(broken, "follow")]
 
 
 async def test_the_last_number_goes_to_whoever_repeats_the_request(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import settling
+from gateway import settling, worker
 from gateway.attempts import exposures, orphaned_at, orphans
 from gateway.errors import NoNumbers, Unavailable, UnknownLease, Unwell
 from gateway.model import LeaseState, Outcome
@@ -204,6 +204,27 @@ async def test_a_stop_leaves_what_hangs_to_the_next_process(
         assert not world.gateway.settling._errands._begun_at
     await world.boot()
     await world.gateway.settling.settle()
+    assert not any(sold.is_paid for sold in world.one.sold.values())
+
+
+async def test_a_stop_does_not_wait_for_an_end_that_is_being_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_reference: str, _outcome: Outcome) -> None:
+        await asyncio.Event().wait()
+
+    live = await world.buy()
+    world.one.closes.append("too_early")
+    await world.gateway.activations.cancel(world.caller, live.id)
+    world.watch.now += 300
+    with monkeypatch.context() as patch:
+        patch.setattr(world.one, "close", hang)
+        patch.setattr(worker, "LAST_CLOSINGS_SECONDS", 0.2)
+        world.gateway.worker.start()
+        async with asyncio.timeout(LONG_SECONDS):
+            await world.gateway.worker.stop()
+    await world.boot()
+    await world.gateway.activations.close_upstream()
     assert not any(sold.is_paid for sold in world.one.sold.values())
 
 

@@ -18,6 +18,12 @@ DELETED = "select n.id from notices n join messages m on m.id = n.message_id whe
 
 
 def upgrade() -> None:
+    # First what takes long beside little that is locked: `pushes` is locked to the end.
+    op.create_index("webhook_attempts_by_notice", "webhook_attempts", ["notice_id"], if_not_exists=True)
+    op.execute(
+        f"update webhook_attempts set body_digest = '', signature = '' where notice_id in ({DELETED})"  # noqa: S608 — constant text
+    )
+    op.execute(f"update notices set body_digest = '' where body_digest <> '' and id in ({DELETED})")  # noqa: S608 — constant text
     # Made under INDEX_KEY, and sealed; `body_digest` and `signature` stay for older programs, empty.
     op.add_column("pushes", sa.Column("digest", sa.Text, nullable=False, server_default=""))
     op.add_column("pushes", sa.Column("signature_sealed", sa.Text, nullable=False, server_default=""))
@@ -28,8 +34,3 @@ def upgrade() -> None:
     op.create_index("pushes_by_account", "pushes", ["account_id", "processed_at"])
     op.create_index("pushes_by_activation", "pushes", ["activation_id"])
     op.create_index("pushes_plain", "pushes", ["id"], sqlite_where=IS_PLAIN, postgresql_where=IS_PLAIN)
-    op.create_index("webhook_attempts_by_notice", "webhook_attempts", ["notice_id"])
-    op.execute(
-        f"update webhook_attempts set body_digest = '', signature = '' where notice_id in ({DELETED})"  # noqa: S608 — constant text
-    )
-    op.execute(f"update notices set body_digest = '' where body_digest <> '' and id in ({DELETED})")  # noqa: S608 — constant text

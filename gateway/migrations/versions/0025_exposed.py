@@ -18,4 +18,5 @@ def upgrade() -> None:
         ["state", "upstream", "id"],
         sqlite_where=IS_EXPOSED,
         postgresql_where=IS_EXPOSED,
+        if_not_exists=True,
     )
