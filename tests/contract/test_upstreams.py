@@ -223,7 +223,9 @@ async def test_repeated_sms_has_one_identity(bench: Bench) -> None:
 async def test_order_that_ran_out_is_over(bench: Bench) -> None:
     lease = await bench.buy()
     bench.sim.skip(3600)
-    assert (await bench.read(lease)).state is LeaseState.CANCELLED
+    # Where what is over is not found, no more is known of it: one denial may be a mistake.
+    is_forgotten = bench.pair.adapter == "vaksms"
+    assert (await bench.read(lease)).state is (LeaseState.UNKNOWN if is_forgotten else LeaseState.CANCELLED)
 
 
 # --- closing ---
