@@ -20,7 +20,7 @@ import structlog
 
 from gateway import attempts, fuse, ledger, moves, refunds
 from gateway.accounts import Caller
-from gateway.apart import apart, log_unexpected
+from gateway.apart import apart, foreseen
 from gateway.codes import clean_code
 from gateway.errors import (
     CancelTooEarly,
@@ -677,7 +677,8 @@ class Activations:
         try:
             if upstream is None:
                 raise Unwell("taken out of the configuration")
-            await self._close_there(upstream, row)
+            with foreseen(row["id"], row["upstream"], "close"):
+                await self._tell_end(upstream, row)
         except UpstreamError as error:
             now = house.clock()
             may_return = upstream is None and window_end is None and now - row["opened_at"] < refunds.GONE_SECONDS
@@ -695,20 +696,11 @@ class Activations:
         if await self._house.store.run(_lose_released, row["id"], now):
             self._house.losses.note(row["upstream"], Money(row["cost"], row["cost_currency"]), now)
 
-    async def _close_there(self, upstream: Upstream, row: Row) -> None:
+    async def _tell_end(self, upstream: Upstream, row: Row) -> None:
         """As `Upstream.close`, or it is known what stands against that.
 
         Raises UpstreamError where it is to be told again, Unavailable.
         """
-        try:
-            await self._tell_end(upstream, row)
-        except (UpstreamError, Unavailable):
-            raise
-        except Exception as error:
-            log_unexpected(row["id"], row["upstream"], "close", error)
-            raise Unwell("it failed in a way nobody expected") from None
-
-    async def _tell_end(self, upstream: Upstream, row: Row) -> None:
         try:
             await upstream.close(row["reference"], Outcome(row["close_outcome"]))
         except HasSms:

@@ -9,7 +9,7 @@ from traceback import walk_tb
 
 import structlog
 
-from gateway.errors import Unavailable
+from gateway.errors import Unavailable, Unwell, UpstreamError
 from gateway.live import Live
 
 log = structlog.get_logger()
@@ -29,6 +29,18 @@ def apart(live: Live, work: str, *passes: type[Exception]) -> Iterator[None]:
         if isinstance(error, passes):
             raise
         note_unexpected(live, work, error)
+
+
+@contextmanager
+def foreseen(activation_id: int, upstream: str, work: str) -> Iterator[None]:
+    """For one request to an upstream: what nobody foresaw is logged, and Unwell, so that it is told again."""
+    try:
+        yield
+    except (UpstreamError, Unavailable):
+        raise
+    except Exception as error:
+        log_unexpected(activation_id, upstream, work, error)
+        raise Unwell("it failed in a way nobody expected") from None
 
 
 def note_unexpected(live: Live, work: str, error: Exception) -> None:

@@ -17,7 +17,7 @@ from functools import partial
 import structlog
 
 from gateway import attempts, moves
-from gateway.apart import log_unexpected
+from gateway.apart import foreseen, log_unexpected
 from gateway.attempts import Intent
 from gateway.errands import Errands
 from gateway.errors import Unavailable, UnknownLease, Unwell, UpstreamError
@@ -350,7 +350,8 @@ class Settling:
         try:
             if upstream is None:
                 raise Unwell("taken out of the configuration")
-            await self._close(upstream, row)
+            with foreseen(row["activation_id"], row["upstream"], "give back"):
+                await upstream.close(row["reference"], Outcome.CANCELLED)
         except UnknownLease:
             if house.clock() - row["started_at"] < DENIED_SECONDS:
                 return  # it may only not know of it yet
@@ -363,16 +364,6 @@ class Settling:
                 house.losses.note(row["upstream"], cost, house.clock())
             return
         await house.store.run(attempts.end, row["id"], "cancelled", "given back", house.clock(), row["reference"])
-
-    async def _close(self, upstream: Upstream, row: Row) -> None:
-        """Raises UpstreamError where it is to be told again."""
-        try:
-            await upstream.close(row["reference"], Outcome.CANCELLED)
-        except UpstreamError:
-            raise
-        except Exception as error:
-            log_unexpected(row["activation_id"], row["upstream"], "give back", error)
-            raise Unwell("it failed in a way nobody expected") from None
 
     async def _sweep(self, name: str, upstream: Upstream) -> None:
         house, now, stanza = self._house, self._house.clock(), self._house.stanza(name)

@@ -51,10 +51,10 @@ USAGE_PAUSE_SECONDS = 0.05
 DAY_SECONDS = 86_400.0
 PUSHES_KEPT_SECONDS = 30 * 86_400.0
 LEASED_PAUSE_SECONDS = 0.25
+"""How often a loop looks whether its work has become this process's."""
+
 LAST_CLOSINGS_SECONDS = 3.0
 """How long a stop waits for what is being told to upstreams."""
-
-"""How often a loop looks whether its work has become this process's."""
 
 FAILED_ROUND_SECONDS = 1.0
 ENDS = "ends"

@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import accounts, ledger
 from gateway.app import Gateway
@@ -107,14 +109,21 @@ async def still_house(directory: Path, values: Mapping[str, str]) -> AsyncIterat
 @asynccontextmanager
 async def on_a_socket(gateway: Gateway) -> AsyncIterator[int]:
     """Serves a gateway the way `simroute serve` does; the port."""
+    async with served(gateway.app, bounded(Edge.of(gateway.house.settings.gateway.server))) as port:
+        yield port
+
+
+@asynccontextmanager
+async def served(app: Any, protocol: type[HttpToolsProtocol]) -> AsyncIterator[int]:
+    """Serves an application on a loopback socket; the port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            gateway.app,
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
-            http=bounded(Edge.of(gateway.house.settings.gateway.server)),
+            http=protocol,
             ws="none",
             lifespan="off",
         )

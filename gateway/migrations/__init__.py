@@ -8,6 +8,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 HERE = Path(__file__).parent
 LATEST = "0025"
@@ -33,14 +37,6 @@ def is_older(revision: str) -> bool:
     return not revision or (revision in known() and revision != LATEST)
 
 
-def sqlalchemy_url(url: str) -> str:
-    """The same address, naming the driver SQLAlchemy shall use."""
-    for prefix in ("postgresql://", "postgres://"):
-        if url.startswith(prefix):
-            return "postgresql+psycopg://" + url.removeprefix(prefix)
-    return url
-
-
 def upgrade(url: str, tell: Callable[[str], None] | None = None) -> None:
     """Brings the schema up to date; does nothing where it is. Safe to run by several processes at once.
 
@@ -60,23 +56,30 @@ def upgrade(url: str, tell: Callable[[str], None] | None = None) -> None:
         time.sleep(TRY_PAUSE_SECONDS)
 
 
+def config(url: str) -> Config:
+    """What alembic's commands need for a database."""
+    import psycopg
+    from alembic.config import Config
+
+    found = Config()
+    found.set_main_option("script_location", str(HERE))
+    if url.startswith("sqlite:"):
+        found.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    else:
+        # By libpq's own reading of the address: SQLAlchemy knows no list of hosts with ports.
+        found.attributes["connect"] = partial(psycopg.connect, url)
+    return found
+
+
 def _is_upgraded(url: str) -> bool:
     """Whether it got all the tables it changes; where it did not, it changed nothing."""
     import psycopg
     from alembic import command  # takes a third of a second to import: only when there is something to do
-    from alembic.config import Config
     from alembic.util.exc import CommandError
     from sqlalchemy.exc import DBAPIError
 
-    config = Config()
-    config.set_main_option("script_location", str(HERE))
-    if url.startswith("sqlite:"):
-        config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    else:
-        # By libpq's own reading of the address: SQLAlchemy knows no list of hosts with ports.
-        config.attributes["connect"] = partial(psycopg.connect, url)
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config(url), "head")
     except CommandError:
         raise ValueError(
             "its schema is of a newer simroute: run that version, or restore a backup of before the update"

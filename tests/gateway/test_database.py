@@ -15,7 +15,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from alembic import command
-from alembic.config import Config
 from psycopg.conninfo import make_conninfo
 
 from gateway import database as opening
@@ -234,10 +233,7 @@ NOTICE = (
 
 
 def _before_rentals(url: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations.HERE))
-    config.set_main_option("sqlalchemy.url", migrations.sqlalchemy_url(url).replace("%", "%%"))
-    command.upgrade(config, "0005")
+    command.upgrade(migrations.config(url), "0005")
 
 
 def _sell_as_before(tx: Tx) -> tuple[int, int, int]:

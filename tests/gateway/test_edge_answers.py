@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway import edge
 from gateway.edge import Edge, bounded
 from gateway.settings import ServerSettings
+from tests.wire import served
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OWN = bounded(Edge.of(ServerSettings()))
@@ -71,22 +69,6 @@ REQUESTS = {
 }
 
 
-@asynccontextmanager
-async def serving(app: App, protocol: type[HttpToolsProtocol]) -> AsyncIterator[int]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(cast(Any, app), log_config=None, http=protocol, ws="none", lifespan="off")
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve([listener]))
-        while not server.started:  # noqa: ASYNC110 — uvicorn has no event for it
-            await asyncio.sleep(0.005)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await task
-
-
 async def asked(port: int, request: bytes) -> bytes:
     """Everything that comes until the server hangs up, but for the time of day."""
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -99,7 +81,7 @@ async def asked(port: int, request: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", APPS)
 async def test_every_byte_is_what_uvicorn_sends(name: str) -> None:
-    async with serving(APPS[name], OWN) as ours, serving(APPS[name], HttpToolsProtocol) as plain:
+    async with served(APPS[name], OWN) as ours, served(APPS[name], HttpToolsProtocol) as plain:
         for request in REQUESTS.values():
             own = await asked(ours, request)
             assert own == await asked(plain, request)
@@ -133,7 +115,7 @@ async def test_the_head_leaves_with_the_first_piece_of_the_body(app_name: str, c
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(cast(asyncio.Transport, Counting(transport, handed_over)))
 
-    async with serving(APPS[app_name], Counted) as port:
+    async with served(APPS[app_name], Counted) as port:
         found = await asked(port, LAST)
     assert len(handed_over) == count
     assert handed_over[0].startswith(b"HTTP/1.1 20")
@@ -141,7 +123,7 @@ async def test_the_head_leaves_with_the_first_piece_of_the_body(app_name: str, c
 
 
 async def test_whoever_waits_to_be_told_to_go_on_is_told() -> None:
-    async with serving(APPS["short"], OWN) as port, asyncio.timeout(PATIENCE_SECONDS):
+    async with served(APPS["short"], OWN) as port, asyncio.timeout(PATIENCE_SECONDS):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(REQUESTS["that waits to be told to go on"].removesuffix(b"ok"))
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -159,7 +141,7 @@ async def test_a_piece_is_there_before_the_next_one_is_made() -> None:
         await goes_on.wait()
         await send(body(b"two"))
 
-    async with serving(app, OWN) as port, asyncio.timeout(PATIENCE_SECONDS):
+    async with served(app, OWN) as port, asyncio.timeout(PATIENCE_SECONDS):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(LAST)
         assert (await reader.readuntil(b"one")).startswith(b"HTTP/1.1 200 OK")

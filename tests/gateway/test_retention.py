@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from alembic import command
-from alembic.config import Config
 
 from gateway import accounts, migrations, retention, roster
 from gateway.alerts import Alerts, standing
@@ -448,10 +447,7 @@ async def test_what_an_older_program_writes_of_pushes_is_blanked_as_it_comes(hou
 async def test_the_update_leaves_no_digest_of_pushes_and_none_of_what_was_deleted_before(database_url: str) -> None:
     if database_url.startswith("sqlite"):
         migrations.create_sqlite(Path(database_url.removeprefix("sqlite:///")))
-    config = Config()
-    config.set_main_option("script_location", str(migrations.HERE))
-    config.set_main_option("sqlalchemy.url", migrations.sqlalchemy_url(database_url).replace("%", "%%"))
-    command.upgrade(config, "0022")
+    command.upgrade(migrations.config(database_url), "0022")
     digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("push", "deleted", "kept")}
     store = connect(database_url)
     try:

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import structlog
 from alembic import command
-from alembic.config import Config
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from gateway import audit, migrations, webhook_endpoints, webhook_log
@@ -514,10 +513,7 @@ async def test_whoever_is_on_the_deployment_s_secret_stays_there_until_it_is_rot
 async def test_the_migration_leaves_those_who_had_an_address_on_the_deployment_s_secret(database_url: str) -> None:
     if database_url.startswith("sqlite"):
         migrations.create_sqlite(Path(database_url.removeprefix("sqlite:///")))
-    config = Config()
-    config.set_main_option("script_location", str(migrations.HERE))
-    config.set_main_option("sqlalchemy.url", migrations.sqlalchemy_url(database_url).replace("%", "%%"))
-    command.upgrade(config, "0015")
+    command.upgrade(migrations.config(database_url), "0015")
     store = connect(database_url)
     try:
         await store.run(_accounts_before)
